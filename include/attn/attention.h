@@ -1,0 +1,316 @@
+// attn/attention.h: scaled dot-product attention: attention(Q, K, V, options…) and the functor that owns its workspace.
+// SPDX-License-Identifier: MIT
+//
+// Conventions
+//   A row is a token, a column a feature:  Q is Lq×d_k, K is Lk×d_k, V is Lk×d_v, the output Lq×d_v; d_v may differ from d_k.
+//   Any Eigen type goes in: Matrix, Map, Ref, Block, transpose, expression; either storage order, any strides, fixed or dynamic
+//   sizes. Expressions and temporaries are evaluated once; everything else is referred to.
+//   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv). A batch is its sequences'
+//   tokens stacked in rows.
+//   Order: scale → softcap → bias → mask → softmax.
+//   Positions: key j is at j, query row i at i + offset; the offset is named once in the call (mask.h).
+//   A row with no key left gives zeros and log-sum-exp −∞, on every path. A hidden pair contributes nothing, whatever its key and
+//   value hold. NaN in a visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is hidden.
+//   A row that sees one key returns that value row exactly.
+//   half and bfloat16 are storage types, for each operand separately, computed in float; every other scalar computes in itself.
+//
+// The same bits: a row's result depends on its query, the keys it sees and the options; not on Lq, the other rows, what hidden
+// keys hold, the batch, the storage order, or fixed or dynamic sizes. Outside that promise: -ffast-math, x87, other builds.
+//
+// No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack where all sizes are fixed; the
+// free function without use(ws) allocates its scratch for the call.
+#pragma once
+
+#include "detail/options.h"
+#include "detail/overlap.h"
+#include "kernel/forward.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+
+/// The sizes that a workspace depends on, for reserve(): of the longest sequence, d_k and d_v for each head.
+struct AttentionShape {
+  Index queries = 0, keys = 0;
+  Index key_dim = 0, value_dim = 0;
+  Index heads = 1, kv_heads = 1;
+};
+
+namespace detail {
+
+/// The result's type: the query's scalar and storage order, fixed sizes where they are known.
+template <class Query, class Value>
+struct result {
+  using q = operand_traits<Query>;
+  using v = operand_traits<Value>;
+  static constexpr int rows = q::rows;
+  static constexpr int cols = q::has_heads || v::has_heads ? Eigen::Dynamic : v::cols;
+  // Eigen has no row-major columns and no column-major rows.
+  static constexpr int order = rows == 1 && cols != 1 ? Eigen::RowMajor : cols == 1 && rows != 1 ? Eigen::ColMajor : q::order;
+  using type = Eigen::Matrix<typename q::Scalar, rows, cols, order>;
+};
+
+/// Scratch that fits the stack: all sizes are known to the compiler, and few.
+template <class Query, class Key, class Value>
+struct stack_scratch {
+  using q = operand_traits<Query>;
+  using k = operand_traits<Key>;
+  using v = operand_traits<Value>;
+  using Scalar = compute_t<typename q::Scalar>;
+  static constexpr bool known = q::rows != Eigen::Dynamic && q::cols != Eigen::Dynamic && k::rows != Eigen::Dynamic && v::cols != Eigen::Dynamic;
+  static constexpr Index total = known ? kernel::ScratchSize<Scalar>(q::rows, k::rows, q::cols, v::cols).total() + 16 : 0;
+  static constexpr bool value = known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
+};
+
+/// What is written must not be read afterwards: refused where the output shares memory with an input, unless it is the very same
+/// view and every element is read before it is written.
+template <class Output, class Input>
+void check_alias(const CallShape& shape, const char* output_name, const Output& output, const char* name, const Input& input, bool in_place) {
+  if (in_place && is_same_view(output, input)) return;
+  if (may_overlap(output, input)) {
+    fail(text(shape.function, ": ", output_name, " overlaps ", name, in_place ? " without being the same matrix" : "", "; write to memory of its own"));
+  }
+}
+
+/// Understands the operands, checks everything, then runs the engine. `own` may be null: then the call brings its scratch.
+template <class Query, class Key, class Value, class... Options>
+void attend(const char* function, Workspace<compute_t<typename operand_traits<bare_t<Query>>::Scalar>>* own, Query&& Q, Key&& K, Value&& V,
+            Options&&... options) {
+  using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
+  const auto query_held = lift(std::forward<Query>(Q));
+  const auto key_held = lift(std::forward<Key>(K));
+  const auto value_held = lift(std::forward<Value>(V));
+  const auto query = read_only(query_held.view(function, "query"));
+  const auto key = read_only(key_held.view(function, "key"));
+  const auto value = read_only(value_held.view(function, "value"));
+
+  CallShape shape;
+  shape.function = function;
+  shape.heads = query.heads;
+  shape.kv_heads = key.heads;
+  shape.key_dim = query.features;
+  shape.value_dim = value.features;
+  if (key.features != query.features) {
+    fail(text(function, ": key has ", key.features, " features, query has ", query.features, "; both need d_k, for each head"));
+  }
+  if (query.features < 1) fail(text(function, ": query has 0 features, needs at least 1"));
+  if (value.heads != key.heads) fail(text(function, ": value has ", value.heads, " heads, key has ", key.heads, "; both need one number"));
+  if (key.heads < 1 || query.heads % key.heads != 0) {
+    fail(text(function, ": query has ", query.heads, " heads, needs a multiple of the ", key.heads, " heads of key and value"));
+  }
+  if (key.tokens != value.tokens) {
+    fail(text(function, ": value has ", value.tokens, " rows, key has ", key.tokens, "; both need one row per key"));
+  }
+
+  const IndexList *query_offsets = nullptr, *key_offsets = nullptr;
+  Index query_length = 0, key_length = 0;
+  const kernel::Absent none{};
+  if constexpr (count_v<is_batch, Options...> == 1) {
+    const auto& batch = pick<is_batch>(none, options...);
+    if constexpr (std::is_same_v<bare_t<decltype(batch)>, Sequences>) {
+      query_offsets = &batch.query_offsets;
+      key_offsets = batch.same ? query_offsets : &batch.key_offsets;
+    } else {
+      query_length = batch.queries;
+      key_length = batch.keys;
+      if (query_length < 1 || key_length < 1) fail(text(function, ": sequence_length(", query_length, ", ", key_length, "): lengths are at least 1"));
+    }
+  }
+  shape.queries = tokens_of(function, "query", query, query_held.kStacked, query_offsets, query_length);
+  shape.keys = tokens_of(function, "key", key, key_held.kStacked, key_offsets, key_length);
+  const Tokens values = tokens_of(function, "value", value, value_held.kStacked, key_offsets, key_length);
+  if (values.sequences != shape.keys.sequences) {
+    fail(text(function, ": value has ", values.sequences, " sequences, key has ", shape.keys.sequences, "; both need one number"));
+  }
+  if (shape.keys.sequences != shape.queries.sequences) {
+    if (shape.keys.sequences != 1) {
+      fail(text(function, ": key has ", shape.keys.sequences, " sequences, query has ", shape.queries.sequences,
+                "; needs as many, or one that serves all"));
+    }
+    shape.shared_keys = true;
+  }
+
+  const auto mask = bind_masks(shape, options...);
+  const auto softcap = bind_modifier<Scalar, is_softcap>(shape, options...);
+  const auto bias = bind_modifier<Scalar, is_bias>(shape, options...);
+  const Modifiers<bare_t<decltype(softcap)>, bare_t<decltype(bias)>> modify{softcap, bias};
+  const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
+  for (Index b = 0; b < shape.sequences(); ++b) offset(b);  // refuses an open question before anything is written
+
+  Scalar scale = Scalar(1);
+  if constexpr (count_v<is_scale, Options...> == 1) {
+    scale = Scalar(pick<is_scale>(none, options...).value);
+  } else {
+    using std::sqrt;
+    const Scalar root = sqrt(Scalar(int(shape.key_dim)));
+    scale = Scalar(1) / root;
+  }
+
+  const auto residual = [&] {
+    if constexpr (count_v<is_residual, Options...> == 1) {
+      const auto& option = pick<is_residual>(none, options...);
+      static_assert(std::is_same_v<compute_t<typename bare_t<decltype(option)>::Scalar>, Scalar>,
+                    "attn::residual: the residual must compute in the query's scalar: cast it");
+      return place_like_output(shape, "residual", read_only(option.lifted.view(function, "residual")), option.lifted.kStacked);
+    } else {
+      return kernel::Absent{};
+    }
+  }();
+
+  auto& into_option = pick<is_into>(none, options...);
+  static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
+                "attn: query, key, value and output must compute in one scalar: cast one of them");
+  // Outputs are sized last: a plain matrix may only be resized once nothing can be refused any more.
+  const auto save = [&] {
+    if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
+      auto& option = pick<is_save_logsumexp>(none, options...);
+      option.target.prepare(function, "logsumexp", shape.queries.total(), shape.heads);
+      return option.target.view();
+    } else {
+      return kernel::Absent{};
+    }
+  };
+  const auto output = into_option.prepare(shape);
+  const auto logsumexp = save();
+
+  check_alias(shape, "output", output.view, "query", place(query, query_held.kStacked, shape.queries).view, true);
+  check_alias(shape, "output", output.view, "key", place(key, key_held.kStacked, shape.keys).view, false);
+  check_alias(shape, "output", output.view, "value", place(value, value_held.kStacked, values).view, false);
+
+  using Problem = kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>, kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
+                                  kernel::Operand<std::remove_pointer_t<decltype(value.data)>>, bare_t<decltype(output)>, bare_t<decltype(mask)>,
+                                  bare_t<decltype(modify)>, bare_t<decltype(offset)>, bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>>;
+  const Problem problem{shape,
+                        place(query, query_held.kStacked, shape.queries),
+                        place(key, key_held.kStacked, shape.keys, shape.shared_keys),
+                        place(value, value_held.kStacked, values, shape.shared_keys),
+                        output,
+                        scale,
+                        mask,
+                        modify,
+                        offset,
+                        residual,
+                        logsumexp};
+  const kernel::ScratchSize<Scalar> size(shape.queries.longest() * (shape.heads / shape.kv_heads), shape.keys.longest(), shape.key_dim, shape.value_dim);
+  if constexpr (stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::value) {
+    alignas(64) Scalar memory[stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::total];
+    kernel::forward(problem, size, Workspace<Scalar>::aligned(memory));
+  } else if constexpr (count_v<is_use, Options...> == 1) {
+    const auto& lent = pick<is_use>(none, options...);
+    static_assert(std::is_same_v<bare_t<decltype(lent)>, Use<Scalar>>, "attn::use: the workspace has another scalar than the call computes in");
+    kernel::forward(problem, size, lent.workspace->reserve(size.total()));
+  } else {
+    Workspace<Scalar> brought;
+    kernel::forward(problem, size, (own != nullptr ? *own : brought).reserve(size.total()));
+  }
+}
+
+/// Types that cannot attend together, said in words.
+template <class Query, class Key, class Value>
+constexpr void check_operand_types() {
+  static_assert(is_operand_v<Query> && is_operand_v<Key> && is_operand_v<Value>,
+                "attn: query, key and value are Eigen matrices, heads(X, n) of them, or strided views (bhld, blhd, lbhd)");
+  using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
+  static_assert(!Eigen::NumTraits<Scalar>::IsInteger, "attn: integer matrices have no softmax: cast<float>() them first");
+  static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "attn: complex matrices have no softmax");
+  static_assert(std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Key>>::Scalar>> &&
+                    std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Value>>::Scalar>>,
+                "attn: query, key, value and output must compute in one scalar: cast one of them");
+}
+
+/// With into(Y): writes there and returns nothing; else returns the matrix.
+template <class Scalar, class Query, class Key, class Value, class... Options>
+auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, Key&& K, Value&& V, Options&&... options) {
+  check_options<Options...>();
+  check_operand_types<Query, Key, Value>();
+  if constexpr (count_v<is_into, Options...> == 1) {
+    attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V), options...);
+  } else {
+    static_assert(!is_tensor_view_v<Query>, "attn: a strided view has no matrix of its own shape to return: write into(bhld(...)) or into(Y)");
+    typename result<bare_t<Query>, bare_t<Value>>::type Y;
+    auto target = into(Y);
+    attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V), options..., target);
+    return Y;
+  }
+}
+
+}  // namespace detail
+
+/// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq × Lk scores.
+///
+/// Shapes     Q [Lq, d_k]  K [Lk, d_k]  V [Lk, d_v]  →  [Lq, d_v]; with heads [Lq, H·d_k] [Lk, H_kv·d_k] [Lk, H_kv·d_v] → [Lq, H·d_v]
+/// Options    into(Y) (then nothing is returned), causal(), window(), keep(), hide(), key_lengths(), key_range(), && || ! of them,
+///            query_offset(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), sequences(),
+///            sequence_length(), use(); in any order
+/// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
+///            are then untouched). Empty inputs are valid
+/// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused
+/// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch O(L·d), here allocated for the call
+/// Accuracy   max |error| ≤ 2 × that of the textbook formula in the same scalar (tests/attention_test.cpp)
+/// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867); Dao 2023, FlashAttention-2
+///            (arXiv:2307.08691).     Example: examples/01_attention.cpp
+template <class Query, class Key, class Value, class... Options, std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+[[nodiscard]] auto attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
+  using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
+  return detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+                                          std::forward<Options>(options)...);
+}
+template <class Query, class Key, class Value, class... Options, std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+void attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
+  using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
+  detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+                                   std::forward<Options>(options)...);
+}
+
+/// attention(…) as a functor that owns its workspace: from the second call of the same sizes on, or after reserve(), a call with
+/// into(Y) allocates nothing.
+///
+/// \tparam Scalar  the scalar it computes in, or a storage type that computes in it (half and bfloat16 compute in float)
+/// Shapes     as attention()
+/// Requires   as attention()
+/// Semantics  a regular value. Calls on one object follow each other; a const object takes its scratch from use(workspace) and may
+///            be shared by threads that bring one each
+/// Cost       as attention()
+template <class Scalar>
+class ScaledDotProductAttention {
+ public:
+  using Compute = compute_t<Scalar>;
+
+  template <class Query, class Key, class Value, class... Options>
+  auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
+    check_scalar<Query>();
+    return detail::attend_or_return<Compute>(kName, &workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+                                             std::forward<Options>(options)...);
+  }
+  template <class Query, class Key, class Value, class... Options>
+  auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
+    check_scalar<Query>();
+    static_assert(detail::count_v<detail::is_use, Options...> == 1,
+                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add the option use(workspace)");
+    return detail::attend_or_return<Compute>(kName, static_cast<Workspace<Compute>*>(nullptr), std::forward<Query>(Q), std::forward<Key>(K),
+                                             std::forward<Value>(V), std::forward<Options>(options)...);
+  }
+
+  /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
+  void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
+
+  /// Scalars of scratch that a call of these sizes takes.
+  static Index scratch_scalars(const AttentionShape& s) {
+    return kernel::ScratchSize<Compute>(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim, s.value_dim).total();
+  }
+
+ private:
+  static constexpr const char* kName = "attn::ScaledDotProductAttention";
+
+  template <class Query>
+  static constexpr void check_scalar() {
+    if constexpr (detail::is_operand_v<Query>) {
+      static_assert(std::is_same_v<Compute, compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>>,
+                    "attn::ScaledDotProductAttention: the operands compute in another scalar than this functor's");
+    }
+  }
+
+  Workspace<Compute> workspace_;
+};
+
+}  // namespace ATTN_ABI
+}  // namespace attn

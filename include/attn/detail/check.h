@@ -1,0 +1,51 @@
+// attn/detail/check.h: one cold function through which every run-time error leaves, and the text of its messages.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdio>
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
+#include "config.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// Ends the call: throws std::invalid_argument, or hands the message to ATTN_FAIL where exceptions are off.
+[[noreturn]] ATTN_COLD inline void fail(const std::string& message) {
+#if ATTN_EXCEPTIONS
+  throw std::invalid_argument(message);
+#else
+#if defined(ATTN_FAIL)
+  ATTN_FAIL(message.c_str());
+#else
+  std::fputs(message.c_str(), stderr);
+  std::fputc('\n', stderr);
+#endif
+  std::abort();
+#endif
+}
+
+/// Joins the parts of a message; numbers are written in decimal. Only called on the way to fail().
+template <class... Parts>
+ATTN_COLD std::string text(const Parts&... parts) {
+  std::string joined;
+  const auto append = [&joined](const auto& part) {
+    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>) {
+      joined += std::to_string(part);
+    } else {
+      joined += part;
+    }
+  };
+  (append(parts), ...);
+  return joined;
+}
+
+/// "7x64": how a matrix's shape is written in messages.
+inline std::string shape_text(Eigen::Index rows, Eigen::Index cols) { return text(rows, "x", cols); }
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,113 @@
+// attn/detail/config.h: everything that depends on the compiler or its flags; the only place with compiler #ifs.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+
+static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
+
+// ---- How an error leaves the library --------------------------------------------------------------------------------
+// With exceptions: std::invalid_argument. Without: ATTN_FAIL(message), which a program may define before including attn;
+// it receives a `const char*` and must not return. The default prints the message to stderr and aborts.
+#if defined(__cpp_exceptions) || defined(__EXCEPTIONS) || defined(_CPPUNWIND)
+#define ATTN_EXCEPTIONS 1
+#else
+#define ATTN_EXCEPTIONS 0
+#endif
+
+// ---- Inlining and unrolling -----------------------------------------------------------------------------------------
+// ATTN_INLINE also holds on lambdas and at -O2: the register tile is only fast while its accumulators stay in one frame.
+// ATTN_UNROLL asks for complete unrolling of the loop that follows; without it g++ -O2 keeps the accumulators in memory.
+#if defined(_MSC_VER) && !defined(__clang__)
+#define ATTN_INLINE __forceinline
+#define ATTN_NOINLINE __declspec(noinline)
+#define ATTN_COLD __declspec(noinline)
+#define ATTN_UNROLL
+#elif defined(__clang__)
+#define ATTN_INLINE inline __attribute__((always_inline))
+#define ATTN_NOINLINE __attribute__((noinline))
+#define ATTN_COLD __attribute__((noinline, cold))
+#define ATTN_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define ATTN_INLINE inline __attribute__((always_inline))
+#define ATTN_NOINLINE __attribute__((noinline))
+#define ATTN_COLD __attribute__((noinline, cold))
+#define ATTN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// ---- Warnings of the packet layer -----------------------------------------------------------------------------------
+// Around simd.h: g++ warns where a packet is a template argument (its alignment attribute is dropped there, harmlessly), and
+// g++ 12 takes the deliberately undefined operands inside its own AVX-512 intrinsics for uninitialized variables (PR 105593).
+#if defined(__GNUC__) && !defined(__clang__)
+#define ATTN_PACKET_WARNINGS_OFF                                                           \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wignored-attributes\"") \
+      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
+#define ATTN_PACKET_WARNINGS_ON _Pragma("GCC diagnostic pop")
+#else
+#define ATTN_PACKET_WARNINGS_OFF
+#define ATTN_PACKET_WARNINGS_ON
+#endif
+
+// ---- One namespace per set of flags ---------------------------------------------------------------------------------
+// Two sources of one program may be built with different flags. Their inline functions would carry the same weak symbols,
+// and link order would pick one of them for both. Everything lies in an inline namespace that names what the generated
+// code depends on, so each source keeps its own. (At -O0 Eigen's own functions still merge: that is Eigen's limit.)
+#if defined(EIGEN_DONT_VECTORIZE) || !defined(EIGEN_VECTORIZE)
+#define ATTN_ABI_ISA scalar
+#elif defined(EIGEN_VECTORIZE_AVX512)
+#define ATTN_ABI_ISA avx512
+#elif defined(EIGEN_VECTORIZE_AVX2)
+#define ATTN_ABI_ISA avx2
+#elif defined(EIGEN_VECTORIZE_AVX)
+#define ATTN_ABI_ISA avx
+#elif defined(EIGEN_VECTORIZE_SSE4_1)
+#define ATTN_ABI_ISA sse4
+#else
+#define ATTN_ABI_ISA base
+#endif
+#if defined(__FMA__) || defined(FP_FAST_FMA)
+#define ATTN_ABI_FMA fma
+#else
+#define ATTN_ABI_FMA nofma
+#endif
+#if defined(__F16C__)
+#define ATTN_ABI_HALF f16c
+#else
+#define ATTN_ABI_HALF nof16c
+#endif
+#if defined(__FAST_MATH__) || (defined(_M_FP_FAST) && _M_FP_FAST)
+#define ATTN_ABI_MATH fast
+#else
+#define ATTN_ABI_MATH exact
+#endif
+#if ATTN_EXCEPTIONS
+#define ATTN_ABI_THROW throws
+#else
+#define ATTN_ABI_THROW nothrows
+#endif
+#define ATTN_ABI_JOIN(isa, fma, half, align, math, thrown) isa##_##fma##_##half##_a##align##_##math##_##thrown
+#define ATTN_ABI_NAME(isa, fma, half, align, math, thrown) ATTN_ABI_JOIN(isa, fma, half, align, math, thrown)
+#define ATTN_ABI \
+  ATTN_ABI_NAME(ATTN_ABI_ISA, ATTN_ABI_FMA, ATTN_ABI_HALF, EIGEN_MAX_ALIGN_BYTES, ATTN_ABI_MATH, ATTN_ABI_THROW)
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// A scalar a·b + c may be fused by the hardware, so std::fma costs nothing and pins its rounding.
+#if defined(__FMA__) || defined(FP_FAST_FMA)
+inline constexpr bool kHardwareFma = true;
+#else
+inline constexpr bool kHardwareFma = false;
+#endif
+
+/// -ffast-math: the compiler would reassociate the rounding trick of exp away unless a barrier stops it.
+#if defined(__FAST_MATH__) || (defined(_M_FP_FAST) && _M_FP_FAST)
+inline constexpr bool kFastMath = true;
+#else
+inline constexpr bool kFastMath = false;
+#endif
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,107 @@
+// attn/detail/options.h: the options of a call: known types, each at most once, found by what they are.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../residual.h"
+#include "positions.h"
+#include "workspace.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+template <class T>
+using is_mask = std::bool_constant<is_mask_v<T>>;
+template <class T>
+using is_scale = is_instance<Scale, T>;
+template <class T>
+using is_softcap = is_instance<Softcap, T>;
+template <class T>
+using is_bias = is_instance<Bias, T>;
+template <class T>
+using is_residual = is_instance<Residual, T>;
+template <class T>
+using is_into = is_instance<Into, T>;
+template <class T>
+using is_save_logsumexp = is_instance<SaveLogSumExp, T>;
+template <class T>
+using is_use = is_instance<Use, T>;
+template <class T>
+using is_batch = std::bool_constant<std::is_same_v<T, Sequences> || std::is_same_v<T, SequenceLength>>;
+
+template <template <class> class Is, class... Options>
+inline constexpr int count_v = (0 + ... + int(Is<bare_t<Options>>::value));
+
+/// The first option of a kind, or `otherwise`.
+template <template <class> class Is, class Default>
+Default& pick(Default& otherwise) {
+  return otherwise;
+}
+template <template <class> class Is, class Default, class First, class... Rest>
+auto& pick(Default& otherwise, First& first, Rest&... rest) {
+  if constexpr (Is<bare_t<First>>::value) {
+    return first;
+  } else {
+    return pick<Is>(otherwise, rest...);
+  }
+}
+
+template <class T>
+constexpr bool is_bool_matrix() {
+  if constexpr (is_dense_v<T>) {
+    return std::is_same_v<typename bare_t<T>::Scalar, bool>;
+  } else {
+    return false;
+  }
+}
+
+/// Every mistake that the types alone show, said in words.
+template <class... Options>
+constexpr void check_options() {
+  static_assert((!is_bool_matrix<Options>() && ...),
+                "attn: a matrix of bool among the options: write keep(B) (attend where true) or hide(B) (attend where false)");
+  static_assert((!is_operand_v<Options> && ...),
+                "attn: a matrix among the options: write what it is: into(Y) for the output, bias(B), residual(X), save_logsumexp(l)");
+  static_assert((std::is_base_of_v<option_base, bare_t<Options>> && ...),
+                "attn: unknown option: options are made by causal(), window(), keep(), key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
+  static_assert(count_v<is_scale, Options...> <= 1, "attn: two scales in one call");
+  static_assert(count_v<is_softcap, Options...> <= 1, "attn: two softcaps in one call");
+  static_assert(count_v<is_bias, Options...> <= 1, "attn: two biases in one call: add the matrices, bias(A + B)");
+  static_assert(count_v<is_residual, Options...> <= 1, "attn: two residuals in one call: add the matrices, residual(A + B)");
+  static_assert(count_v<is_into, Options...> <= 1, "attn: two outputs in one call");
+  static_assert(count_v<is_save_logsumexp, Options...> <= 1, "attn: save_logsumexp twice in one call");
+  static_assert(count_v<is_use, Options...> <= 1, "attn: two workspaces in one call");
+  static_assert(count_v<is_batch, Options...> <= 1, "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
+  static_assert(offsets_named_v<Options...> <= 1,
+                "attn: the query offset is named twice: one of causal(align::...), causal_from(...) and query_offset(...)");
+}
+
+/// All masks of the call, joined by "and" and bound to its shape.
+inline SeeAll bind_masks(const CallShape&) { return {}; }
+template <class First, class... Rest>
+auto bind_masks(const CallShape& shape, const First& first, const Rest&... rest) {
+  if constexpr (!is_mask_v<First>) {
+    return bind_masks(shape, rest...);
+  } else if constexpr (count_v<is_mask, Rest...> == 0) {
+    return first.bind(shape);
+  } else {
+    auto others = bind_masks(shape, rest...);
+    auto own = first.bind(shape);
+    return And<decltype(own), decltype(others)>(own, others);
+  }
+}
+
+/// The modifier of one kind bound to the shape, or none.
+template <class Scalar, template <class> class Is, class... Options>
+auto bind_modifier(const CallShape& shape, const Options&... options) {
+  if constexpr (count_v<Is, Options...> == 0) {
+    return Unmodified{};
+  } else {
+    const kernel::Absent none{};
+    return pick<Is>(none, options...).template bind<Scalar>(shape);
+  }
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

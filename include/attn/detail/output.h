@@ -1,0 +1,128 @@
+// attn/detail/output.h: into(Y) and save_…(X): outputs are taken by forwarding reference and refused if writing would be lost.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "operand.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+template <class T>
+constexpr void check_output_type() {
+  if constexpr (is_dense_v<T>) {
+    static_assert(!std::is_const_v<std::remove_reference_t<T>>, "attn: the output is const");
+    static_assert(!is_plain_v<T> || std::is_lvalue_reference_v<T>, "attn: the output is a temporary matrix: its result would be lost");
+    static_assert(is_writable<T>(), "attn: the output is not writable memory (an expression, or a Map, Ref or Block of const)");
+  } else if constexpr (is_heads_v<T>) {
+    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(std::declval<bare_t<T>>().held.view().data)>>,
+                  "attn: the output is const (heads() of a const matrix, of an expression or of a temporary)");
+  } else if constexpr (is_tensor_view_v<T>) {
+    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(std::declval<bare_t<T>>().data)>>, "attn: the output is const");
+  } else {
+    static_assert(always_false_v<T>, "attn: the output is an Eigen matrix, heads(Y, n) of one, or a strided view (bhld, blhd, lbhd)");
+  }
+}
+
+/// A matrix that is written: a plain one with dynamic sizes takes the size it needs, others have to have it.
+template <class Matrix>
+class MatrixOutput {
+ public:
+  using Scalar = typename Matrix::Scalar;
+  explicit MatrixOutput(Matrix& y) : matrix_(&y) {}
+
+  /// Called once all checks of the inputs have passed.
+  void prepare(const char* function, const char* name, Index rows, Index cols) {
+    if (matrix_->rows() == rows && matrix_->cols() == cols) return;
+    constexpr auto admits = [](int fixed, int most, Index n) {
+      return (fixed == Eigen::Dynamic || fixed == n) && (most == Eigen::Dynamic || n <= most);
+    };
+    if (!admits(Matrix::RowsAtCompileTime, Matrix::MaxRowsAtCompileTime, rows) ||
+        !admits(Matrix::ColsAtCompileTime, Matrix::MaxColsAtCompileTime, cols)) {
+      fail(text(function, ": ", name, " is ", shape_text(matrix_->rows(), matrix_->cols()), ", needs ", shape_text(rows, cols)));
+    }
+    matrix_->resize(rows, cols);
+  }
+  MatrixView<Scalar> view() const { return view_matrix(*matrix_); }
+
+ private:
+  Matrix* matrix_;
+};
+template <class Scalar_>
+class ViewOutput {
+ public:
+  using Scalar = Scalar_;
+  explicit ViewOutput(MatrixView<Scalar> view) : view_(view) {}
+  void prepare(const char* function, const char* name, Index rows, Index cols) {
+    if (view_.rows != rows || view_.cols != cols) {
+      fail(text(function, ": ", name, " is ", shape_text(view_.rows, view_.cols), ", needs ", shape_text(rows, cols)));
+    }
+  }
+  MatrixView<Scalar> view() const { return view_; }
+
+ private:
+  MatrixView<Scalar> view_;
+};
+template <class T>
+auto matrix_output(T&& y) {
+  check_output_type<T>();
+  using Bare = bare_t<T>;
+  if constexpr (is_plain_v<Bare>) {
+    return MatrixOutput<Bare>(y);
+  } else {
+    return ViewOutput<typename Bare::Scalar>(view_matrix(y));
+  }
+}
+
+/// into(Y). `Target`: MatrixOutput or ViewOutput of a matrix, or a lifted operand with heads or strides of its own.
+template <class Target>
+struct Into : option_base {
+  Target target;
+  using Scalar = typename Target::Scalar;
+  explicit Into(Target t) : target(std::move(t)) {}
+
+  /// Sizes (or checks) the output; the strided view of it, and whether its rows are stacked sequences.
+  auto prepare(const CallShape& shape) {
+    if constexpr (is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>) {
+      target.prepare(shape.function, "output", shape.queries.total(), shape.heads * shape.value_dim);
+      const auto m = target.view();
+      return place_like_output(shape, "output", TensorView<Scalar>{m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride}, true);
+    } else {
+      return place_like_output(shape, "output", target.view(shape.function, "output"), Target::kStacked);
+    }
+  }
+};
+
+template <class Target>
+struct SaveLogSumExp : option_base {
+  Target target;
+  explicit SaveLogSumExp(Target t) : target(std::move(t)) {}
+};
+
+}  // namespace detail
+
+/// The output: Y [Lq, H·d_v], resized if it is a plain dynamic matrix; or heads(Y, H); or a strided view.
+/// Refused at compile time: const, temporary or not directly writable outputs.
+template <class Output>
+auto into(Output&& Y) {
+  detail::check_output_type<Output>();
+  if constexpr (detail::is_dense_v<Output>) {
+    auto target = detail::matrix_output(std::forward<Output>(Y));
+    return detail::Into<decltype(target)>(target);
+  } else {
+    auto target = detail::lift(std::forward<Output>(Y));
+    return detail::Into<decltype(target)>(std::move(target));
+  }
+}
+
+/// Saves the natural logarithm of Σ_j exp(s_j) of every row: l [Lq, H]; −∞ for a row that sees no key.
+/// Two partial results over disjoint keys combine by it: see merge() in softmax.h.
+template <class Output>
+auto save_logsumexp(Output&& l) {
+  static_assert(detail::is_dense_v<Output>, "attn::save_logsumexp: expected a matrix to write to, query rows x heads");
+  auto target = detail::matrix_output(std::forward<Output>(l));
+  return detail::SaveLogSumExp<decltype(target)>(target);
+}
+
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,109 @@
+// attn/detail/overlap.h: whether two strided views share memory, so that an output never destroys an input unnoticed.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cstdint>
+
+#include "../types.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// A view as bytes: base address and up to five nested dimensions, adjacent ones joined, widest stride first.
+struct Footprint {
+  struct Dimension {
+    std::intptr_t size, stride;  // stride in bytes
+  };
+  std::intptr_t base = 0;
+  Dimension dimensions[5] = {};
+  int rank = 0;
+  bool empty = false;
+
+  template <class T>
+  explicit Footprint(const TensorView<T>& v) : base(reinterpret_cast<std::intptr_t>(v.data)) {
+    constexpr std::intptr_t bytes = sizeof(T);
+    add(v.sequences, v.sequence_stride * bytes);
+    add(v.heads, v.head_stride * bytes);
+    add(v.tokens, v.token_stride * bytes);
+    add(v.features, v.feature_stride * bytes);
+    add(bytes, 1);
+    join();
+  }
+
+  std::intptr_t span() const {  // bytes from base to past the last element
+    std::intptr_t reach = 1;
+    for (int i = 0; i < rank; ++i) reach += (dimensions[i].size - 1) * dimensions[i].stride;
+    return reach;
+  }
+
+ private:
+  void add(std::intptr_t size, std::intptr_t stride) {
+    if (size <= 0) empty = true;
+    if (size <= 1 || stride == 0) return;
+    if (stride < 0) {  // mirrored: the same bytes, counted from the other end
+      base += (size - 1) * stride;
+      stride = -stride;
+    }
+    int at = rank++;
+    for (; at > 0 && dimensions[at - 1].stride < stride; --at) dimensions[at] = dimensions[at - 1];
+    dimensions[at] = {size, stride};
+  }
+  void join() {
+    for (int i = rank - 1; i > 0; --i) {
+      if (dimensions[i - 1].stride != dimensions[i].stride * dimensions[i].size) continue;
+      dimensions[i - 1] = {dimensions[i - 1].size * dimensions[i].size, dimensions[i].stride};
+      for (int k = i; k + 1 < rank; ++k) dimensions[k] = dimensions[k + 1];
+      --rank;
+    }
+  }
+};
+
+/// Solves delta = Σ n_i·stride_i with −size_a < n_i < size_b, widest stride first; exact where the dimensions nest.
+inline bool lattices_meet(const Footprint& a, const Footprint& b, int level, std::intptr_t delta) {
+  if (level == a.rank) return delta == 0;
+  const std::intptr_t stride = a.dimensions[level].stride;
+  std::intptr_t below = 0;
+  for (int i = level + 1; i < a.rank; ++i) {
+    const auto size = a.dimensions[i].size > b.dimensions[i].size ? a.dimensions[i].size : b.dimensions[i].size;
+    below += (size - 1) * a.dimensions[i].stride;
+  }
+  if (below >= stride) return true;  // dimensions interleave: no way to tell, so say yes
+  const std::intptr_t nearest = delta >= 0 ? delta / stride : -((-delta + stride - 1) / stride);
+  for (std::intptr_t n = nearest; n <= nearest + 1; ++n) {
+    if (n <= -b.dimensions[level].size || n >= a.dimensions[level].size) continue;
+    if (lattices_meet(a, b, level + 1, delta - n * stride)) return true;
+  }
+  return false;
+}
+
+/// Whether two views share a byte. Exact for views with the same strides (column blocks of one matrix, say); for others, whether
+/// the intervals of addresses that they span meet.
+template <class T, class U>
+bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
+  const Footprint a(x), b(y);
+  if (a.empty || b.empty || a.base + a.span() <= b.base || b.base + b.span() <= a.base) return false;
+  if (a.rank != b.rank) return true;
+  for (int i = 0; i < a.rank; ++i) {
+    if (a.dimensions[i].stride != b.dimensions[i].stride) return true;
+  }
+  return lattices_meet(a, b, 0, b.base - a.base);
+}
+
+/// Whether two views are the same elements in the same order: then reading an element before writing it is safe.
+template <class T, class U>
+bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
+  if constexpr (!std::is_same_v<std::remove_const_t<T>, std::remove_const_t<U>>) {
+    return false;
+  } else {
+    const auto same = [](Index size, Index a, Index b) { return size <= 1 || a == b; };
+    return x.data == y.data && x.sequences == y.sequences && x.heads == y.heads && x.tokens == y.tokens &&
+           x.features == y.features && same(x.sequences, x.sequence_stride, y.sequence_stride) &&
+           same(x.heads, x.head_stride, y.head_stride) && same(x.tokens, x.token_stride, y.token_stride) &&
+           same(x.features, x.feature_stride, y.feature_stride);
+  }
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,149 @@
+// attn/detail/positions.h: the query offset of a call, found wherever it is named, one voice only.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../mask.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// query_offset(…): names the offset outside a mask.
+struct QueryOffset : option_base {
+  IndexList offset;
+};
+
+inline Index offset_of_list(const CallShape& shape, const char* name, const IndexList& list, Index sequence) {
+  if (list.size() != 1 && list.size() != shape.sequences()) {
+    fail(text(shape.function, ": ", name, " has ", list.size(), " offsets, the call has ", shape.sequences(),
+              " sequences; needs one for each (or one for all)"));
+  }
+  return list[list.size() == 1 ? 0 : sequence];
+}
+
+/// What an option says about positions. `named`: it names the offset; `asks`: it is causal without saying from where;
+/// keys(…): the key length it gives, where the option bounds the keys of the whole call.
+template <class Option>
+struct position_of {
+  static constexpr int named = 0;
+  static constexpr bool asks = false;
+  static Index keys(const Option&, Index, Index all) { return all; }
+  static Index offset(const Option&, const CallShape&, Index, Index, Index) { return 0; }
+};
+template <>
+struct position_of<Causal> {
+  static constexpr int named = 0;
+  static constexpr bool asks = true;
+  static Index keys(const Causal&, Index, Index all) { return all; }
+  static Index offset(const Causal&, const CallShape&, Index, Index, Index) { return 0; }
+};
+template <>
+struct position_of<KeyBounds> {
+  static constexpr int named = 0;
+  static constexpr bool asks = false;
+  static Index keys(const KeyBounds& mask, Index sequence, Index all) {
+    return std::min(all, BoundKeyRange::of(mask.end, sequence));
+  }
+  static Index offset(const KeyBounds&, const CallShape&, Index, Index, Index) { return 0; }
+};
+template <>
+struct position_of<CausalAligned> {
+  static constexpr int named = 1;
+  static constexpr bool asks = false;
+  static Index keys(const CausalAligned&, Index, Index all) { return all; }
+  static Index offset(const CausalAligned& mask, const CallShape&, Index, Index queries, Index keys) {
+    return mask.alignment == align::lower_right ? keys - queries : 0;
+  }
+};
+template <>
+struct position_of<CausalFrom> {
+  static constexpr int named = 1;
+  static constexpr bool asks = false;
+  static Index keys(const CausalFrom&, Index, Index all) { return all; }
+  static Index offset(const CausalFrom& mask, const CallShape& shape, Index sequence, Index, Index) {
+    return offset_of_list(shape, "causal_from", mask.offset, sequence);
+  }
+};
+template <>
+struct position_of<QueryOffset> {
+  static constexpr int named = 1;
+  static constexpr bool asks = false;
+  static Index keys(const QueryOffset&, Index, Index all) { return all; }
+  static Index offset(const QueryOffset& option, const CallShape& shape, Index sequence, Index, Index) {
+    return offset_of_list(shape, "query_offset", option.offset, sequence);
+  }
+};
+/// Combinations: the offset may stand in either part; key lengths bound the call only where all parts hold ("and").
+template <class A, class B, bool Both>
+struct position_of_pair {
+  static constexpr int named = position_of<A>::named + position_of<B>::named;
+  static constexpr bool asks = position_of<A>::asks || position_of<B>::asks;
+  template <class Pair>
+  static Index keys(const Pair& mask, Index sequence, Index all) {
+    if constexpr (Both) {
+      return position_of<B>::keys(mask.b, sequence, position_of<A>::keys(mask.a, sequence, all));
+    } else {
+      return all;
+    }
+  }
+  template <class Pair>
+  static Index offset(const Pair& mask, const CallShape& shape, Index sequence, Index queries, Index keys) {
+    return position_of<A>::offset(mask.a, shape, sequence, queries, keys) +
+           position_of<B>::offset(mask.b, shape, sequence, queries, keys);
+  }
+};
+template <class A, class B>
+struct position_of<And<A, B>> : position_of_pair<A, B, true> {};
+template <class A, class B>
+struct position_of<Or<A, B>> : position_of_pair<A, B, false> {};
+template <class A>
+struct position_of<Not<A>> {
+  static constexpr int named = position_of<A>::named;
+  static constexpr bool asks = position_of<A>::asks;
+  static Index keys(const Not<A>&, Index, Index all) { return all; }
+  static Index offset(const Not<A>& mask, const CallShape& shape, Index sequence, Index queries, Index keys) {
+    return position_of<A>::offset(mask.a, shape, sequence, queries, keys);
+  }
+};
+
+template <class... Options>
+inline constexpr int offsets_named_v = (0 + ... + position_of<bare_t<Options>>::named);
+template <class... Options>
+inline constexpr bool offset_asked_v = (false || ... || position_of<bare_t<Options>>::asks);
+
+/// The offset of one sequence's query positions; refuses plain causal() where Lq ≠ Lk leaves it open.
+template <class... Options>
+Index query_offset_of(const CallShape& shape, Index sequence, const Options&... options) {
+  const Index queries = shape.queries.length(sequence);
+  Index keys = shape.key_length(sequence);
+  if constexpr (offsets_named_v<Options...> == 0) {
+    if (offset_asked_v<Options...> && queries != keys) {
+      fail(text(shape.function, ": causal() with ", queries, " queries and ", keys,
+                " keys: name the alignment: causal(align::lower_right) puts the last query at the last key, "
+                "causal(align::upper_left) the first query at the first key, causal_from(n) the first query at key n"));
+    }
+    return 0;
+  } else {
+    ((keys = position_of<Options>::keys(options, sequence, keys)), ...);
+    return (Index(0) + ... + position_of<Options>::offset(options, shape, sequence, queries, keys));
+  }
+}
+
+}  // namespace detail
+
+/// Query row i is at position i + offset, for everything that asks for positions.
+inline detail::QueryOffset query_offset(Index offset) {
+  detail::QueryOffset option;
+  option.offset = detail::IndexList(offset);
+  return option;
+}
+/// An offset for each sequence of the batch.
+template <class Offsets = std::initializer_list<Index>, std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
+detail::QueryOffset query_offset(Offsets&& offsets) {
+  detail::QueryOffset option;
+  option.offset = detail::IndexList(std::forward<Offsets>(offsets));
+  return option;
+}
+
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,164 @@
+// attn/detail/simd.h: the packet layer; the only file that spells Eigen::internal.
+// SPDX-License-Identifier: MIT
+//
+// Simd<Scalar> names the operations the kernels are written in. Where Eigen has packets for Scalar, a Packet is Eigen's; for
+// every other scalar, and under EIGEN_DONT_VECTORIZE, a Packet is the scalar itself (width 1) and the same kernels serve it.
+//
+// Rounding is part of each operation's contract, because results must not depend on where a function was inlined:
+//   fmadd(a, b, c)  rounds once where the hardware fuses, twice where it does not: never the compiler's choice
+//   mul(a, b)       always rounds by itself; the compiler cannot fuse it into a later add or sub
+//   max(a, b)       a where either is NaN (as std::max), so that a NaN in `a` survives
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "config.h"
+
+ATTN_PACKET_WARNINGS_OFF
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// Eigen has packets of more than one lane for this scalar. (half and bfloat16 are storage types here, never computed with.)
+template <class Scalar>
+inline constexpr bool has_packets_v = (std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>)&&bool(
+    Eigen::internal::packet_traits<Scalar>::Vectorizable) && (Eigen::internal::packet_traits<Scalar>::size > 1);
+
+/// Vector registers of the target; sizes the register tile.
+inline constexpr int kVectorRegisters = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
+
+/// Width 1: the packet is the scalar itself. Arithmetic on expression-template scalars (AutoDiffScalar) ends in Scalar.
+template <class Scalar_, class = void>
+struct Simd {
+  using Scalar = Scalar_;
+  using Packet = Scalar_;
+  using Mask = bool;
+  static constexpr int width = 1;
+
+  static Packet load(const Scalar* p) { return *p; }
+  static Packet loadu(const Scalar* p) { return *p; }
+  static void store(Scalar* p, const Packet& a) { *p = a; }
+  static void storeu(Scalar* p, const Packet& a) { *p = a; }
+  static Packet set(const Scalar& x) { return x; }
+  static Packet iota() { return Scalar(0); }
+
+  static Packet add(const Packet& a, const Packet& b) { return Packet(a + b); }
+  static Packet sub(const Packet& a, const Packet& b) { return Packet(a - b); }
+  static Packet div(const Packet& a, const Packet& b) { return Packet(a / b); }
+  static Packet mul(const Packet& a, const Packet& b) { return fmadd(a, b, Scalar(0)); }
+  static Packet fmadd(const Packet& a, const Packet& b, const Packet& c) {
+    if constexpr (kHardwareFma && (std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>)) {
+      return std::fma(a, b, c);
+    } else {
+      return Packet(Packet(a * b) + c);
+    }
+  }
+  static Packet abs(const Packet& a) { return a < Scalar(0) ? Packet(-a) : a; }
+  static Packet max(const Packet& a, const Packet& b) { return a < b ? b : a; }
+  static Packet min(const Packet& a, const Packet& b) { return b < a ? b : a; }
+
+  static Mask less(const Packet& a, const Packet& b) { return a < b; }
+  static Mask less_equal(const Packet& a, const Packet& b) { return a <= b; }
+  static Mask equal(const Packet& a, const Packet& b) { return a == b; }
+  static Mask mask_and(Mask a, Mask b) { return a && b; }
+  static Mask mask_or(Mask a, Mask b) { return a || b; }
+  static Mask mask_not(Mask a) { return !a; }
+  static Packet select(Mask m, const Packet& a, const Packet& b) { return m ? a : b; }
+
+  static Scalar reduce_add(const Packet& a) { return a; }
+  static Scalar reduce_max(const Packet& a) { return a; }
+  static void transpose(Packet (&)[1]) {}
+};
+
+/// Eigen's packets: float and double on every target that Eigen vectorizes.
+template <class Scalar_>
+struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
+  using Scalar = Scalar_;
+  using Packet = typename Eigen::internal::packet_traits<Scalar_>::type;
+  using Mask = Packet;  // each lane all ones or all zeros
+  static constexpr int width = Eigen::internal::packet_traits<Scalar_>::size;
+
+  static ATTN_INLINE Packet load(const Scalar* p) { return Eigen::internal::pload<Packet>(p); }
+  static ATTN_INLINE Packet loadu(const Scalar* p) { return Eigen::internal::ploadu<Packet>(p); }
+  static ATTN_INLINE void store(Scalar* p, Packet a) { Eigen::internal::pstore(p, a); }
+  static ATTN_INLINE void storeu(Scalar* p, Packet a) { Eigen::internal::pstoreu(p, a); }
+  static ATTN_INLINE Packet set(Scalar x) { return Eigen::internal::pset1<Packet>(x); }
+  static ATTN_INLINE Packet iota() { return Eigen::internal::plset<Packet>(Scalar(0)); }
+
+  static ATTN_INLINE Packet add(Packet a, Packet b) { return Eigen::internal::padd(a, b); }
+  static ATTN_INLINE Packet sub(Packet a, Packet b) { return Eigen::internal::psub(a, b); }
+  static ATTN_INLINE Packet div(Packet a, Packet b) { return Eigen::internal::pdiv(a, b); }
+  // The zero addend keeps g++ from fusing the product with an add that follows it somewhere else.
+  static ATTN_INLINE Packet mul(Packet a, Packet b) { return Eigen::internal::pmadd(a, b, set(Scalar(0))); }
+  static ATTN_INLINE Packet fmadd(Packet a, Packet b, Packet c) { return Eigen::internal::pmadd(a, b, c); }
+  static ATTN_INLINE Packet abs(Packet a) { return Eigen::internal::pabs(a); }
+  static ATTN_INLINE Packet max(Packet a, Packet b) { return Eigen::internal::pmax(a, b); }
+  static ATTN_INLINE Packet min(Packet a, Packet b) { return Eigen::internal::pmin(a, b); }
+
+  static ATTN_INLINE Mask less(Packet a, Packet b) { return Eigen::internal::pcmp_lt(a, b); }
+  static ATTN_INLINE Mask less_equal(Packet a, Packet b) { return Eigen::internal::pcmp_le(a, b); }
+  static ATTN_INLINE Mask equal(Packet a, Packet b) { return Eigen::internal::pcmp_eq(a, b); }
+  static ATTN_INLINE Mask mask_and(Mask a, Mask b) { return Eigen::internal::pand(a, b); }
+  static ATTN_INLINE Mask mask_or(Mask a, Mask b) { return Eigen::internal::por(a, b); }
+  static ATTN_INLINE Mask mask_not(Mask a) { return Eigen::internal::pxor(a, Eigen::internal::ptrue(a)); }
+  static ATTN_INLINE Packet select(Mask m, Packet a, Packet b) { return Eigen::internal::pselect(m, a, b); }
+
+  static ATTN_INLINE Scalar reduce_add(Packet a) { return Eigen::internal::predux(a); }
+  static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
+
+  /// Rows become columns.
+  static ATTN_INLINE void transpose(Packet (&rows)[width]) {
+    Eigen::internal::PacketBlock<Packet, width> block;
+    ATTN_UNROLL
+    for (int i = 0; i < width; ++i) block.packet[i] = rows[i];
+    Eigen::internal::ptranspose(block);
+    ATTN_UNROLL
+    for (int i = 0; i < width; ++i) rows[i] = block.packet[i];
+  }
+
+  /// Eigen's own exponential of this packet type.
+  static ATTN_INLINE Packet eigen_exp(Packet a) { return Eigen::internal::pexp(a); }
+
+  /// float only: the integer whose bits end the significand of t (t = 1.5·2²³ + n + 127) becomes the exponent: 2ⁿ.
+  static ATTN_INLINE Packet power_of_two(Packet t) {
+    static_assert(std::is_same_v<Scalar, float>, "the shift is the width of float's significand");
+    using Integers = typename Eigen::internal::unpacket_traits<Packet>::integer_packet;
+    const Integers bits = Eigen::internal::preinterpret<Integers>(t);
+    return Eigen::internal::preinterpret<Packet>(Integers(Eigen::internal::plogical_shift_left<23>(bits)));
+  }
+
+  /// The value as it is, but opaque to the optimizer under -ffast-math; nothing elsewhere.
+  static ATTN_INLINE Packet pinned(Packet a) {
+    if constexpr (kFastMath) {
+      EIGEN_OPTIMIZATION_BARRIER(a)
+    }
+    return a;
+  }
+};
+
+/// Whether x is finite, by its bits: a comparison with infinity would be folded away by -ffast-math.
+template <class Scalar>
+ATTN_INLINE bool is_finite(const Scalar& x) {
+  if constexpr (std::is_same_v<Scalar, float>) {
+    std::uint32_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x7f800000u) != 0x7f800000u;
+  } else if constexpr (std::is_same_v<Scalar, double>) {
+    std::uint64_t bits;
+    std::memcpy(&bits, &x, sizeof bits);
+    return (bits & 0x7ff0000000000000u) != 0x7ff0000000000000u;
+  } else {
+    const Scalar difference = x - x;
+    return difference == Scalar(0);
+  }
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn
+
+ATTN_PACKET_WARNINGS_ON

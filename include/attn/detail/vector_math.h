@@ -1,0 +1,87 @@
+// attn/detail/vector_math.h: exp and tanh over packets, each with its contract. Width 1 uses the scalar's own functions.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <cmath>
+#include <limits>
+
+#include "simd.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+// exp_nonpositive(x)                                                                     for x ≤ 0, −∞ and NaN
+//
+//   exact     exp(0) = 1, exp(−∞) = +0, exp(NaN) = NaN
+//   float     ≤ 1 ulp down to x = −87.3; below that the true value is under 2⁻¹²⁶: what is returned is subnormal or +0
+//   double    Eigen's packet exponential (≤ 1 ulp), +0 below x = −708
+//   others    the scalar's own exp, found by argument-dependent lookup
+//
+// The float version: n = round(x·log2 e) falls out of the last bits of x·log2 e + 1.5·2²³; what is left, f = x·log2 e − n,
+// takes two fused steps with log2 e in two words (one word costs up to 20 ulp at −87); 2^f is a polynomial of degree 6 with
+// p(0) = 1 (minimax for the relative error on [−½, ½]: 2.6e-9); 2ⁿ is built by an integer shift and multiplied in, so that
+// a NaN stays one whatever its payload.
+template <class S>
+ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
+  using Scalar = typename S::Scalar;
+  if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
+    using Packet = typename S::Packet;
+    const Packet magic = S::set(12582912.0f + 127.0f);                    // 1.5·2²³, and the exponent's bias on top
+    const Packet clamped = S::max(x, S::set(-88.03f));                    // n = −127: the shift below gives 2ⁿ = 0
+    const Packet shifted = S::pinned(S::fmadd(clamped, S::set(1.44269504f), magic));
+    const Packet minus_n = S::pinned(S::sub(magic, shifted));
+    Packet f = S::fmadd(clamped, S::set(1.44269504f), minus_n);
+    f = S::fmadd(clamped, S::set(1.925963033e-8f), f);                    // log2 e − 1.44269504f
+    Packet p = S::fmadd(S::set(1.559467698e-4f), f, S::set(1.340664385e-3f));
+    p = S::fmadd(p, f, S::set(9.617692976e-3f));
+    p = S::fmadd(p, f, S::set(5.550310551e-2f));
+    p = S::fmadd(p, f, S::set(2.402265278e-1f));
+    p = S::fmadd(p, f, S::set(6.931472150e-1f));
+    p = S::fmadd(p, f, S::set(1.0f));
+    return S::mul(p, S::power_of_two(shifted));
+  } else if constexpr (S::width > 1) {
+    return S::select(S::less(x, S::set(Scalar(-708))), S::set(Scalar(0)), S::eigen_exp(x));
+  } else {
+    using std::exp;
+    return Scalar(exp(x));
+  }
+}
+
+// tanh(x)                                                                                              for every x
+//
+//   exact     tanh(±0) = ±0 up to the sign of zero, tanh(±∞) = ±1, tanh(NaN) = NaN; |result| ≤ 1
+//   float     ≤ 3 ulp: an odd polynomial below |x| = 0.625 (the coefficients are those of Cephes' tanhf, S. Moshier 1989),
+//             1 − 2e/(1 + e) with e = exp(−2|x|) above
+//   others    lane by lane the scalar's own tanh, found by argument-dependent lookup
+template <class S>
+ATTN_INLINE typename S::Packet tanh_lanes(const typename S::Packet& x) {
+  using Scalar = typename S::Scalar;
+  if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
+    using Packet = typename S::Packet;
+    const Packet zero = S::set(0.0f), one = S::set(1.0f);
+    const Packet magnitude = S::abs(x);
+    const Packet square = S::mul(x, x);
+    Packet p = S::fmadd(S::set(-5.70498872745e-3f), square, S::set(2.06390887954e-2f));
+    p = S::fmadd(p, square, S::set(-5.37397155531e-2f));
+    p = S::fmadd(p, square, S::set(1.33314422036e-1f));
+    p = S::fmadd(p, square, S::set(-3.33332819422e-1f));
+    const Packet small = S::fmadd(S::mul(p, square), x, x);
+    const Packet e = exp_nonpositive<S>(S::mul(magnitude, S::set(-2.0f)));
+    const Packet large = S::sub(one, S::div(S::add(e, e), S::add(one, e)));
+    const Packet signed_large = S::select(S::less(x, zero), S::sub(zero, large), large);
+    return S::select(S::less(magnitude, S::set(0.625f)), small, signed_large);
+  } else if constexpr (S::width > 1) {
+    alignas(64) Scalar lanes[S::width];
+    S::store(lanes, x);
+    for (Scalar& lane : lanes) lane = std::tanh(lane);
+    return S::load(lanes);
+  } else {
+    using std::tanh;
+    return Scalar(tanh(x));
+  }
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

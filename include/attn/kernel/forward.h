@@ -1,0 +1,288 @@
+// attn/kernel/forward.h: the forward pass: one schedule of the stages for every shape, mask, modifier, scalar and output.
+// SPDX-License-Identifier: MIT
+//
+//   for each sequence, key/value head and chunk of query rows:                   // forward
+//     state = {max: lowest, sum: 0} and o = 0 for each row                       // begin
+//     for each block of keys that the mask lets some row see:
+//       pack k, v                                                                // pack.h: once a block, used by all rows
+//       for each strip of rows that sees some of it:                             // attend
+//         s = scale · q · kᵀ                                                     // 1  scores.h
+//         s = modify(s), hide(s) where the mask is not known to be full          // 2  score.h, mask.h
+//         r = state.update(s)                                                    // 3  online_softmax.h: s becomes exp(s − max)
+//         o = r · o + s · v                                                      // 4  weighted_sum.h
+//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish
+//
+// Rows of a chunk: with several query heads on one key/value head (grouped-query attention) row r of the chunk is query row
+// r / group under head r % group, so that all of them share the packed block and a strip spans few positions.
+#pragma once
+
+#include "../score.h"
+#include "online_softmax.h"
+#include "pack.h"
+#include "problem.h"
+#include "scores.h"
+#include "weighted_sum.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// The part of a call that one worker does at a time: rows [begin, end) of one sequence and key/value head.
+struct Chunk {
+  Index sequence, kv_head;
+  Index begin, end;
+};
+
+template <class Problem>
+class ForwardPass {
+  using Scalar = typename Problem::Scalar;
+  using S = detail::Simd<Scalar>;
+  using Size = TileSize<Scalar>;
+  using Softmax = OnlineSoftmax<S>;
+
+ public:
+  ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch) : problem_(problem), work_(scratch) {}
+
+  void operator()(const Chunk& chunk) {
+    begin(chunk);
+    const Index block_keys = Size::key_block(problem_.shape.key_dim, problem_.shape.value_dim);
+    const QueryRows rows = rows_of(0, count_);
+    const KeyRange visible = intersect(problem_.mask.keys(rows), {0, keys_});
+    if (!visible.empty()) {
+      for (Index block = visible.begin / block_keys * block_keys; block < visible.end; block += block_keys) {
+        const KeyRange keys = intersect(visible, {block, block + block_keys});
+        if (cover(problem_.mask, rows, keys) == detail::Cover::none) continue;
+        pack(block, keys);
+        for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
+      }
+    }
+    finish();
+  }
+
+ private:
+  /// Panels [first, last) of a block; `full`: all rows of the strip see all their keys.
+  struct Segment {
+    Index first, last;
+    bool full;
+  };
+  /// What a strip visits of a block: panels to score, and the same as runs of keys without gaps.
+  struct Visit {
+    static constexpr int kMost = int(Size::max_key_block / Size::panel);
+    Segment segments[kMost];
+    DepthRange runs[kMost];
+    int segment_count = 0, run_count = 0;
+
+    void add(Index panel, bool full) {
+      if (segment_count > 0 && segments[segment_count - 1].last == panel && segments[segment_count - 1].full == full) {
+        ++segments[segment_count - 1].last;
+      } else {
+        segments[segment_count++] = {panel, panel + 1, full};
+      }
+      if (run_count > 0 && runs[run_count - 1].end == panel * Size::panel) {
+        runs[run_count - 1].end += Size::panel;
+      } else {
+        runs[run_count++] = {panel * Size::panel, (panel + 1) * Size::panel};
+      }
+    }
+  };
+
+  /// Sets the chunk's rows, packs their queries, and empties their state.
+  void begin(const Chunk& chunk) {
+    const detail::CallShape& shape = problem_.shape;
+    chunk_ = chunk;
+    group_ = shape.heads / shape.kv_heads;
+    count_ = chunk.end - chunk.begin;
+    keys_ = shape.key_length(chunk.sequence);
+    offset_ = problem_.offset(chunk.sequence);
+    first_token_ = shape.queries.begin(chunk.sequence);
+    strips_ = (count_ + Size::rows - 1) / Size::rows;
+    for (Index strip = 0; strip < strips_; ++strip) {
+      const Index first = strip_begin(strip), last = strip_begin(strip + 1);
+      for (Index r = first; r < last; ++r) {
+        pack_query<S>(query_row(r), problem_.query.view.feature_stride, shape.key_dim, work_.size.depth, problem_.scale,
+                      int(r - first), int(last - first), work_.query + first * work_.size.depth);
+      }
+    }
+    for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
+    for (Index n = 0; n < count_ * Size::panel; ++n) work_.lanes[n] = Scalar(0);
+    for (Index n = 0; n < count_ * work_.size.features; ++n) work_.output[n] = Scalar(0);
+  }
+
+  void pack(Index block, KeyRange keys) {
+    const auto source = [&](const auto& operand) {
+      return Source<const typename std::decay_t<decltype(operand)>::Scalar>{operand.row(chunk_.sequence, chunk_.kv_head, 0),
+                                                                           operand.view.token_stride, operand.view.feature_stride};
+    };
+    pack_keys<S>(source(problem_.key), block, keys, problem_.shape.key_dim, work_.size.depth, work_.key);
+    finite_ = pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim, work_.size.keys, work_.value);
+  }
+
+  /// Stages 1 to 4 of one strip and one block.
+  void attend(Index strip, Index block, KeyRange keys) {
+    const Index first = strip_begin(strip);
+    const int rows = int(strip_begin(strip + 1) - first);
+    const QueryRows strip_rows = rows_of(first, first + rows);
+    const KeyRange seen = intersect(problem_.mask.keys(strip_rows), keys);
+    if (seen.empty()) return;
+    Visit visit;
+    plan(strip_rows, block, seen, visit);
+
+    for (int i = 0; i < rows; ++i) S::store(work_.lane_max + i * S::width, S::set(no_maximum<Scalar>()));
+    const Scalar* query = work_.query + first * work_.size.depth;
+    for (int n = 0; n < visit.segment_count; ++n) {
+      const Segment& segment = visit.segments[n];
+      const bool as_scored = segment.full && Modify::kIdentity;
+      scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last, work_.scores,
+                as_scored ? work_.lane_max : work_.unused_max);
+      if (!as_scored) modify(first, rows, block, segment);
+    }
+
+    Softmax::advance(rows, work_.lane_max, work_.maximum + first, work_.rescale);
+    for (int i = 0; i < rows; ++i) {
+      Scalar* lanes = work_.lanes + (first + i) * Size::panel;
+      Softmax::rescale_sum(work_.rescale[i], lanes);
+      for (int n = 0; n < visit.run_count; ++n) {
+        const DepthRange& run = visit.runs[n];
+        if (finite_) {
+          Softmax::template exponentials<false>(work_.maximum[first + i], work_.scores + i * Size::score_stride, run.begin, run.end, lanes);
+        } else {
+          Softmax::template exponentials<true>(work_.maximum[first + i], work_.scores + i * Size::score_stride, run.begin, run.end, lanes);
+        }
+      }
+    }
+    weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value, work_.size.keys * Size::panel, visit.runs,
+                    visit.run_count, work_.rescale, work_.output + first * work_.size.features, work_.size.features);
+  }
+
+  /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
+  void plan(const QueryRows& rows, Index block, KeyRange seen, Visit& visit) const {
+    const bool whole = cover(problem_.mask, rows, seen) == detail::Cover::all;
+    for (Index j = block + (seen.begin - block) / Size::panel * Size::panel; j < seen.end; j += Size::panel) {
+      const KeyRange panel{j, j + Size::panel};
+      const bool inside = seen.contains(panel);
+      const detail::Cover covered = whole ? detail::Cover::all : cover(problem_.mask, rows, intersect(panel, seen));
+      if (covered == detail::Cover::none) continue;
+      visit.add((j - block) / Size::panel, inside && covered == detail::Cover::all);
+    }
+  }
+
+  /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
+  void modify(Index first, int rows, Index block, const Segment& segment) {
+    for (int i = 0; i < rows; ++i) {
+      const QueryRow row = row_of(first + i);
+      Scalar* s = work_.scores + i * Size::score_stride;
+      auto largest = S::load(work_.lane_max + i * S::width);
+      for (Index j = segment.first * Size::panel; j < segment.last * Size::panel; j += S::width) {
+        auto score = problem_.modify.template apply<S>(S::load(s + j), row, block + j);
+        if (!segment.full) score = hide(score, row, block + j);
+        S::store(s + j, score);
+        largest = S::max(score, largest);
+      }
+      S::store(work_.lane_max + i * S::width, largest);
+    }
+  }
+
+  ATTN_INLINE typename S::Packet hide(const typename S::Packet& score, const QueryRow& row, Index key) const {
+    auto visible = problem_.mask.template lanes<S>(row, key);
+    if (key + S::width > row.keys) {
+      const Index held = row.keys > key ? row.keys - key : 0;
+      visible = S::mask_and(visible, S::less(S::iota(), S::set(Scalar(int(held)))));
+    }
+    return S::select(visible, score, S::set(hidden_score<Scalar>()));
+  }
+
+  /// Stage 5: divides each row once, adds the residual, rounds to storage.
+  void finish() {
+    for (Index r = 0; r < count_; ++r) {
+      const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
+      const bool empty = sum == Scalar(0);
+      const Scalar inverse = empty ? Scalar(0) : Scalar(Scalar(1) / sum);
+      write_output(r, inverse);
+      if constexpr (!std::is_same_v<LogSumExp, Absent>) {
+        using std::log;
+        using Saved = typename LogSumExp::Scalar;
+        const QueryRow row = row_of(r);
+        problem_.logsumexp(row.token, row.head) =
+            Saved(empty ? hidden_score<Scalar>() : Scalar(work_.maximum[r] + Scalar(log(sum))));
+      }
+    }
+  }
+
+  void write_output(Index r, const Scalar& inverse) {
+    using Stored = typename Output::Scalar;
+    const QueryRow row = row_of(r);
+    const Index features = problem_.shape.value_dim, stride = problem_.output.view.feature_stride;
+    const Scalar* o = work_.output + r * work_.size.features;
+    Stored* y = problem_.output.row(row.sequence, row.head, row.row);
+    for (Index c = 0; c < features; c += S::width) {
+      // The zero addend rounds the product by itself, so that the residual is a separate addition, and clears the sign of zero.
+      auto value = S::fmadd(S::load(o + c), S::set(inverse), S::set(Scalar(0)));
+      const Index lanes = features - c < S::width ? features - c : S::width;
+      if constexpr (!std::is_same_v<Residual, Absent>) {
+        const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
+        alignas(64) Scalar added[S::width];
+        for (Index w = 0; w < S::width; ++w) {
+          added[w] = w < lanes ? Scalar(x[(c + w) * problem_.residual.view.feature_stride]) : Scalar(0);
+        }
+        value = S::add(value, S::load(added));
+      }
+      if constexpr (std::is_same_v<Stored, Scalar>) {
+        if (stride == 1 && lanes == S::width) {
+          S::storeu(y + c, value);
+          continue;
+        }
+      }
+      alignas(64) Scalar rounded[S::width];
+      S::store(rounded, value);
+      for (Index w = 0; w < lanes; ++w) y[(c + w) * stride] = Stored(rounded[w]);
+    }
+  }
+
+  /// Strips share the chunk's rows evenly, so that none is much lower than the register tile.
+  Index strip_begin(Index strip) const { return strip * (count_ / strips_) + (strip < count_ % strips_ ? strip : count_ % strips_); }
+
+  QueryRows rows_of(Index first, Index last) const {
+    const Index head = chunk_.kv_head * group_;
+    return {chunk_.sequence, head, head + group_, (chunk_.begin + first) / group_, (chunk_.begin + last - 1) / group_ + 1,
+            first_token_, offset_, keys_};
+  }
+  QueryRow row_of(Index r) const {
+    const Index row = (chunk_.begin + r) / group_;
+    return {chunk_.sequence, chunk_.kv_head * group_ + (chunk_.begin + r) % group_, row, row + first_token_, row + offset_, keys_};
+  }
+  const auto* query_row(Index r) const {
+    const QueryRow row = row_of(r);
+    return problem_.query.row(row.sequence, row.head, row.row);
+  }
+
+  using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
+  using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
+  using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
+  using LogSumExp = std::decay_t<decltype(std::declval<Problem>().logsumexp)>;
+
+  const Problem& problem_;
+  Scratch<Scalar> work_;
+  Chunk chunk_{};
+  Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0, strips_ = 0;
+  bool finite_ = true;
+};
+
+/// Attends all rows of the problem; `memory` holds ScratchSize::total() scalars.
+template <class Problem>
+void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size, typename Problem::Scalar* memory) {
+  using Size = TileSize<typename Problem::Scalar>;
+  ForwardPass<Problem> pass(problem, Scratch<typename Problem::Scalar>(size, memory));
+  const detail::CallShape& shape = problem.shape;
+  for (Index sequence = 0; sequence < shape.sequences(); ++sequence) {
+    const Index rows = shape.queries.length(sequence) * (shape.heads / shape.kv_heads);
+    for (Index head = 0; head < shape.kv_heads; ++head) {
+      for (Index begin = 0; begin < rows; begin += Size::max_chunk_rows) {
+        pass({sequence, head, begin, rows < begin + Size::max_chunk_rows ? rows : begin + Size::max_chunk_rows});
+      }
+    }
+  }
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,106 @@
+// attn/kernel/online_softmax.h: stage 3, scores become exp(s − m) under the running row maximum m, and sums l are kept as lanes.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../detail/vector_math.h"
+#include "tile_size.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// The score of a hidden pair.
+template <class Scalar>
+inline Scalar hidden_score() {
+  return Scalar(-Eigen::NumTraits<Scalar>::infinity());
+}
+
+/// Where a row's maximum starts: the neutral element of max over finite scores. Being finite, it needs no special case:
+/// −∞ − lowest = −∞, so hidden pairs weigh 0 also in a row that has seen nothing yet, and lowest − m = −∞ or 0 rescales zeros.
+template <class Scalar>
+inline Scalar no_maximum() {
+  return Scalar(Eigen::NumTraits<Scalar>::lowest());
+}
+
+// WHAT     for each row i of the strip:  m' = max(m, row maximum of the block),  r = exp(m − m')
+//                                        p = exp(s − m') in place of s,          l = r·l + Σ p, one sum for each lane of a panel
+// LIMIT    exp: 13 operations a packet; with d = 64 the two products cost 64 cycles for the same packet, exp about 5
+// EDGES    whole panels: lanes of hidden keys hold −∞ and become +0. With `mark_hidden` they become hidden_weight() after they
+//          have been summed as 0 (see weighted_sum.h).
+// NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that value row. Each row decides its
+//          own r. r·l is rounded by itself before p is added (a fused step would depend on which panels were visited). lane sums
+//          are reduced once, at the end.
+template <class S>
+struct OnlineSoftmax {
+  using Scalar = typename S::Scalar;
+  using Packet = typename S::Packet;
+  using Size = TileSize<Scalar>;
+
+  static constexpr int kRescaleSlots = int((Size::rows + S::width - 1) / S::width * S::width);
+  /// Packets of one pass over a row: two panels, so that four exponentials are in flight (the chain of one is 12 deep).
+  static constexpr int kBatch = 2 * Size::packets;
+
+  /// Advances the maxima of `rows` rows and leaves exp(m − m') of each in rescale[kRescaleSlots].
+  static void advance(int rows, const Scalar* lane_max, Scalar* m, Scalar* rescale) {
+    for (int i = 0; i < kRescaleSlots; ++i) rescale[i] = Scalar(0);
+    for (int i = 0; i < rows; ++i) {
+      const Scalar largest = S::reduce_max(S::load(lane_max + i * S::width));
+      const Scalar next = m[i] < largest ? largest : m[i];
+      rescale[i] = m[i] - next;
+      m[i] = next;
+    }
+    for (int i = 0; i < kRescaleSlots; i += S::width) {
+      S::store(rescale + i, detail::exp_nonpositive<S>(S::load(rescale + i)));
+    }
+  }
+
+  /// l = r·l for one row's lanes.
+  static ATTN_INLINE void rescale_sum(Scalar rescale, Scalar* lanes) {
+    const Packet r = S::set(rescale);
+    ATTN_UNROLL
+    for (int v = 0; v < Size::packets; ++v) S::store(lanes + v * S::width, S::mul(S::load(lanes + v * S::width), r));
+  }
+
+  /// p = exp(s − m) over the keys [begin, end) of one row (whole panels), added to the row's lanes.
+  template <bool MarkHidden>
+  static ATTN_INLINE void exponentials(Scalar maximum, Scalar* s, Index begin, Index end, Scalar* lanes) {
+    const Packet m = S::set(maximum);
+    Packet sum[Size::packets];
+    ATTN_UNROLL
+    for (int v = 0; v < Size::packets; ++v) sum[v] = S::load(lanes + v * S::width);
+    Index j = begin;
+    for (; j + kBatch * S::width <= end; j += kBatch * S::width) weigh<kBatch, MarkHidden>(m, s + j, sum);
+    for (; j < end; j += Size::panel) weigh<Size::packets, MarkHidden>(m, s + j, sum);
+    ATTN_UNROLL
+    for (int v = 0; v < Size::packets; ++v) S::store(lanes + v * S::width, sum[v]);
+  }
+
+ private:
+  template <int N, bool MarkHidden>
+  static ATTN_INLINE void weigh(const Packet& m, Scalar* s, Packet (&sum)[Size::packets]) {
+    Packet p[N];
+    ATTN_UNROLL
+    for (int v = 0; v < N; ++v) p[v] = detail::exp_nonpositive<S>(S::sub(S::load(s + v * S::width), m));
+    ATTN_UNROLL
+    for (int v = 0; v < N; ++v) {
+      sum[v % Size::packets] = S::add(sum[v % Size::packets], p[v]);
+      if constexpr (MarkHidden) {
+        const auto hidden = S::less(S::load(s + v * S::width), S::set(no_maximum<Scalar>()));
+        p[v] = S::select(hidden, S::set(Scalar(-1)), p[v]);
+      }
+      S::store(s + v * S::width, p[v]);
+    }
+  }
+};
+
+/// The sum of a row's lanes, in one fixed order.
+template <class S>
+typename S::Scalar reduce_lanes(const typename S::Scalar* lanes) {
+  auto sum = S::load(lanes);
+  for (int v = 1; v < TileSize<typename S::Scalar>::packets; ++v) sum = S::add(sum, S::load(lanes + v * S::width));
+  return S::reduce_add(sum);
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,103 @@
+// attn/kernel/problem.h: one call of attention as the engine sees it: erased operands, bound policies, scratch.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../mask.h"
+#include "tile_size.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// An operand resolved to addresses: where row `token` of a sequence and head begins.
+template <class T>
+struct Operand {
+  using Scalar = std::remove_const_t<T>;
+
+  TensorView<T> view;
+  detail::Tokens tokens;  ///< ragged sequences start at their offset; else view.sequence_stride leads to them
+  bool shared = false;    ///< one sequence stands for all
+
+  T* row(Index sequence, Index head, Index token) const {
+    if (shared) sequence = 0;
+    const Index base = tokens.offsets != nullptr ? tokens.begin(sequence) * view.token_stride : sequence * view.sequence_stride;
+    return view.data + base + head * view.head_stride + token * view.token_stride;
+  }
+};
+
+/// An optional operand that is not there.
+struct Absent {};
+
+/// Everything one call computes from and to.
+template <class Query, class Key, class Value, class Output, class Mask, class Modify, class Offset, class Residual, class LogSumExp>
+struct Problem {
+  using Scalar = compute_t<typename Query::Scalar>;
+
+  const detail::CallShape& shape;
+  Query query;
+  Key key;
+  Value value;
+  Output output;
+  Scalar scale;
+  Mask mask;
+  Modify modify;
+  Offset offset;          ///< Index(sequence): the query offset
+  Residual residual;      ///< an operand shaped like the output, or Absent
+  LogSumExp logsumexp;    ///< a MatrixView, query tokens × heads, or Absent
+};
+
+/// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the largest sequence.
+template <class Scalar>
+struct ScratchSize {
+  using Size = TileSize<Scalar>;
+  Index rows, keys, depth, features;  ///< chunk rows; keys of a block; padded d_k and d_v
+
+  constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim)
+      : rows(query_rows < Size::max_chunk_rows ? query_rows : Size::max_chunk_rows),
+        keys(round_up(all_keys < Size::key_block(key_dim, value_dim) ? all_keys : Size::key_block(key_dim, value_dim), Size::panel)),
+        depth(round_up(key_dim, Size::depth)),
+        features(round_up(value_dim, Size::panel)) {}
+
+  static constexpr Index line(Index n) { return round_up(n, 16); }  // whole cache lines (of float), so every part is aligned
+  constexpr Index query() const { return line(rows * depth); }
+  constexpr Index key() const { return line(keys * depth); }
+  constexpr Index value() const { return line(keys * features); }
+  constexpr Index scores() const { return Size::rows * Size::score_stride; }
+  constexpr Index lane_max() const { return line(Size::rows * Size::width); }
+  constexpr Index rescale() const { return line(round_up(Size::rows, Size::width)); }
+  constexpr Index maximum() const { return line(rows); }
+  constexpr Index lanes() const { return line(rows * Size::panel); }
+  constexpr Index output() const { return line(rows * features); }
+  constexpr Index total() const {
+    return query() + key() + value() + scores() + 2 * lane_max() + rescale() + maximum() + lanes() + output();
+  }
+};
+
+/// The parts of a worker's scratch.
+template <class Scalar>
+struct Scratch {
+  ScratchSize<Scalar> size;
+  Scalar *query, *key, *value, *scores, *lane_max, *unused_max, *rescale, *maximum, *lanes, *output;
+
+  Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
+    const auto take = [&memory](Index n) {
+      Scalar* part = memory;
+      memory += n;
+      return part;
+    };
+    query = take(s.query());
+    key = take(s.key());
+    value = take(s.value());
+    scores = take(s.scores());
+    lane_max = take(s.lane_max());
+    unused_max = take(s.lane_max());
+    rescale = take(s.rescale());
+    maximum = take(s.maximum());
+    lanes = take(s.lanes());
+    output = take(s.output());
+  }
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,68 @@
+// attn/kernel/register_tile.h: acc += A·B for R rows and C packets of columns, the accumulators in registers throughout.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "tile_size.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// Depth steps [begin, end) of a tile, both multiples of TileSize::depth.
+struct DepthRange {
+  Index begin, end;
+};
+
+// WHAT     acc[i][v] += Σ_t a[i, t] · b[t, v]        t over [begin, end)                               // acc: (R, C·W)
+// PICTURE                |pkt 0|pkt 1|              b: panel, C·W scalars for each step, contiguous, aligned
+//          a[0, t] ───►  |acc00|acc01|              a: element (i, t) at a[i·RowStep + (t / 4)·GroupStep + t % 4]
+//          a[1, t] ───►  |acc10|acc11|                 packed queries: RowStep 4, GroupStep 4·R (one stream)
+//             …          |  …  |  …  |                 scores: RowStep = stride of the strip, GroupStep 4
+// TRAFFIC  per step: R broadcasts + C loads for R·C multiply-adds; 6 × 2: 8 loads for 12; 12 × 2: 14 loads for 24
+// LIMIT    the multiply-adds: two a cycle, so R·C / 2 cycles a step; loads need half as many at two (three) a cycle
+// EDGES    none: depth is padded to a multiple of 4 with zeros on both sides, rows and packets are compile-time
+// NUMERICS each (row, lane) is one chain of fmadd in order of t, whatever R and C: the bits contract rests on it
+// The accumulators are a local array of the caller's frame and everything here is inlined into it. Loops carry ATTN_UNROLL, or
+// g++ -O2 keeps the array in memory.
+template <class S, int R, int C, int RowStep, int GroupStep>
+ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const typename S::Scalar* a, const typename S::Scalar* b,
+                                     DepthRange depth) {
+  using Packet = typename S::Packet;
+  using Size = TileSize<typename S::Scalar>;
+  a += depth.begin / Size::depth * GroupStep;
+  b += depth.begin * Size::panel;
+  for (Index t = depth.begin; t < depth.end; t += Size::depth) {
+    ATTN_UNROLL
+    for (int step = 0; step < Size::depth; ++step) {
+      Packet column[C];
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) column[v] = S::load(b + step * Size::panel + v * S::width);
+      ATTN_UNROLL
+      for (int i = 0; i < R; ++i) {
+        const Packet x = S::set(a[i * RowStep + step]);
+        ATTN_UNROLL
+        for (int v = 0; v < C; ++v) acc[i][v] = S::fmadd(x, column[v], acc[i][v]);
+      }
+    }
+    a += GroupStep;
+    b += Size::depth * Size::panel;
+  }
+}
+
+/// Calls f with the compile-time row count `rows` (1 … TileSize::rows).
+template <class Scalar, class F>
+ATTN_INLINE void with_rows(int rows, F&& f) {
+  const auto from = [&](auto self, auto candidate) {
+    constexpr int R = decltype(candidate)::value;
+    if (rows == R) {
+      f(candidate);
+    } else if constexpr (R > 1) {
+      self(self, std::integral_constant<int, R - 1>{});
+    }
+  };
+  from(from, std::integral_constant<int, TileSize<Scalar>::rows>{});
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

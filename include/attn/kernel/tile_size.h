@@ -1,0 +1,59 @@
+// attn/kernel/tile_size.h: the single tuning point: every size of the engine, with its measured WHY.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../detail/simd.h"
+#include "../types.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+constexpr Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
+
+template <class Scalar>
+struct TileSize {
+  static constexpr int width = detail::Simd<Scalar>::width;
+
+  /// Packets across one tile.
+  /// WHY  two: with six rows, 12 accumulators + 2 packets + 1 broadcast fill 15 of 16 registers; 4 × 3 was no better. Width 1
+  ///      takes four, so that a panel is a whole number of depth steps.
+  static constexpr int packets = width == 1 ? 4 : 2;
+
+  /// Rows of one tile.
+  /// WHY  16 registers: 6 (0.92–0.95 of the multiply-add peak from L1 on Zen 3); 32 registers: 12 (0.91–0.95 on Cascade Lake
+  ///      with AVX-512; 8 × 3 and 14 × 2 within noise of it, 8 × 3 would make panels of 48 keys). Width 1: 2 × 4
+  ///      scalars fit 16 registers; custom scalars live in memory anyway.
+  static constexpr int rows = width == 1 ? 2 : detail::kVectorRegisters >= 32 ? 12 : 6;
+
+  /// Keys (in Q·Kᵀ) or features (in P·V) across one tile, and so of one packed panel.
+  static constexpr int panel = width * packets;
+  static_assert(panel % 4 == 0, "runs of keys are whole panels and whole depth steps");
+
+  /// Depth steps between pointer updates of the register tile; packed depths are padded to it with zeros.
+  /// WHY  the offsets of 4 steps are immediates; unrolling by 8 spilled on g++ (−18 %).
+  static constexpr int depth = 4;
+
+  /// Keys of one block: packed once, then used by all rows of a chunk; the online softmax takes one step for each block.
+  /// Part of the bits contract: blocks start at absolute multiples of it, so it depends on the feature counts alone.
+  /// WHY  256 keys of d = 64 are 64 KiB of K and of V; 512 keys brought nothing. Wider rows halve it until K and V fit half an
+  ///      L2 of 512 KiB.
+  static constexpr Index max_key_block = 256;
+  static constexpr Index key_block(Index key_dim, Index value_dim) {
+    Index keys = max_key_block;
+    while (keys > 64 && keys * (key_dim + value_dim) * Index(sizeof(Scalar)) > 256 * 1024) keys /= 2;
+    return keys;
+  }
+
+  /// Distance between two rows of scores in the strip.
+  /// WHY  a multiple of the cache line that is no multiple of 4 KiB apart for any two rows of a tile.
+  static constexpr Index score_stride = max_key_block + 16;
+
+  /// Query rows whose outputs are accumulated while the key blocks go by.
+  /// WHY  packing a key block costs about 1 % of what 512 rows do with it.
+  static constexpr Index max_chunk_rows = 1024;
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

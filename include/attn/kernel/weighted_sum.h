@@ -1,0 +1,99 @@
+// attn/kernel/weighted_sum.h: stage 4, o = r·o + p · v for a strip of rows and one block of keys.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "register_tile.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// A weight that is no weight: the pair is hidden. Only written where a block of V holds a value that is not finite.
+template <class Scalar>
+inline Scalar hidden_weight() {
+  return Scalar(-1);
+}
+
+// WHAT     O[i, c] = r[i]·O[i, c] + Σ_j p[i, j] · v[j, c]     R rows × one panel of features, j over the visited runs of keys
+// TRAFFIC  registers as in register_tile.h; a panel of V (C·W scalars a key) streams from L2 once a strip, p stays in L1
+// EDGES    runs are whole multiples of 4 keys: packed V is zero beyond the visible keys, and p is 0 for hidden ones
+// NUMERICS the block's sum is a chain from +0 over its keys in order; a key that the row does not see adds +0, so a block that it
+//          does not see at all (r = 1) changes nothing: rows do not notice their tile mates
+template <class S, int R, int C>
+ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v, const DepthRange* runs, int run_count,
+                                    const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
+  using Packet = typename S::Packet;
+  using Size = TileSize<typename S::Scalar>;
+  Packet acc[R][C];
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
+  }
+  for (int run = 0; run < run_count; ++run) {
+    multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, runs[run]);
+  }
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    const Packet r = S::set(rescale[i]);
+    ATTN_UNROLL
+    for (int x = 0; x < C; ++x) {
+      auto* to = o + i * o_stride + x * S::width;
+      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
+    }
+  }
+}
+
+// The same sums where the block holds a NaN or an infinity in V: hidden pairs are left out instead of adding 0·v, which would be
+// NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
+// visible values are finite. Rare, so it is written for shortness.
+template <class S>
+void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const typename S::Scalar* v, Index panel_stride,
+                        const DepthRange* runs, int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
+                        Index o_stride) {
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
+  for (int i = 0; i < rows; ++i) {
+    const Scalar* weights = p + i * Size::score_stride;
+    for (Index c = 0; c < features; c += S::width) {
+      const Scalar* panel = v + c / Size::panel * panel_stride + c % Size::panel;
+      auto acc = S::set(Scalar(0));
+      for (int run = 0; run < run_count; ++run) {
+        for (Index j = runs[run].begin; j < runs[run].end; ++j) {
+          if (weights[j] == hidden_weight<Scalar>()) continue;
+          acc = S::fmadd(S::set(weights[j]), S::load(panel + j * Size::panel), acc);
+        }
+      }
+      Scalar* to = o + i * o_stride + c;
+      S::store(to, S::fmadd(S::load(to), S::set(rescale[i]), acc));
+    }
+  }
+}
+
+/// o = r·o + p·v over all features; `finite`: every packed value of the block is. panel_stride: scalars from one panel of V to
+/// the next. The last panel may be half a panel wide: one packet instead of two.
+template <class S>
+void weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p, const typename S::Scalar* v,
+                  Index panel_stride, const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
+                  typename S::Scalar* o, Index o_stride) {
+  using Size = TileSize<typename S::Scalar>;
+  if (!finite) {
+    accumulate_visible<S>(rows, features, p, v, panel_stride, runs, run_count, rescale, o, o_stride);
+    return;
+  }
+  with_rows<typename S::Scalar>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value;
+    for (Index c = 0; c < features; c += Size::panel) {
+      const auto* panel = v + c / Size::panel * panel_stride;
+      if (features - c > S::width) {
+        accumulate_panel<S, R, Size::packets>(p, panel, runs, run_count, rescale, o + c, o_stride);
+      } else {
+        accumulate_panel<S, R, 1>(p, panel, runs, run_count, rescale, o + c, o_stride);
+      }
+    }
+  });
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

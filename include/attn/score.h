@@ -1,0 +1,116 @@
+// attn/score.h: stage 2, what happens to a score between scale · q·k and the mask: scale, softcap, bias.
+// SPDX-License-Identifier: MIT
+//
+//   order, always    s = scale · q·k  →  softcap: c·tanh(s / c)  →  + bias  →  mask  →  softmax
+//
+// Options have no order among themselves; this order is the library's. Softcap after a mask would turn −∞ into −c and leak
+// probability; a mask after scaling makes a zero or negative scale harmless.
+#pragma once
+
+#include "detail/vector_math.h"
+#include "mask.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+template <class Number>
+struct Scale : option_base {
+  Number value;
+  explicit Scale(Number v) : value(std::move(v)) {}
+};
+
+/// c·tanh(s / c).
+template <class Scalar>
+struct BoundSoftcap {
+  Scalar cap, inverse;
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
+    return S::mul(S::set(cap), tanh_lanes<S>(S::mul(s, S::set(inverse))));
+  }
+};
+template <class Number>
+struct Softcap : option_base {
+  Number cap;
+  explicit Softcap(Number c) : cap(std::move(c)) {}
+  template <class Scalar>
+  BoundSoftcap<Scalar> bind(const CallShape& shape) const {
+    if (!(cap > Number(0))) fail(text(shape.function, ": softcap needs a cap above zero"));
+    return {Scalar(cap), Scalar(Scalar(1) / Scalar(cap))};
+  }
+};
+
+/// s + bias.
+template <class Scalar, class T>
+struct BoundBias {
+  ScoreTable<T> table;
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row, Index key) const {
+    const T* from = table.row(row) + key * table.key_stride;
+    const Index seen = row.keys - key;
+    if constexpr (std::is_same_v<T, Scalar>) {
+      if (table.key_stride == 1 && seen >= S::width) return S::add(s, S::loadu(from));
+    }
+    alignas(64) Scalar lanes[S::width];
+    for (Index w = 0; w < S::width; ++w) lanes[w] = w < seen ? Scalar(from[w * table.key_stride]) : Scalar(0);
+    return S::add(s, S::load(lanes));
+  }
+};
+template <class Source>
+struct Bias : option_base {
+  Source source;
+  explicit Bias(Source s) : source(std::move(s)) {}
+  template <class Scalar>
+  BoundBias<Scalar, typename Source::Scalar> bind(const CallShape& shape) const {
+    return {source.table(shape, "bias")};
+  }
+};
+
+/// A modifier that is not there.
+struct Unmodified {
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
+    return s;
+  }
+};
+
+/// The modifiers of a call in the library's order.
+template <class First, class Second>
+struct Modifiers {
+  First first;
+  Second second;
+  static constexpr bool kIdentity = std::is_same_v<First, Unmodified> && std::is_same_v<Second, Unmodified>;
+
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row, Index key) const {
+    return second.template apply<S>(first.template apply<S>(s, row, key), row, key);
+  }
+};
+
+}  // namespace detail
+
+/// Scores are scale · q·k; without this option scale = 1/√d_k.
+template <class Number>
+detail::Scale<Number> scale(Number value) {
+  return detail::Scale<Number>(std::move(value));
+}
+
+/// Scores are squashed into (−cap, cap) by cap·tanh(s / cap), cap > 0 (Gemma 2, arXiv:2408.00118).
+template <class Number>
+detail::Softcap<Number> softcap(Number cap) {
+  return detail::Softcap<Number>(std::move(cap));
+}
+
+/// B is added to the scores; −∞ hides a pair. B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one for each
+/// head; a strided view [sequence or 1, head or 1, query or 1, key or 1].
+template <class Matrix>
+auto bias(Matrix&& B) {
+  static_assert(detail::is_score_shaped_v<Matrix>, "attn::bias: expected a matrix to add to the scores");
+  static_assert(!std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
+                "attn::bias: a matrix of bool says its polarity: keep(B) attends where it is true, hide(B) where it is false");
+  auto source = detail::score_source(std::forward<Matrix>(B));
+  return detail::Bias<decltype(source)>(std::move(source));
+}
+
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -61,16 +61,6 @@ struct stack_scratch {
   static constexpr bool value = known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
 };
 
-/// What is written must not be read afterwards: refused where the output shares memory with an input, unless it is the very same
-/// view and every element is read before it is written.
-template <class Output, class Input>
-void check_alias(const CallShape& shape, const char* output_name, const Output& output, const char* name, const Input& input, bool in_place) {
-  if (in_place && is_same_view(output, input)) return;
-  if (may_overlap(output, input)) {
-    fail(text(shape.function, ": ", output_name, " overlaps ", name, in_place ? " without being the same matrix" : "", "; write to memory of its own"));
-  }
-}
-
 /// Understands the operands, checks everything, then runs the engine. `own` may be null: then the call brings its scratch.
 template <class Query, class Key, class Value, class... Options>
 void attend(const char* function, Workspace<compute_t<typename operand_traits<bare_t<Query>>::Scalar>>* own, Query&& Q, Key&& K, Value&& V,
@@ -159,22 +149,36 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
   auto& into_option = pick<is_into>(none, options...);
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
                 "attn: query, key, value and output must compute in one scalar: cast one of them");
-  // Outputs are sized last: a plain matrix may only be resized once nothing can be refused any more.
-  const auto save = [&] {
+  // Outputs are refused before anything is written, and sized once nothing can be refused any more.
+  const auto output_memory = into_option.check(shape);
+  const auto keep_apart = [&](const char* name, const auto& input, bool in_place) {
+    check_alias(function, "output", output_memory, name, input, in_place);
     if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
-      auto& option = pick<is_save_logsumexp>(none, options...);
-      option.target.prepare(function, "logsumexp", shape.queries.total(), shape.heads);
-      return option.target.view();
+      const auto& target = pick<is_save_logsumexp>(none, options...).target;
+      check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), name, input, false);
+    }
+  };
+  if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
+    const auto& target = pick<is_save_logsumexp>(none, options...).target;
+    target.check(function, "logsumexp", shape.queries.total(), shape.heads);
+    check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), "output", output_memory.view, false);
+  }
+  keep_apart("query", place(query, query_held.kStacked, shape.queries).view, true);
+  keep_apart("key", place(key, key_held.kStacked, shape.keys).view, false);
+  keep_apart("value", place(value, value_held.kStacked, values).view, false);
+  if constexpr (count_v<is_residual, Options...> == 1) keep_apart("residual", residual.view, true);
+  (visit_tables(options, keep_apart), ...);
+
+  const auto output = into_option.prepare(shape);
+  const auto logsumexp = [&] {
+    if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
+      const auto& target = pick<is_save_logsumexp>(none, options...).target;
+      target.resize(shape.queries.total(), shape.heads);
+      return target.view();
     } else {
       return kernel::Absent{};
     }
-  };
-  const auto output = into_option.prepare(shape);
-  const auto logsumexp = save();
-
-  check_alias(shape, "output", output.view, "query", place(query, query_held.kStacked, shape.queries).view, true);
-  check_alias(shape, "output", output.view, "key", place(key, key_held.kStacked, shape.keys).view, false);
-  check_alias(shape, "output", output.view, "value", place(value, value_held.kStacked, values).view, false);
+  }();
 
   using Problem = kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>, kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
                                   kernel::Operand<std::remove_pointer_t<decltype(value.data)>>, bare_t<decltype(output)>, bare_t<decltype(mask)>,

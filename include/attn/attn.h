@@ -7,5 +7,6 @@
 #include "layout.h"     //      heads, batches, strided views: how memory becomes (sequence, head, token, feature)
 #include "mask.h"       //   1  which query sees which key
 #include "score.h"      //   2  what happens to a score before the mask
+#include "softmax.h"    //   3  softmax kernels over matrices, and what is mergeable: (max, sum)
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "residual.h"   //   5  Output = x + Output

@@ -102,7 +102,7 @@ struct Window : IntervalMask<Window> {
     if (left < -1 || right < -1) {
       fail(text(shape.function, ": window(", left, ", ", right, "): both sides are counts of keys, or -1 for unbounded"));
     }
-    return *this;
+    return {left > kUnbounded ? -1 : left, right > kUnbounded ? -1 : right};
   }
 };
 
@@ -151,7 +151,7 @@ struct BoundBool : mask_base {
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     if constexpr (S::width == 1) {
-      return (*this)(row, key);
+      return key < row.keys && (*this)(row, key);
     } else {
       using Scalar = typename S::Scalar;
       alignas(64) Scalar flags[S::width];
@@ -185,9 +185,9 @@ struct MatrixSource {
     return score_table<Scalar>(shape, name, {m.data, m.rows, m.cols, m.row_stride, m.col_stride}, heads);
   }
   /// The memory behind it, for the check against outputs that overlap it.
-  MatrixView<const Scalar> memory() const {
+  TensorView<const Scalar> memory() const {
     const auto m = held.view();
-    return {m.data, m.rows, m.cols, m.row_stride, m.col_stride};
+    return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
   }
 };
 template <class T>
@@ -195,6 +195,7 @@ struct ViewSource {
   TensorView<const T> view;
   using Scalar = T;
   ScoreTable<T> table(const CallShape& shape, const char* name) const { return score_table<T>(shape, name, view); }
+  TensorView<const T> memory() const { return view; }
 };
 template <class T>
 auto score_source(T&& x) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "detail/output.h"
+#include "detail/overlap.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -48,16 +49,30 @@ struct ResidualAdd {
     using Scalar = compute_t<typename Y::Scalar>;
     static_assert(std::is_same_v<Scalar, compute_t<typename X::Scalar>>, "attn::residual_add: both operands must compute in one scalar");
     if (x.rows() != y.rows() || x.cols() != y.cols()) {
-      detail::fail(detail::text("attn::residual_add: x is ", detail::shape_text(x.rows(), x.cols()), ", y is ",
+      detail::fail(detail::text(kName, ": x is ", detail::shape_text(x.rows(), x.cols()), ", y is ",
                                 detail::shape_text(y.rows(), y.cols()), "; both need one shape"));
     }
-    output.target.prepare("attn::residual_add", "output", y.rows(), y.cols());
+    output.target.check(kName, "output", y.rows(), y.cols());
+    const auto memory = output.target.memory(y.rows(), y.cols());
+    check_operand(memory, "x", x.derived());
+    check_operand(memory, "y", y.derived());
+    output.target.resize(y.rows(), y.cols());
     const auto z = output.target.view();
     using Stored = typename Target::Scalar;
     using Stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
     using Sum = Eigen::Map<Eigen::Array<Stored, Eigen::Dynamic, Eigen::Dynamic>, 0, Stride>;
     Sum(z.data, z.rows, z.cols, Stride(z.col_stride, z.row_stride)) =
         (x.derived().array().template cast<Scalar>() + y.derived().array().template cast<Scalar>()).template cast<Stored>();
+  }
+
+ private:
+  static constexpr const char* kName = "attn::residual_add";
+
+  template <class Memory, class Matrix>
+  static void check_operand(const Memory& memory, const char* name, const Matrix& m) {
+    if constexpr (detail::has_memory<Matrix>::value) {
+      detail::check_alias(kName, "output", memory, name, detail::as_tensor(detail::view_matrix(m)), true);
+    }
   }
 };
 

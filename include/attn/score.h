@@ -35,7 +35,7 @@ struct Softcap : option_base {
   explicit Softcap(Number c) : cap(std::move(c)) {}
   template <class Scalar>
   BoundSoftcap<Scalar> bind(const CallShape& shape) const {
-    if (!(cap > Number(0))) fail(text(shape.function, ": softcap needs a cap above zero"));
+    if (!(cap > Number(0)) || !is_finite(Scalar(cap))) fail(text(shape.function, ": softcap needs a finite cap above zero"));
     return {Scalar(cap), Scalar(Scalar(1) / Scalar(cap))};
   }
 };

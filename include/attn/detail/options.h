@@ -76,6 +76,32 @@ constexpr void check_options() {
                 "attn: the query offset is named twice: one of causal(align::...), causal_from(...) and query_offset(...)");
 }
 
+/// Calls visit(name, memory, in_place = false) for every matrix that an option reads while rows are written.
+template <class Option, class Visit>
+void visit_tables(const Option&, const Visit&) {}
+template <class Source, class Visit>
+void visit_tables(const Bias<Source>& option, const Visit& visit) {
+  visit("bias", option.source.memory(), false);
+}
+template <class Source, bool Value, class Visit>
+void visit_tables(const BoolMask<Source, Value>& mask, const Visit& visit) {
+  visit(Value ? "keep" : "hide", mask.source.memory(), false);
+}
+template <class A, class Visit>
+void visit_tables(const Not<A>& mask, const Visit& visit) {
+  visit_tables(mask.a, visit);
+}
+template <class A, class B, class Visit>
+void visit_tables(const And<A, B>& mask, const Visit& visit) {
+  visit_tables(mask.a, visit);
+  visit_tables(mask.b, visit);
+}
+template <class A, class B, class Visit>
+void visit_tables(const Or<A, B>& mask, const Visit& visit) {
+  visit_tables(mask.a, visit);
+  visit_tables(mask.b, visit);
+}
+
 /// All masks of the call, joined by "and" and bound to its shape.
 inline SeeAll bind_masks(const CallShape&) { return {}; }
 template <class First, class... Rest>

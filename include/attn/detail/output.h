@@ -24,6 +24,17 @@ constexpr void check_output_type() {
   }
 }
 
+/// The memory of an output as it is before the call touches it. `stays`: it has the size it needs; else it is given up by resizing.
+template <class Scalar>
+struct OutputMemory {
+  TensorView<Scalar> view;
+  bool stays;
+};
+template <class T>
+TensorView<T> as_tensor(const MatrixView<T>& m) {
+  return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
+}
+
 /// A matrix that is written: a plain one with dynamic sizes takes the size it needs, others have to have it.
 template <class Matrix>
 class MatrixOutput {
@@ -31,9 +42,8 @@ class MatrixOutput {
   using Scalar = typename Matrix::Scalar;
   explicit MatrixOutput(Matrix& y) : matrix_(&y) {}
 
-  /// Called once all checks of the inputs have passed.
-  void prepare(const char* function, const char* name, Index rows, Index cols) {
-    if (matrix_->rows() == rows && matrix_->cols() == cols) return;
+  /// Refuses sizes that the matrix cannot take; changes nothing.
+  void check(const char* function, const char* name, Index rows, Index cols) const {
     constexpr auto admits = [](int fixed, int most, Index n) {
       return (fixed == Eigen::Dynamic || fixed == n) && (most == Eigen::Dynamic || n <= most);
     };
@@ -41,8 +51,12 @@ class MatrixOutput {
         !admits(Matrix::ColsAtCompileTime, Matrix::MaxColsAtCompileTime, cols)) {
       fail(text(function, ": ", name, " is ", shape_text(matrix_->rows(), matrix_->cols()), ", needs ", shape_text(rows, cols)));
     }
-    matrix_->resize(rows, cols);
   }
+  OutputMemory<Scalar> memory(Index rows, Index cols) const {
+    return {as_tensor(view()), matrix_->rows() == rows && matrix_->cols() == cols};
+  }
+  /// Called once nothing can be refused any more.
+  void resize(Index rows, Index cols) const { matrix_->resize(rows, cols); }
   MatrixView<Scalar> view() const { return view_matrix(*matrix_); }
 
  private:
@@ -53,11 +67,13 @@ class ViewOutput {
  public:
   using Scalar = Scalar_;
   explicit ViewOutput(MatrixView<Scalar> view) : view_(view) {}
-  void prepare(const char* function, const char* name, Index rows, Index cols) {
+  void check(const char* function, const char* name, Index rows, Index cols) const {
     if (view_.rows != rows || view_.cols != cols) {
       fail(text(function, ": ", name, " is ", shape_text(view_.rows, view_.cols), ", needs ", shape_text(rows, cols)));
     }
   }
+  OutputMemory<Scalar> memory(Index, Index) const { return {as_tensor(view_), true}; }
+  void resize(Index, Index) const {}
   MatrixView<Scalar> view() const { return view_; }
 
  private:
@@ -79,14 +95,25 @@ template <class Target>
 struct Into : option_base {
   Target target;
   using Scalar = typename Target::Scalar;
+  static constexpr bool kMatrix = is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>;
   explicit Into(Target t) : target(std::move(t)) {}
 
-  /// Sizes (or checks) the output; the strided view of it, and whether its rows are stacked sequences.
-  auto prepare(const CallShape& shape) {
-    if constexpr (is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>) {
-      target.prepare(shape.function, "output", shape.queries.total(), shape.heads * shape.value_dim);
-      const auto m = target.view();
-      return place_like_output(shape, "output", TensorView<Scalar>{m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride}, true);
+  /// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.
+  OutputMemory<Scalar> check(const CallShape& shape) const {
+    if constexpr (kMatrix) {
+      const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
+      target.check(shape.function, "output", rows, cols);
+      const OutputMemory<Scalar> now = target.memory(rows, cols);
+      return now.stays ? OutputMemory<Scalar>{place_like_output(shape, "output", now.view, true).view, true} : now;
+    } else {
+      return {place_like_output(shape, "output", target.view(shape.function, "output"), Target::kStacked).view, true};
+    }
+  }
+  /// The output sized and laid out as heads.
+  auto prepare(const CallShape& shape) const {
+    if constexpr (kMatrix) {
+      target.resize(shape.queries.total(), shape.heads * shape.value_dim);
+      return place_like_output(shape, "output", as_tensor(target.view()), true);
     } else {
       return place_like_output(shape, "output", target.view(shape.function, "output"), Target::kStacked);
     }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../types.h"
+#include "check.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -59,35 +60,41 @@ struct Footprint {
   }
 };
 
-/// Solves delta = Σ n_i·stride_i with −size_a < n_i < size_b, widest stride first; exact where the dimensions nest.
-inline bool lattices_meet(const Footprint& a, const Footprint& b, int level, std::intptr_t delta) {
-  if (level == a.rank) return delta == 0;
-  const std::intptr_t stride = a.dimensions[level].stride;
-  std::intptr_t below = 0;
-  for (int i = level + 1; i < a.rank; ++i) {
-    const auto size = a.dimensions[i].size > b.dimensions[i].size ? a.dimensions[i].size : b.dimensions[i].size;
-    below += (size - 1) * a.dimensions[i].stride;
-  }
-  if (below >= stride) return true;  // dimensions interleave: no way to tell, so say yes
-  const std::intptr_t nearest = delta >= 0 ? delta / stride : -((-delta + stride - 1) / stride);
-  for (std::intptr_t n = nearest; n <= nearest + 1; ++n) {
-    if (n <= -b.dimensions[level].size || n >= a.dimensions[level].size) continue;
-    if (lattices_meet(a, b, level + 1, delta - n * stride)) return true;
-  }
-  return false;
-}
+/// The dimensions of two footprints over one list of strides; where only one has a stride, the other has size 1 there.
+struct CommonStrides {
+  std::intptr_t stride[10], size_a[10], size_b[10];
+  int rank = 0;
 
-/// Whether two views share a byte. Exact for views with the same strides (column blocks of one matrix, say); for others, whether
-/// the intervals of addresses that they span meet.
+  CommonStrides(const Footprint& a, const Footprint& b) {
+    for (int i = 0, k = 0; i < a.rank || k < b.rank; ++rank) {
+      const std::intptr_t of_a = i < a.rank ? a.dimensions[i].stride : 0, of_b = k < b.rank ? b.dimensions[k].stride : 0;
+      stride[rank] = of_a > of_b ? of_a : of_b;
+      size_a[rank] = of_a == stride[rank] ? a.dimensions[i++].size : 1;
+      size_b[rank] = of_b == stride[rank] ? b.dimensions[k++].size : 1;
+    }
+  }
+
+  /// Whether delta = Σ n_i·stride_i for some −size_b < n_i < size_a: exact while no dimension reaches into the next wider one.
+  bool meet(int level, std::intptr_t delta) const {
+    if (level == rank) return delta == 0;
+    std::intptr_t below = 0;  // how far the narrower dimensions reach
+    for (int i = level + 1; i < rank; ++i) below += ((size_a[i] > size_b[i] ? size_a[i] : size_b[i]) - 1) * stride[i];
+    if (below >= stride[level]) return true;  // they interleave: no way to tell, so say yes
+    const std::intptr_t nearest = delta >= 0 ? delta / stride[level] : -((-delta + stride[level] - 1) / stride[level]);
+    for (std::intptr_t n = nearest; n <= nearest + 1; ++n) {
+      if (-size_b[level] < n && n < size_a[level] && meet(level + 1, delta - n * stride[level])) return true;
+    }
+    return false;
+  }
+};
+
+/// Whether two views share a byte. Exact while their strides nest (column blocks of one matrix, say); for others, whether the
+/// intervals of addresses that they span meet.
 template <class T, class U>
 bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
   const Footprint a(x), b(y);
   if (a.empty || b.empty || a.base + a.span() <= b.base || b.base + b.span() <= a.base) return false;
-  if (a.rank != b.rank) return true;
-  for (int i = 0; i < a.rank; ++i) {
-    if (a.dimensions[i].stride != b.dimensions[i].stride) return true;
-  }
-  return lattices_meet(a, b, 0, b.base - a.base);
+  return CommonStrides(a, b).meet(0, b.base - a.base);
 }
 
 /// Whether two views are the same elements in the same order: then reading an element before writing it is safe.
@@ -101,6 +108,18 @@ bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
            x.features == y.features && same(x.sequences, x.sequence_stride, y.sequence_stride) &&
            same(x.heads, x.head_stride, y.head_stride) && same(x.tokens, x.token_stride, y.token_stride) &&
            same(x.features, x.feature_stride, y.feature_stride);
+  }
+}
+
+/// Refuses an output that shares memory with an input, unless both are the same elements in the same order and the caller reads
+/// each of them before writing it (`in_place`).
+template <class Output, class Input>
+void check_alias(const char* function, const char* output_name, const Output& output, const char* name, const TensorView<Input>& input,
+                 bool in_place) {
+  if (in_place && output.stays && is_same_view(output.view, input)) return;
+  if (may_overlap(output.view, input)) {
+    fail(text(function, ": ", output_name, " overlaps ", name, in_place ? " without being the same matrix" : "",
+              "; write to memory of its own"));
   }
 }
 

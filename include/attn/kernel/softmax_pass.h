@@ -1,0 +1,165 @@
+// attn/kernel/softmax_pass.h: softmax, log-softmax and log-sum-exp of vectors in strided memory, with the engine's own stage 3.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../mask.h"
+#include "online_softmax.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// n vectors of `length` scores in memory: element (vector, j) at data[vector·vector_stride + j·element_stride].
+template <class T>
+struct Vectors {
+  T* data;
+  Index count, length, vector_stride, element_stride;
+};
+
+enum class SoftmaxResult { weights, log_weights, logsumexp };
+
+// WHAT     weights p = exp(s − m) / l,  log-weights (s − m) − log l,  or log-sum-exp m + log l     of each vector
+// PICTURE  a strip of vectors × a block of 256 scores is brought to rows of scratch (converted, masked), whatever its strides;
+//          pass 1 folds the blocks into (m, l), pass 2 writes the results
+// TRAFFIC  reads each score twice and takes exp twice; vectors of one block are read and weighed once
+// WHY      strips of as many vectors as the register tile has rows: neighbouring columns of a row-major matrix share cache lines
+// EDGES    lanes beyond the length and hidden scores are −∞; a vector with nothing visible gives zeros, −∞ and −∞
+// NUMERICS the state is that of attention: same block bounds, same lanes, one reduction
+template <SoftmaxResult Result, class Scalar, class Input, class Output, class Mask>
+class SoftmaxPass {
+  using S = detail::Simd<Scalar>;
+  using Size = TileSize<Scalar>;
+  using Softmax = OnlineSoftmax<S>;
+
+ public:
+  SoftmaxPass(Vectors<const Input> scores, Vectors<Output> results, const Mask& mask, Index offset)
+      : scores_(scores), results_(results), mask_(mask), offset_(offset) {}
+
+  void operator()() {
+    for (first_ = 0; first_ < scores_.count; first_ += Size::rows) {
+      count_ = int(std::min<Index>(Size::rows, scores_.count - first_));
+      fold();
+      write();
+    }
+  }
+
+ private:
+  static constexpr Index kBlock = Size::max_key_block;
+
+  /// Pass 1: the state of every vector of the strip.
+  void fold() {
+    for (int i = 0; i < count_; ++i) maximum_[i] = no_maximum<Scalar>();
+    for (Scalar& lane : lanes_) lane = Scalar(0);
+    for (Index block = 0; block < scores_.length; block += kBlock) {
+      const Index end = load(block);
+      Softmax::advance(count_, lane_max_, maximum_, rescale_);
+      for (int i = 0; i < count_; ++i) {
+        Softmax::rescale_sum(rescale_[i], lanes_ + i * Size::panel);
+        Softmax::template exponentials<false>(maximum_[i], block_ + i * Size::score_stride, 0, end, lanes_ + i * Size::panel);
+      }
+    }
+  }
+
+  /// Pass 2.
+  void write() {
+    using std::log;
+    Scalar sum[Size::rows];
+    for (int i = 0; i < count_; ++i) sum[i] = reduce_lanes<S>(lanes_ + i * Size::panel);
+    if constexpr (Result == SoftmaxResult::logsumexp) {
+      for (int i = 0; i < count_; ++i) {
+        results_.data[(first_ + i) * results_.vector_stride] =
+            Output(sum[i] == Scalar(0) ? hidden_score<Scalar>() : Scalar(maximum_[i] + Scalar(log(sum[i]))));
+      }
+    } else {
+      for (Index block = 0; block < scores_.length; block += kBlock) {
+        const bool weighed = Result == SoftmaxResult::weights && scores_.length <= kBlock;  // pass 1 has left the weights
+        const Index end = weighed ? round_up(scores_.length, Size::panel) : load(block);
+        for (int i = 0; i < count_; ++i) {
+          Scalar* s = block_ + i * Size::score_stride;
+          if constexpr (Result == SoftmaxResult::weights) {
+            if (!weighed) Softmax::template exponentials<false>(maximum_[i], s, 0, end, unused_lanes_);
+            scale(s, end, sum[i] == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
+          } else {
+            shift(s, end, maximum_[i], sum[i] == Scalar(0) ? Scalar(0) : Scalar(log(sum[i])));
+          }
+        }
+        store(block);
+      }
+    }
+  }
+
+  static void scale(Scalar* s, Index end, const Scalar& factor) {
+    for (Index j = 0; j < end; j += S::width) S::store(s + j, S::mul(S::load(s + j), S::set(factor)));
+  }
+  static void shift(Scalar* s, Index end, const Scalar& maximum, const Scalar& log_sum) {
+    for (Index j = 0; j < end; j += S::width) {
+      S::store(s + j, S::sub(S::sub(S::load(s + j), S::set(maximum)), S::set(log_sum)));
+    }
+  }
+
+  /// Brings a block of the strip to scratch, hides, and finds the lanes' maxima; returns the block's end in whole panels.
+  Index load(Index block) {
+    const Index length = std::min(kBlock, scores_.length - block), end = round_up(length, Size::panel);
+    const Input* from = scores_.data + first_ * scores_.vector_stride + block * scores_.element_stride;
+    if (scores_.element_stride == 1) {
+      for (int i = 0; i < count_; ++i) {
+        for (Index j = 0; j < length; ++j) block_[i * Size::score_stride + j] = Scalar(from[i * scores_.vector_stride + j]);
+      }
+    } else {
+      for (Index j = 0; j < length; ++j) {
+        for (int i = 0; i < count_; ++i) {
+          block_[i * Size::score_stride + j] = Scalar(from[i * scores_.vector_stride + j * scores_.element_stride]);
+        }
+      }
+    }
+    for (int i = 0; i < count_; ++i) {
+      Scalar* s = block_ + i * Size::score_stride;
+      for (Index j = length; j < end; ++j) s[j] = hidden_score<Scalar>();
+      hide(s, block, end, {0, 0, first_ + i, first_ + i, first_ + i + offset_, scores_.length});
+      auto largest = S::set(no_maximum<Scalar>());
+      for (Index j = 0; j < end; j += S::width) largest = S::max(S::load(s + j), largest);
+      S::store(lane_max_ + i * S::width, largest);
+    }
+    return end;
+  }
+
+  void hide(Scalar* s, Index block, Index end, const QueryRow& row) const {
+    if constexpr (!std::is_same_v<Mask, detail::SeeAll>) {
+      for (Index j = 0; j < end; j += S::width) {
+        S::store(s + j, S::select(mask_.template lanes<S>(row, block + j), S::load(s + j), S::set(hidden_score<Scalar>())));
+      }
+    }
+  }
+
+  void store(Index block) {
+    const Index length = std::min(kBlock, results_.length - block);
+    Output* to = results_.data + first_ * results_.vector_stride + block * results_.element_stride;
+    if (results_.element_stride == 1) {
+      for (int i = 0; i < count_; ++i) {
+        for (Index j = 0; j < length; ++j) to[i * results_.vector_stride + j] = Output(block_[i * Size::score_stride + j]);
+      }
+    } else {
+      for (Index j = 0; j < length; ++j) {
+        for (int i = 0; i < count_; ++i) {
+          to[i * results_.vector_stride + j * results_.element_stride] = Output(block_[i * Size::score_stride + j]);
+        }
+      }
+    }
+  }
+
+  Vectors<const Input> scores_;
+  Vectors<Output> results_;
+  const Mask& mask_;
+  Index offset_, first_ = 0;
+  int count_ = 0;
+  alignas(64) Scalar block_[Size::rows * Size::score_stride];
+  alignas(64) Scalar lanes_[Size::rows * Size::panel];
+  alignas(64) Scalar unused_lanes_[Size::panel] = {};
+  alignas(64) Scalar lane_max_[Size::rows * S::width];
+  alignas(64) Scalar rescale_[Softmax::kRescaleSlots];
+  Scalar maximum_[Size::rows];
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

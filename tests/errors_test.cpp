@@ -1,0 +1,584 @@
+// tests/errors_test.cpp: what is refused at run time, in which words, and that nothing was written before.
+// SPDX-License-Identifier: MIT
+#include <attn/attn.h>
+#include <gtest/gtest.h>
+
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "support/matrix_matchers.h"
+#include "support/random.h"
+
+namespace {
+
+using Eigen::Index;
+using Eigen::MatrixXf;
+using support::same_bits;
+
+MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
+  return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
+}
+
+template <class Call>
+std::string error_of(Call&& call) {
+  try {
+    call();
+  } catch (const std::invalid_argument& error) {
+    return error.what();
+  }
+  return "nothing was refused";
+}
+
+/// The call with these options is refused in these words; outputs keep their sizes and their bits.
+template <class Query, class Key, class Value, class... Options>
+void expect_refused(const std::string& message, const Query& Q, const Key& K, const Value& V,
+                    const Options&... options) {
+  const MatrixXf Y_before = numbers(2, 3, 91), l_before = numbers(1, 1, 92);
+  MatrixXf Y = Y_before, l = l_before;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(Q, K, V, attn::into(Y), options..., attn::save_logsumexp(l));
+            }),
+            message);
+  EXPECT_TRUE(same_bits(Y, Y_before)) << message;
+  EXPECT_TRUE(same_bits(l, l_before)) << message;
+}
+
+/// Operands of `n` heads; the heads() of every test here, so that they share one instantiation.
+auto split(const MatrixXf& X, Index n = 1) { return attn::heads(X, n); }
+
+// ---- Operands ----------------------------------------------------------------------------------
+
+TEST(OperandErrors, NameTheShapesThatDisagree) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  expect_refused("attn::attention: value has 7 rows, key has 9; both need one row per key",
+                 split(Q), split(K), split(numbers(7, 4)));
+  expect_refused("attn::attention: key has 7 features, query has 8; both need d_k, for each head",
+                 split(Q), split(numbers(9, 7)), split(V));
+  expect_refused("attn::attention: key has 4 features, query has 8; both need d_k, for each head",
+                 split(Q), split(K, 2), split(V, 2));
+  expect_refused("attn::attention: query has 0 features, needs at least 1", split(numbers(6, 0)),
+                 split(numbers(9, 0)), split(V));
+}
+
+TEST(OperandErrors, NameTheHeadsThatDoNotDivide) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  expect_refused("attn::attention: query has 8 columns, needs a multiple of its 3 heads",
+                 split(Q, 3), split(K), split(V));
+  expect_refused("attn::attention: key has 8 columns, needs a multiple of its 5 heads", split(Q),
+                 split(K, 5), split(V));
+  expect_refused("attn::attention: value has 4 columns, needs a multiple of its 3 heads", split(Q),
+                 split(K), split(V, 3));
+  expect_refused("attn::attention: query has 8 columns, needs a multiple of its 0 heads",
+                 split(Q, 0), split(K), split(V));
+  expect_refused("attn::attention: key has 8 columns, needs a multiple of its -2 heads", split(Q),
+                 split(K, -2), split(V));
+  expect_refused("attn::attention: value has 2 heads, key has 4; both need one number",
+                 split(Q, 4), split(K, 4), split(V, 2));
+  expect_refused(
+      "attn::attention: query has 2 heads, needs a multiple of the 4 heads of key and value",
+      split(numbers(6, 4), 2), split(K, 4), split(V, 4));
+  expect_refused(
+      "attn::attention: query has 3 heads, needs a multiple of the 2 heads of key and value",
+      split(numbers(6, 12), 3), split(K, 2), split(V, 2));
+}
+
+TEST(OperandErrors, AreTheFunctorsOwn) {
+  attn::ScaledDotProductAttention<float> sdpa;
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(7, 4);
+  MatrixXf Y(2, 3);
+  EXPECT_EQ(error_of([&] { sdpa(Q, K, V, attn::into(Y)); }),
+            "attn::ScaledDotProductAttention: value has 7 rows, key has 9; both need one row per "
+            "key");
+  EXPECT_EQ(Y.rows(), 2);
+}
+
+// ---- Batches -----------------------------------------------------------------------------------
+
+TEST(BatchErrors, SayWhatIsWrongWithOffsets) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto refused = [&](const std::string& message, const std::vector<int>& queries,
+                           const std::vector<int>& keys) {
+    expect_refused("attn::attention: sequences: " + message, split(Q), split(K), split(V),
+                   attn::sequences(queries, keys));
+  };
+  refused("the row offsets of query must begin with 0", {1, 6}, {0, 9});
+  refused("the row offsets of query must begin with 0", {}, {0, 9});
+  refused("the row offsets of key must begin with 0", {0, 6}, {2, 9});
+  refused("row offset 2 of query is 3, below the one before, 4", {0, 4, 3, 6}, {0, 3, 6, 9});
+  refused("row offset 1 of key is -1, below the one before, 0", {0, 2, 4, 6}, {0, -1, 6, 9});
+  refused("the row offsets of query end at 5, it has 6 rows", {0, 2, 5}, {0, 3, 9});
+  refused("the row offsets of key end at 12, it has 9 rows", {0, 2, 6}, {0, 3, 12});
+}
+
+TEST(BatchErrors, SayWhichCountsOfSequencesDisagree) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const std::string end = "; needs as many, or one that serves all";
+  expect_refused("attn::attention: key has 2 sequences, query has 3" + end, split(Q), split(K),
+                 split(V), attn::sequences({0, 1, 2, 6}, {0, 4, 9}));
+  expect_refused("attn::attention: key has 3 sequences, query has 2" + end, split(Q), split(K),
+                 split(V), attn::sequence_length(3, 3));
+  expect_refused("attn::attention: key has 0 sequences, query has 1" + end, split(Q),
+                 split(numbers(0, 8)), split(numbers(0, 4)), attn::sequences({0, 6}, {0}));
+}
+
+TEST(BatchErrors, SayWhichLengthDoesNotDivide) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto refused = [&](const std::string& message, Index queries, Index keys) {
+    expect_refused("attn::attention: " + message, split(Q), split(K), split(V),
+                   attn::sequence_length(queries, keys));
+  };
+  refused("sequence_length: query has 6 rows, needs a multiple of 4 (at least 1)", 4, 3);
+  refused("sequence_length: key has 9 rows, needs a multiple of 2 (at least 1)", 3, 2);
+  refused("sequence_length(0, 3): lengths are at least 1", 0, 3);
+  refused("sequence_length(3, -1): lengths are at least 1", 3, -1);
+}
+
+TEST(BatchErrors, AStridedViewHoldsItsSequencesItself) {
+  const MatrixXf memory = numbers(4, 24);
+  const auto view = [&](Index sequences, Index tokens) {
+    return attn::bhld(memory.data(), sequences, 1, tokens, 4);
+  };
+  const std::string end =
+      " is a strided view, which holds its sequences itself; sequences() and sequence_length() are "
+      "for stacked rows";
+  expect_refused("attn::attention: query" + end, view(2, 3), view(2, 3), view(2, 3),
+                 attn::sequence_length(3));
+  expect_refused("attn::attention: query" + end, view(2, 3), view(2, 3), view(2, 3),
+                 attn::sequences({0, 3}));
+  expect_refused("attn::attention: value has 1 sequences, key has 2; both need one number",
+                 view(2, 3), view(2, 3), view(1, 3));
+  expect_refused("attn::attention: key has 2 sequences, query has 4; needs as many, or one that "
+                 "serves all",
+                 view(4, 3), view(2, 3), view(2, 3));
+}
+
+// ---- Masks and positions -----------------------------------------------------------------------
+
+TEST(MaskErrors, PlainCausalAsksForAnAlignment) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const std::string message =
+      "attn::attention: causal() with 6 queries and 9 keys: name the alignment: "
+      "causal(align::lower_right) puts the last query at the last key, causal(align::upper_left) "
+      "the first query at the first key, causal_from(n) the first query at key n";
+  expect_refused(message, split(Q), split(K), split(V), attn::causal());
+  expect_refused(message, split(Q), split(K), split(V), attn::window(2, 2) || !attn::causal());
+}
+
+TEST(MaskErrors, PlainCausalAsksInTheSequenceThatLeavesItOpen) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(7, 8), V = numbers(7, 4);
+  const std::string message = error_of([&] {
+    (void)attn::attention(split(Q), split(K), split(V), attn::causal(),
+                          attn::sequences({0, 4, 6}, {0, 4, 7}));
+  });
+  EXPECT_EQ(message.substr(0, 56), "attn::attention: causal() with 2 queries and 3 keys: nam");
+}
+
+TEST(MaskErrors, OffsetsAreOneOrOneForEachSequence) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const std::string end =
+      " has 2 offsets, the call has 3 sequences; needs one for each (or one for all)";
+  expect_refused("attn::attention: causal_from" + end, split(Q), split(K), split(V),
+                 attn::sequence_length(2, 3), attn::causal_from({1, 2}));
+  expect_refused("attn::attention: query_offset" + end, split(Q), split(K), split(V),
+                 attn::sequence_length(2, 3), attn::query_offset({1, 2}));
+}
+
+TEST(MaskErrors, WindowSidesAreCounts) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const std::string end = ": both sides are counts of keys, or -1 for unbounded";
+  expect_refused("attn::attention: window(-2, 0)" + end, split(Q), split(K), split(V),
+                 attn::window(-2, 0));
+  expect_refused("attn::attention: window(3, -7)" + end, split(Q), split(K), split(V),
+                 attn::window(3, -7));
+}
+
+TEST(MaskErrors, KeyBoundsLieWithinTheirSequence) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto refused = [&](const std::string& message, const auto& mask) {
+    expect_refused("attn::attention: " + message, split(Q), split(K), split(V),
+                   attn::sequence_length(2, 3), mask);
+  };
+  refused("key_lengths has 2 entries, the call has 3 sequences; needs one for each (or one for "
+          "all)",
+          attn::key_lengths({1, 2}));
+  refused("key_range has 4 entries, the call has 3 sequences; needs one for each (or one for all)",
+          attn::key_range({0, 0, 0, 0}, {1, 1, 1, 1}));
+  refused("key_range has 1 begins and 3 ends", attn::key_range({0}, {1, 2, 3}));
+  refused("key_lengths of sequence 1 is [0, 4), needs 0 <= begin <= end <= 3 (its keys)",
+          attn::key_lengths({3, 4, 1}));
+  refused("key_lengths of sequence 0 is [0, -1), needs 0 <= begin <= end <= 3 (its keys)",
+          attn::key_lengths({-1, 2, 1}));
+  refused("key_lengths of sequence 0 is [0, 5), needs 0 <= begin <= end <= 3 (its keys)",
+          attn::key_lengths(5));
+  refused("key_range of sequence 2 is [2, 1), needs 0 <= begin <= end <= 3 (its keys)",
+          attn::key_range({0, 1, 2}, {3, 3, 1}));
+  refused("key_range of sequence 0 is [-1, 2), needs 0 <= begin <= end <= 3 (its keys)",
+          attn::key_range(-1, 2));
+}
+
+TEST(MaskErrors, ARaggedBatchIsBoundedByEachSequence) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  expect_refused(
+      "attn::attention: key_lengths of sequence 1 is [0, 4), needs 0 <= begin <= end <= 2 (its "
+      "keys)",
+      split(Q), split(K), split(V), attn::sequences({0, 3, 6}, {0, 7, 9}), attn::key_lengths(4));
+}
+
+// ---- Matrices shaped like the scores -----------------------------------------------------------
+
+TEST(ScoreShapeErrors, NameTheShapeThatIsNeeded) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4), B = numbers(5, 9);
+  expect_refused("attn::attention: bias is 5x9, needs 6x9 (query rows x keys of each head)",
+                 split(Q), split(K), split(V), attn::bias(split(B)));
+  expect_refused("attn::attention: bias has 3 heads, query has 2", split(Q, 2), split(K, 2),
+                 split(V, 2), attn::bias(split(numbers(6, 27), 3)));
+  expect_refused("attn::attention: bias is 6x9, needs 6x18 (query rows x keys of each head)",
+                 split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 9), 2)));
+  expect_refused("attn::attention: bias is 6x18, needs 6x9 (query rows x keys of each head)",
+                 split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 18))));
+}
+
+TEST(ScoreShapeErrors, NameTheMaskByItsPolarity) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto B = support::random_bools(6, 8, 3);
+  expect_refused("attn::attention: keep is 6x8, needs 6x9 (query rows x keys of each head)",
+                 split(Q), split(K), split(V), attn::keep(B));
+  expect_refused("attn::attention: hide is 6x8, needs 6x9 (query rows x keys of each head)",
+                 split(Q), split(K), split(V), attn::hide(B));
+}
+
+TEST(ScoreShapeErrors, OfABatchNameBothShapes) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4), B = numbers(3, 5);
+  expect_refused(
+      "attn::attention: bias is 3x5, needs 4x5 (longest query sequence x keys of each head) or 6x5 "
+      "(a row for each query token)",
+      split(Q), split(K), split(V), attn::sequences({0, 4, 6}, {0, 4, 9}), attn::bias(split(B)));
+}
+
+TEST(ScoreShapeErrors, OfAStridedViewNameTheFourSizes) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4), memory = numbers(9, 99);
+  expect_refused(
+      "attn::attention: bias is [1, 3, 6, 9], needs [1, 2, 6, 9] (sequences, heads, queries, keys) "
+      "or 1 in place of any",
+      split(Q, 2), split(K, 2), split(V, 2), attn::bias(attn::bhld(memory.data(), 1, 3, 6, 9)));
+  expect_refused(
+      "attn::attention: bias is [3, 1, 2, 4], needs [3, 1, 2, 3] (sequences, heads, queries, keys) "
+      "or 1 in place of any",
+      split(Q), split(K), split(V), attn::sequence_length(2, 3),
+      attn::bias(attn::bhld(memory.data(), 3, 1, 2, 4)));
+}
+
+TEST(ScoreErrors, SoftcapIsAboveZero) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  for (const float cap : {0.f, -1.f, std::numeric_limits<float>::quiet_NaN()}) {
+    expect_refused("attn::attention: softcap needs a cap above zero", split(Q), split(K), split(V),
+                   attn::softcap(cap));
+  }
+}
+
+// ---- Outputs and residuals ---------------------------------------------------------------------
+
+TEST(OutputErrors, NameTheSizeThatIsNeeded) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  Eigen::Matrix<float, 6, 5> fixed = numbers(6, 5);
+  const Eigen::Matrix<float, 6, 5> before = fixed;
+  EXPECT_EQ(error_of([&] { attn::attention(split(Q), split(K), split(V), attn::into(fixed)); }),
+            "attn::attention: output is 6x5, needs 6x4");
+  EXPECT_TRUE(same_bits(fixed, before));
+
+  MatrixXf big = numbers(9, 9);
+  const MatrixXf big_before = big;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(split(Q), split(K), split(V), attn::into(big.topLeftCorner(5, 4)));
+            }),
+            "attn::attention: output is 5x4, needs 6x4");
+  EXPECT_EQ(error_of([&] {
+              attn::attention(split(Q, 2), split(K, 2), split(V, 2), attn::into(attn::heads(big, 3)));
+            }),
+            "attn::attention: output is 9x9 in 3 heads, needs 6x4 (query rows x value features) in "
+            "2 heads");
+  EXPECT_EQ(error_of([&] {
+              attn::attention(split(Q), split(K), split(V),
+                              attn::into(attn::bhld(big.data(), 1, 2, 6, 4)));
+            }),
+            "attn::attention: output is a view of [1, 2, 6, 4], needs [1, 1, 6, 4] (sequences, "
+            "heads, query rows, value features), sequences of equal length");
+  EXPECT_TRUE(same_bits(big, big_before));
+}
+
+TEST(OutputErrors, ARaggedBatchDoesNotFitAStridedView) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(6, 8), V = numbers(6, 4);
+  MatrixXf Y = numbers(6, 4, 5);
+  const MatrixXf before = Y;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(split(Q), split(K), split(V), attn::sequences({0, 3, 6}),
+                              attn::into(attn::bhld(Y.data(), 2, 1, 3, 4)));
+            }),
+            "attn::attention: output is a view of [2, 1, 3, 4], needs [2, 1, 3, 4] (sequences, "
+            "heads, query rows, value features), sequences of equal length");
+  EXPECT_TRUE(same_bits(Y, before));
+}
+
+TEST(OutputErrors, ALogsumexpThatDoesNotFitLeavesTheOutputAsItWas) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const MatrixXf before = numbers(2, 3);
+  MatrixXf Y = before;
+  Eigen::Vector4f fixed = numbers(4, 1), fixed_before = fixed;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(Q, K, V, attn::into(Y), attn::save_logsumexp(fixed));
+            }),
+            "attn::attention: logsumexp is 4x1, needs 6x1");
+  EXPECT_TRUE(same_bits(Y, before)) << "resized before the refusal";
+  EXPECT_TRUE(same_bits(fixed, fixed_before));
+
+  MatrixXf big = numbers(9, 9);
+  EXPECT_EQ(error_of([&] {
+              attn::attention(Q, K, V, attn::into(Y), attn::save_logsumexp(big.col(3)));
+            }),
+            "attn::attention: logsumexp is 9x1, needs 6x1");
+  EXPECT_TRUE(same_bits(Y, before)) << "resized before the refusal";
+}
+
+TEST(OutputErrors, ARefusedOutputLeavesTheLogsumexpAsItWas) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const MatrixXf before = numbers(2, 3);
+  MatrixXf l = before, big = numbers(9, 9);
+  EXPECT_EQ(error_of([&] {
+              attn::attention(Q, K, V, attn::into(big.leftCols(3)), attn::save_logsumexp(l));
+            }),
+            "attn::attention: output is 9x3, needs 6x4");
+  EXPECT_TRUE(same_bits(l, before));
+}
+
+TEST(ResidualErrors, NameTheSizeThatIsNeeded) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  expect_refused("attn::attention: residual is 6x5 in 1 heads, needs 6x4 (query rows x value "
+                 "features) in 1 heads",
+                 split(Q), split(K), split(V), attn::residual(split(numbers(6, 5))));
+  expect_refused("attn::attention: residual is 6x4 in 4 heads, needs 6x4 (query rows x value "
+                 "features) in 2 heads",
+                 split(Q, 2), split(K, 2), split(V, 2), attn::residual(split(numbers(6, 4), 4)));
+  const MatrixXf X = numbers(6, 4);
+  expect_refused("attn::attention: residual is a view of [1, 1, 4, 6], needs [1, 1, 6, 4] "
+                 "(sequences, heads, query rows, value features), sequences of equal length",
+                 split(Q), split(K), split(V), attn::residual(attn::bhld(X.data(), 1, 1, 4, 6)));
+}
+
+TEST(ResidualErrors, OfResidualAddNameBothShapes) {
+  const MatrixXf x = numbers(6, 4), y = numbers(4, 6);
+  MatrixXf z = numbers(2, 3), z_before = z;
+  EXPECT_EQ(error_of([&] { attn::residual_add(x, y, attn::into(z)); }),
+            "attn::residual_add: x is 6x4, y is 4x6; both need one shape");
+  EXPECT_TRUE(same_bits(z, z_before));
+  EXPECT_EQ(error_of([&] { (void)attn::residual_add(x, y); }),
+            "attn::residual_add: x is 6x4, y is 4x6; both need one shape");
+  EXPECT_EQ(error_of([&] { attn::residual_add(x, x, attn::into(z.col(1))); }),
+            "attn::residual_add: output is 2x1, needs 6x4");
+  EXPECT_TRUE(same_bits(z, z_before));
+}
+
+// ---- Memory shared by inputs and outputs: it works or is refused, never silently wrong ----------
+
+struct Operands {
+  MatrixXf Q = numbers(9, 8, 1), K = numbers(9, 8, 2), V = numbers(9, 8, 3);
+};
+
+TEST(Aliasing, TheOutputMayBeTheQuery) {
+  const Operands in;
+  const MatrixXf expected = attn::attention(in.Q, in.K, in.V);
+  MatrixXf Q = in.Q;
+  attn::attention(Q, in.K, in.V, attn::into(Q));
+  EXPECT_TRUE(same_bits(Q, expected));
+}
+
+TEST(Aliasing, TheOutputMayBeTheQueryOfManyHeads) {
+  const Operands in;
+  const MatrixXf K = numbers(9, 4, 2), V = numbers(9, 4, 3);
+  const MatrixXf expected = attn::attention(split(in.Q, 4), split(K, 2), split(V, 2));
+  MatrixXf Q = in.Q;
+  attn::attention(attn::heads(Q, 4), split(K, 2), split(V, 2), attn::into(attn::heads(Q, 4)));
+  EXPECT_TRUE(same_bits(Q, expected));
+}
+
+TEST(Aliasing, TheOutputMayBeAQueryOfManyChunks) {
+  const MatrixXf Q = numbers(1500, 4, 1), K = numbers(30, 4, 2), V = numbers(30, 4, 3);
+  const MatrixXf expected = attn::attention(Q, K, V);
+  MatrixXf Y = Q;
+  attn::attention(Y, K, V, attn::into(Y));
+  EXPECT_TRUE(same_bits(Y, expected));
+}
+
+TEST(Aliasing, OutputsBesideTheInputsInOneMatrixAreAccepted) {
+  const Operands in;
+  const MatrixXf expected = attn::attention(in.Q, in.K, in.V);
+  MatrixXf columns(9, 32);
+  columns << in.Q, in.K, in.V, in.Q;
+  attn::attention(columns.leftCols(8), columns.middleCols(8, 8), columns.middleCols(16, 8),
+                  attn::into(columns.rightCols(8)));
+  EXPECT_TRUE(same_bits(columns.rightCols(8), expected));
+  EXPECT_TRUE(same_bits(columns.leftCols(8), in.Q));
+
+  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> rows(9, 32);
+  rows << in.Q, in.K, in.V, in.Q;
+  attn::attention(rows.leftCols(8), rows.middleCols(8, 8), rows.middleCols(16, 8),
+                  attn::into(rows.rightCols(8)));
+  EXPECT_TRUE(same_bits(rows.rightCols(8), expected));
+}
+
+TEST(Aliasing, OneRowBesideTheKeysInOneMatrixIsAccepted) {
+  const Operands in;
+  const MatrixXf expected = attn::attention(in.Q.row(4), in.K, in.V);
+  MatrixXf packed(9, 32);
+  packed << in.Q, in.K, in.V, in.Q;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(packed.block(4, 0, 1, 8), packed.middleCols(8, 8),
+                              packed.middleCols(16, 8), attn::into(packed.block(4, 24, 1, 8)));
+            }),
+            "nothing was refused");
+  EXPECT_TRUE(same_bits(packed.block(4, 24, 1, 8), expected));
+}
+
+TEST(Aliasing, AnOutputThatOverlapsKeyOrValueIsRefused) {
+  const Operands in;
+  MatrixXf K = in.K, V = in.V;
+  EXPECT_EQ(error_of([&] { attn::attention(in.Q, K, V, attn::into(K)); }),
+            "attn::attention: output overlaps key; write to memory of its own");
+  EXPECT_EQ(error_of([&] { attn::attention(in.Q, K, V, attn::into(V)); }),
+            "attn::attention: output overlaps value; write to memory of its own");
+  EXPECT_TRUE(same_bits(K, in.K));
+  EXPECT_TRUE(same_bits(V, in.V));
+}
+
+TEST(Aliasing, AnOutputThatIsOnlyPartOfTheQueryIsRefused) {
+  const Operands in;
+  MatrixXf big = numbers(20, 8, 4);
+  const MatrixXf before = big;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(big.middleRows(0, 9), in.K, in.V, attn::into(big.middleRows(1, 9)));
+            }),
+            "attn::attention: output overlaps query without being the same matrix; write to memory "
+            "of its own");
+  EXPECT_TRUE(same_bits(big, before));
+}
+
+TEST(Aliasing, TheTransposedQueryIsNotTheSameMatrix) {
+  const Operands in;
+  MatrixXf square = numbers(8, 8, 4);
+  const MatrixXf before = square;
+  EXPECT_EQ(error_of([&] {
+              attn::attention(square.transpose(), in.K, in.V, attn::into(square));
+            }),
+            "attn::attention: output overlaps query without being the same matrix; write to memory "
+            "of its own");
+  EXPECT_TRUE(same_bits(square, before));
+}
+
+// An output that would be resized is an input's memory all the same.
+TEST(Aliasing, AnInputIsNotResizedAsOutput) {
+  const MatrixXf Q = numbers(6, 8, 1), K = numbers(9, 8, 2), V = numbers(9, 5, 3);
+  const std::string refused = "attn::attention: output overlaps ";
+  MatrixXf q = Q, k = K, v = V;
+  EXPECT_EQ(error_of([&] { attn::attention(q, K, V, attn::into(q)); }).substr(0, 33), refused);
+  EXPECT_TRUE(same_bits(q, Q));
+  EXPECT_EQ(error_of([&] { attn::attention(Q, k, V, attn::into(k)); }).substr(0, 33), refused);
+  EXPECT_TRUE(same_bits(k, K));
+  EXPECT_EQ(error_of([&] { attn::attention(Q, K, v, attn::into(v)); }).substr(0, 33), refused);
+  EXPECT_TRUE(same_bits(v, V));
+}
+
+/// The call is refused and leaves `written` alone, or `written` ends as `expected`.
+template <class Call, class Written>
+void expect_right_or_refused(Call&& call, const Written& written, const MatrixXf& expected) {
+  const MatrixXf before = written;
+  const bool refused = error_of(call) != "nothing was refused";
+  EXPECT_TRUE(same_bits(written, refused ? before : expected))
+      << (refused ? "refused, but written" : "neither right nor refused");
+}
+
+TEST(Aliasing, TheOutputMayBeTheResidual) {
+  const Operands in;
+  const MatrixXf X = numbers(9, 8, 4), expected = attn::attention(in.Q, in.K, in.V, attn::residual(X));
+  MatrixXf Y = X;
+  attn::attention(in.Q, in.K, in.V, attn::residual(Y), attn::into(Y));
+  EXPECT_TRUE(same_bits(Y, expected));
+}
+
+TEST(Aliasing, AnotherViewOfTheResidualIsRightOrRefused) {
+  const Operands in;
+  MatrixXf big = numbers(20, 8, 4), square = numbers(8, 8, 5);
+  const MatrixXf shifted = big.middleRows(1, 9), transposed = square.transpose();
+  const MatrixXf expected = attn::attention(in.Q, in.K, in.V, attn::residual(shifted));
+  expect_right_or_refused(
+      [&] {
+        attn::attention(in.Q, in.K, in.V, attn::residual(big.middleRows(1, 9)),
+                        attn::into(big.middleRows(2, 9)));
+      },
+      big.middleRows(2, 9), expected);
+  const MatrixXf Q = in.Q.topRows(8);
+  const MatrixXf of_transposed = attn::attention(Q, in.K, in.V, attn::residual(transposed));
+  expect_right_or_refused(
+      [&] {
+        attn::attention(Q, in.K, in.V, attn::residual(square.transpose()), attn::into(square));
+      },
+      square, of_transposed);
+}
+
+TEST(Aliasing, ABiasOrMaskInsideTheOutputIsRightOrRefused) {
+  const Operands in;
+  MatrixXf Y = numbers(9, 18, 4);
+  const MatrixXf B = Y.leftCols(9), Q = numbers(9, 18, 1), K = numbers(9, 18, 2), V = numbers(9, 18, 3);
+  const MatrixXf expected =
+      attn::attention(split(Q, 2), split(K, 2), split(V, 2), attn::bias(B));
+  expect_right_or_refused(
+      [&] {
+        attn::attention(split(Q, 2), split(K, 2), split(V, 2), attn::bias(Y.leftCols(9)),
+                        attn::into(attn::heads(Y, 2)));
+      },
+      Y, expected);
+}
+
+TEST(Aliasing, ALogsumexpInsideTheOutputOrAnInputIsRightOrRefused) {
+  const Operands in;
+  MatrixXf Y = numbers(9, 8, 4);
+  const MatrixXf plain = attn::attention(in.Q, in.K, in.V);
+  // Two outputs in one place cannot both be right.
+  EXPECT_NE(error_of([&] {
+              attn::attention(in.Q, in.K, in.V, attn::into(Y), attn::save_logsumexp(Y.col(2)));
+            }),
+            "nothing was refused");
+
+  MatrixXf K = in.K, out = numbers(9, 8, 5);
+  const MatrixXf expected = attn::attention(split(in.Q, 2), split(in.K, 2), split(in.V, 2));
+  expect_right_or_refused(
+      [&] {
+        attn::attention(split(in.Q, 2), split(K, 2), split(in.V, 2), attn::into(out),
+                        attn::save_logsumexp(K.rightCols(2)));
+      },
+      out, expected);
+}
+
+TEST(Aliasing, ResidualAddOfOverlappingMatricesIsRightOrRefused) {
+  MatrixXf x = numbers(40, 40, 1);
+  const MatrixXf y = numbers(40, 40, 2), transposed = x.transpose() + y;
+  expect_right_or_refused([&] { attn::residual_add(x.transpose(), y, attn::into(x)); }, x,
+                          transposed);
+  x = numbers(40, 40, 1);
+  const MatrixXf shifted = x.topLeftCorner(30, 30) + y.topLeftCorner(30, 30);
+  expect_right_or_refused(
+      [&] {
+        attn::residual_add(x.topLeftCorner(30, 30), y.topLeftCorner(30, 30),
+                           attn::into(x.block(1, 1, 30, 30)));
+      },
+      x.block(1, 1, 30, 30), shifted);
+}
+
+TEST(Aliasing, ResidualAddDoesNotResizeItsOperand) {
+  MatrixXf x = numbers(4, 6, 1);
+  const MatrixXf before = x, y = numbers(6, 4, 2), expected = x.transpose() + y;
+  expect_right_or_refused([&] { attn::residual_add(x.transpose(), y, attn::into(x)); }, x,
+                          expected);
+}
+
+}  // namespace

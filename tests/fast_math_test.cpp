@@ -1,0 +1,130 @@
+// What must hold even under -ffast-math, where the compiler takes it that NaN and infinity do not exist: masks, empty rows and
+// hidden keys. Values are therefore tested by their bits. The file is also a plain test of the same claims.
+// SPDX-License-Identifier: MIT
+
+#include <attn/attn.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+using Eigen::Index;
+using Eigen::MatrixXf;
+
+constexpr std::uint32_t kMinusInfinity = 0xff800000u, kNaN = 0x7fc00000u;
+
+std::uint32_t bits(float x) {
+  std::uint32_t b;
+  std::memcpy(&b, &x, sizeof b);
+  return b;
+}
+float from_bits(std::uint32_t b) {
+  float x;
+  std::memcpy(&x, &b, sizeof x);
+  return x;
+}
+bool is_finite(float x) { return (bits(x) & 0x7f800000u) != 0x7f800000u; }
+
+MatrixXf waves(Index rows, Index cols, float step) {
+  MatrixXf X(rows, cols);
+  for (Index i = 0; i < X.size(); ++i) X(i) = std::sin(step * static_cast<float>(i));
+  return X;
+}
+
+// The formula over the keys that `sees(i, j)` keeps, in double; a row without keys gives zeros.
+template <class Sees>
+MatrixXf formula(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, Sees sees) {
+  MatrixXf Y(Q.rows(), V.cols());
+  for (Index i = 0; i < Q.rows(); ++i) {
+    double sum = 0;
+    Eigen::VectorXd o = Eigen::VectorXd::Zero(V.cols());
+    for (Index j = 0; j < K.rows(); ++j) {
+      if (!sees(i, j)) continue;
+      double score = 0;
+      for (Index c = 0; c < Q.cols(); ++c) score += static_cast<double>(Q(i, c)) * static_cast<double>(K(j, c));
+      const double p = std::exp(score / std::sqrt(static_cast<double>(Q.cols())));
+      sum += p;
+      for (Index c = 0; c < V.cols(); ++c) o(c) += p * static_cast<double>(V(j, c));
+    }
+    for (Index c = 0; c < V.cols(); ++c) Y(i, c) = sum > 0 ? static_cast<float>(o(c) / sum) : 0.f;
+  }
+  return Y;
+}
+
+struct FastMath : testing::Test {
+  static constexpr Index kTokens = 150, kFeatures = 19;
+  MatrixXf Q = waves(kTokens, kFeatures, 0.31f), K = waves(kTokens, kFeatures, 0.73f), V = waves(kTokens, kFeatures, 1.13f);
+
+  static void expect_near(const MatrixXf& Y, const MatrixXf& expected) {
+    for (Index i = 0; i < Y.size(); ++i) {
+      ASSERT_TRUE(is_finite(Y(i))) << "element " << i;
+      ASSERT_NEAR(Y(i), expected(i), 2e-6f) << "element " << i;
+    }
+  }
+};
+
+TEST_F(FastMath, PlainAttentionIsTheFormula) {
+  const MatrixXf Y = attn::attention(Q, K, V);
+  expect_near(Y, formula(Q, K, V, [](Index, Index) { return true; }));
+}
+
+TEST_F(FastMath, LargeScoresStayFinite) {
+  const MatrixXf Y = attn::attention(100.f * Q, 100.f * K, V);
+  for (Index i = 0; i < Y.size(); ++i) ASSERT_TRUE(is_finite(Y(i)));
+  for (Index i = 0; i < Y.size(); ++i) ASSERT_LE(std::abs(Y(i)), 1.00001f);
+}
+
+TEST_F(FastMath, MasksHide) {
+  const MatrixXf causal = attn::attention(Q, K, V, attn::causal());
+  expect_near(causal, formula(Q, K, V, [](Index i, Index j) { return j <= i; }));
+  const MatrixXf window = attn::attention(Q, K, V, attn::causal() && attn::window(5, 0));
+  expect_near(window, formula(Q, K, V, [](Index i, Index j) { return j <= i && j >= i - 5; }));
+  const Eigen::Array<bool, Eigen::Dynamic, Eigen::Dynamic> B = waves(kTokens, kTokens, 0.57f).array() > 0.2f;
+  const MatrixXf kept = attn::attention(Q, K, V, attn::keep(B));
+  expect_near(kept, formula(Q, K, V, [&](Index i, Index j) { return B(i, j); }));
+}
+
+TEST_F(FastMath, MinusInfinityInABiasHides) {
+  MatrixXf B = MatrixXf::Zero(kTokens, kTokens);
+  for (Index j = 1; j < kTokens; j += 2) B.col(j).setConstant(from_bits(kMinusInfinity));
+  B.row(7).setConstant(from_bits(kMinusInfinity));
+  const MatrixXf Y = attn::attention(Q, K, V, attn::bias(B));
+  expect_near(Y, formula(Q, K, V, [](Index i, Index j) { return i != 7 && j % 2 == 0; }));
+}
+
+TEST_F(FastMath, ARowThatSeesNothingIsZero) {
+  MatrixXf l;
+  MatrixXf Y(kTokens, kFeatures);
+  Eigen::Array<bool, Eigen::Dynamic, Eigen::Dynamic> B(kTokens, kTokens);
+  B.setConstant(true);
+  B.row(3).setConstant(false);
+  attn::attention(Q, K, V, attn::into(Y), attn::keep(B), attn::save_logsumexp(l));
+  for (Index c = 0; c < kFeatures; ++c) EXPECT_EQ(bits(Y(3, c)), 0u);
+  EXPECT_EQ(bits(l(3)), kMinusInfinity);
+  EXPECT_TRUE(is_finite(l(2)));
+
+  attn::attention(Q, K, V, attn::into(Y), attn::key_lengths(0));
+  for (Index i = 0; i < Y.size(); ++i) EXPECT_EQ(bits(Y(i)), 0u);
+}
+
+TEST_F(FastMath, HiddenKeysAndValuesDoNotMatter) {
+  const MatrixXf expected = attn::attention(Q, K, V, attn::causal());
+  MatrixXf K_bad = K, V_bad = V;
+  const Index last = kTokens - 1;
+  K_bad.row(last).setConstant(from_bits(kNaN));
+  V_bad.row(last).setConstant(from_bits(kNaN));
+  const MatrixXf Y = attn::attention(Q, K_bad, V_bad, attn::causal());
+  for (Index i = 0; i < last; ++i) {
+    for (Index c = 0; c < kFeatures; ++c) ASSERT_EQ(bits(Y(i, c)), bits(expected(i, c))) << i << ", " << c;
+  }
+}
+
+TEST_F(FastMath, OneKeyGivesItsValueExactly) {
+  const MatrixXf Y = attn::attention(Q, K, V, attn::window(0, 0));
+  for (Index i = 0; i < Y.size(); ++i) ASSERT_EQ(bits(Y(i)), bits(V(i)));
+}
+
+}  // namespace

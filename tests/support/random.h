@@ -1,0 +1,52 @@
+// tests/support/random.h: seeded random matrices, the same numbers with every compiler and library.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <Eigen/Core>
+#include <cstdint>
+#include <random>
+
+namespace support {
+
+template <class Scalar, int Order = Eigen::RowMajor>
+using DynamicMatrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>;
+
+/// Uniform numbers in [−1, 1]: multiples of 2⁻²⁰, so every scalar but the 16-bit ones holds them
+/// exactly, whatever it is converted to.
+class Uniform {
+ public:
+  explicit Uniform(std::uint32_t seed) : engine_(seed) {}
+  double operator()() {
+    return (static_cast<double>(engine_() % 2097153u) - 1048576.0) / 1048576.0;
+  }
+
+ private:
+  std::mt19937 engine_;
+};
+
+/// A matrix of such numbers times `range`, filled row by row whatever its storage order.
+template <class Scalar, int Order = Eigen::RowMajor>
+DynamicMatrix<Scalar, Order> uniform(Eigen::Index rows, Eigen::Index cols, std::uint32_t seed,
+                                     double range = 1) {
+  DynamicMatrix<Scalar, Order> x(rows, cols);
+  Uniform number(seed);
+  for (Eigen::Index i = 0; i < rows; ++i) {
+    for (Eigen::Index j = 0; j < cols; ++j) {
+      x(i, j) = static_cast<Scalar>(static_cast<float>(range * number()));
+    }
+  }
+  return x;
+}
+
+/// A matrix of bools, each true with the given probability.
+inline DynamicMatrix<bool> random_bools(Eigen::Index rows, Eigen::Index cols, std::uint32_t seed,
+                                        double probability = 0.5) {
+  DynamicMatrix<bool> x(rows, cols);
+  Uniform number(seed);
+  for (Eigen::Index i = 0; i < rows; ++i) {
+    for (Eigen::Index j = 0; j < cols; ++j) x(i, j) = (number() + 1) / 2 < probability;
+  }
+  return x;
+}
+
+}  // namespace support

@@ -182,7 +182,7 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
 
   using Problem = kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>, kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
                                   kernel::Operand<std::remove_pointer_t<decltype(value.data)>>, bare_t<decltype(output)>, bare_t<decltype(mask)>,
-                                  bare_t<decltype(modify)>, bare_t<decltype(offset)>, bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>>;
+                                  bare_t<decltype(modify)>, bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>>;
   const Problem problem{shape,
                         place(query, query_held.kStacked, shape.queries),
                         place(key, key_held.kStacked, shape.keys, shape.shared_keys),
@@ -191,7 +191,7 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
                         scale,
                         mask,
                         modify,
-                        offset,
+                        kernel::OffsetOf(offset),
                         residual,
                         logsumexp};
   const kernel::ScratchSize<Scalar> size(shape.queries.longest() * (shape.heads / shape.kv_heads), shape.keys.longest(), shape.key_dim, shape.value_dim);

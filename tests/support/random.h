@@ -11,17 +11,15 @@ namespace support {
 template <class Scalar, int Order = Eigen::RowMajor>
 using DynamicMatrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>;
 
-/// Uniform numbers in [−1, 1]: multiples of 2⁻²⁰, so every scalar but the 16-bit ones holds them
-/// exactly, whatever it is converted to.
+/// Uniform numbers in [−1, 1), all 53 bits of a double random: where products of the inputs were
+/// exact, a rounding error of the formula would not show.
 class Uniform {
  public:
   explicit Uniform(std::uint32_t seed) : engine_(seed) {}
-  double operator()() {
-    return (static_cast<double>(engine_() % 2097153u) - 1048576.0) / 1048576.0;
-  }
+  double operator()() { return static_cast<double>(engine_() >> 11) * 0x1p-52 - 1.0; }
 
  private:
-  std::mt19937 engine_;
+  std::mt19937_64 engine_;
 };
 
 /// A matrix of such numbers times `range`, filled row by row whatever its storage order.
@@ -32,7 +30,7 @@ DynamicMatrix<Scalar, Order> uniform(Eigen::Index rows, Eigen::Index cols, std::
   Uniform number(seed);
   for (Eigen::Index i = 0; i < rows; ++i) {
     for (Eigen::Index j = 0; j < cols; ++j) {
-      x(i, j) = static_cast<Scalar>(static_cast<float>(range * number()));
+      x(i, j) = static_cast<Scalar>(range * number());
     }
   }
   return x;

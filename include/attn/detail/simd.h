@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <type_traits>
 
 #include "config.h"
@@ -109,6 +110,11 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   static ATTN_INLINE Scalar reduce_add(Packet a) { return Eigen::internal::predux(a); }
   static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
+
+  /// |x| without its significand: +∞ for infinities and NaN, finite for all else.
+  static ATTN_INLINE Packet exponent_bits(Packet a) {
+    return Eigen::internal::pand(a, set(std::numeric_limits<Scalar>::infinity()));
+  }
 
   /// Rows become columns.
   static ATTN_INLINE void transpose(Packet (&rows)[width]) {

@@ -16,6 +16,8 @@
 // r / group under head r % group, so that all of them share the packed block and a strip spans few positions.
 #pragma once
 
+#include <algorithm>
+
 #include "../score.h"
 #include "online_softmax.h"
 #include "pack.h"
@@ -91,11 +93,14 @@ class ForwardPass {
     const detail::CallShape& shape = problem_.shape;
     chunk_ = chunk;
     group_ = shape.heads / shape.kv_heads;
+    inverse_group_ = 1.0 / double(group_);
     count_ = chunk.end - chunk.begin;
     keys_ = shape.key_length(chunk.sequence);
     offset_ = problem_.offset(chunk.sequence);
     first_token_ = shape.queries.begin(chunk.sequence);
     strips_ = (count_ + Size::rows - 1) / Size::rows;
+    strip_rows_ = strips_ == 0 ? 0 : count_ / strips_;
+    higher_strips_ = count_ - strip_rows_ * strips_;
     for (Index strip = 0; strip < strips_; ++strip) {
       const Index first = strip_begin(strip), last = strip_begin(strip + 1);
       for (Index r = first; r < last; ++r) {
@@ -194,40 +199,35 @@ class ForwardPass {
   /// Stage 5: divides each row once, adds the residual, rounds to storage.
   void finish() {
     for (Index r = 0; r < count_; ++r) {
+      const QueryRow row = row_of(r);
       const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
       const bool empty = sum == Scalar(0);
-      const Scalar inverse = empty ? Scalar(0) : Scalar(Scalar(1) / sum);
-      write_output(r, inverse);
+      write_output(row, work_.output + r * work_.size.features, empty ? Scalar(0) : Scalar(Scalar(1) / sum));
       if constexpr (!std::is_same_v<LogSumExp, Absent>) {
         using std::log;
         using Saved = typename LogSumExp::Scalar;
-        const QueryRow row = row_of(r);
         problem_.logsumexp(row.token, row.head) =
             Saved(empty ? hidden_score<Scalar>() : Scalar(work_.maximum[r] + Scalar(log(sum))));
       }
     }
   }
 
-  void write_output(Index r, const Scalar& inverse) {
+  void write_output(const QueryRow& row, const Scalar* o, const Scalar& inverse) {
     using Stored = typename Output::Scalar;
-    const QueryRow row = row_of(r);
     const Index features = problem_.shape.value_dim, stride = problem_.output.view.feature_stride;
-    const Scalar* o = work_.output + r * work_.size.features;
     Stored* y = problem_.output.row(row.sequence, row.head, row.row);
+    const bool direct = std::is_same_v<Stored, Scalar> && stride == 1;
     for (Index c = 0; c < features; c += S::width) {
       // The zero addend rounds the product by itself, so that the residual is a separate addition, and clears the sign of zero.
       auto value = S::fmadd(S::load(o + c), S::set(inverse), S::set(Scalar(0)));
-      const Index lanes = features - c < S::width ? features - c : S::width;
+      const Index lanes = std::min<Index>(features - c, S::width);
       if constexpr (!std::is_same_v<Residual, Absent>) {
         const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
-        alignas(64) Scalar added[S::width];
-        for (Index w = 0; w < S::width; ++w) {
-          added[w] = w < lanes ? Scalar(x[(c + w) * problem_.residual.view.feature_stride]) : Scalar(0);
-        }
-        value = S::add(value, S::load(added));
+        const Index x_stride = problem_.residual.view.feature_stride;
+        value = S::add(value, load_strided<S>(x + c * x_stride, x_stride, lanes));
       }
       if constexpr (std::is_same_v<Stored, Scalar>) {
-        if (stride == 1 && lanes == S::width) {
+        if (direct && lanes == S::width) {
           S::storeu(y + c, value);
           continue;
         }
@@ -238,17 +238,21 @@ class ForwardPass {
     }
   }
 
-  /// Strips share the chunk's rows evenly, so that none is much lower than the register tile.
-  Index strip_begin(Index strip) const { return strip * (count_ / strips_) + (strip < count_ % strips_ ? strip : count_ % strips_); }
+  /// Strips share the chunk's rows evenly, so that none is much lower than the register tile: some have one row more.
+  Index strip_begin(Index strip) const { return strip * strip_rows_ + std::min(strip, higher_strips_); }
 
   QueryRows rows_of(Index first, Index last) const {
     const Index head = chunk_.kv_head * group_;
-    return {chunk_.sequence, head, head + group_, (chunk_.begin + first) / group_, (chunk_.begin + last - 1) / group_ + 1,
+    return {chunk_.sequence, head, head + group_, token_of(chunk_.begin + first), token_of(chunk_.begin + last - 1) + 1,
             first_token_, offset_, keys_};
   }
+  /// n / group, without the integer division that would cost as much as several packets of products: with half a row added the
+  /// product cannot fall on the wrong side of an integer while n < 2⁵¹.
+  Index token_of(Index n) const { return Index((double(n) + 0.5) * inverse_group_); }
   QueryRow row_of(Index r) const {
-    const Index row = (chunk_.begin + r) / group_;
-    return {chunk_.sequence, chunk_.kv_head * group_ + (chunk_.begin + r) % group_, row, row + first_token_, row + offset_, keys_};
+    const Index n = chunk_.begin + r;
+    const Index row = token_of(n);
+    return {chunk_.sequence, chunk_.kv_head * group_ + (n - row * group_), row, row + first_token_, row + offset_, keys_};
   }
   const auto* query_row(Index r) const {
     const QueryRow row = row_of(r);
@@ -263,8 +267,10 @@ class ForwardPass {
   const Problem& problem_;
   Scratch<Scalar> work_;
   Chunk chunk_{};
-  Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0, strips_ = 0;
-  bool finite_ = true;
+  Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
+  Index strips_ = 0, strip_rows_ = 0, higher_strips_ = 0;
+  double inverse_group_ = 1;
+  bool finite_ = true;  ///< the packed values are
 };
 
 /// Attends all rows of the problem; `memory` holds ScratchSize::total() scalars.

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "tile_size.h"
 
 namespace attn {
@@ -38,17 +40,37 @@ ATTN_INLINE typename S::Packet load_converted(const T* from) {
   }
 }
 
+/// The first `lanes` of a packet from strided storage, zeros behind them: nothing past them is read.
+template <class S, class T>
+ATTN_INLINE typename S::Packet load_strided(const T* from, Index stride, Index lanes) {
+  if (stride == 1 && lanes >= S::width) return load_converted<S>(from);
+  alignas(64) typename S::Scalar values[S::width];
+  for (Index w = 0; w < S::width; ++w) {
+    values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);
+  }
+  return S::load(values);
+}
+
 /// One query row into row i of a strip of R rows.
 template <class S, class T>
-void pack_query(const T* from, Index feature_stride, Index features, Index depth, const typename S::Scalar& scale, int i, int R,
+void pack_query(const T* from, Index feature_stride, Index features, Index depth, const typename S::Scalar& scale, Index i, Index R,
                 typename S::Scalar* strip) {
   using Scalar = typename S::Scalar;
   constexpr int kGroup = TileSize<Scalar>::depth;
   Scalar* to = strip + i * kGroup;
   const Index whole = features / kGroup * kGroup;
-  for (Index c = 0; c < whole; c += kGroup, to += kGroup * R) {
+  const auto group = [&](Index c, Index stride) {
+    Scalar scaled[kGroup];  // apart from `to`, so that the compiler may take the group at once
     ATTN_UNROLL
-    for (int t = 0; t < kGroup; ++t) to[t] = Scalar(from[(c + t) * feature_stride]) * scale;
+    for (int t = 0; t < kGroup; ++t) scaled[t] = Scalar(from[(c + t) * stride]) * scale;
+    ATTN_UNROLL
+    for (int t = 0; t < kGroup; ++t) to[t] = scaled[t];
+    to += kGroup * R;
+  };
+  if (feature_stride == 1) {
+    for (Index c = 0; c < whole; c += kGroup) group(c, 1);
+  } else {
+    for (Index c = 0; c < whole; c += kGroup) group(c, feature_stride);
   }
   for (Index c = whole; c < depth; ++c) {
     to[c - whole] = c < features ? Scalar(Scalar(from[c * feature_stride]) * scale) : Scalar(0);
@@ -73,74 +95,84 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
   constexpr Index kPanel = TileSize<Scalar>::panel;
   for (Index j = block + (range.begin - block) / kPanel * kPanel; j < range.end; j += kPanel) {
     Scalar* panel = to + (j - block) * depth;
-    Index c = 0;
-    if (range.contains({j, j + kPanel})) {
-      if (keys.feature_stride == 1) {
-        for (; c + S::width <= features; c += S::width) {
-          for (Index w = 0; w < kPanel; w += S::width) {
-            transpose_tile<S>(keys.token(j + w) + c, keys.token_stride, panel + c * kPanel + w, kPanel);
-          }
-        }
-      } else if (keys.token_stride == 1) {
-        for (; c < features; ++c) {
-          for (Index w = 0; w < kPanel; w += S::width) {
-            S::store(panel + c * kPanel + w, load_converted<S>(keys.token(j + w) + c * keys.feature_stride));
-          }
+    for (Index w = 0; w < kPanel; w += S::width) {  // W keys at a time: one column of packets of the panel
+      const Index first = std::max<Index>(range.begin - j - w, 0), last = std::min<Index>(range.end - j - w, S::width);
+      Scalar* column = panel + w;
+      const T* from = keys.token(j + w);
+      Index c = 0;
+      if (first == 0 && last == S::width) {
+        if (keys.feature_stride == 1) {
+          for (; c + S::width <= features; c += S::width) transpose_tile<S>(from + c, keys.token_stride, column + c * kPanel, kPanel);
+        } else if (keys.token_stride == 1) {
+          for (; c < features; ++c) S::store(column + c * kPanel, load_converted<S>(from + c * keys.feature_stride));
         }
       }
-    }
-    const KeyRange held = intersect(range, {j, j + kPanel});
-    for (; c < depth; ++c) {
-      for (Index w = 0; w < kPanel; ++w) {
-        const bool seen = c < features && held.begin <= j + w && j + w < held.end;
-        panel[c * kPanel + w] = seen ? Scalar(keys.token(j + w)[c * keys.feature_stride]) : Scalar(0);
+      for (; c < depth; ++c) {
+        S::store(column + c * kPanel, S::set(Scalar(0)));
+        if (c >= features) continue;
+        for (Index x = first; x < last; ++x) column[c * kPanel + x] = Scalar(from[x * keys.token_stride + c * keys.feature_stride]);
       }
     }
   }
 }
+
+/// Whether all packets seen were finite, by their exponents: no comparison that -ffast-math could fold away.
+template <class S>
+class FiniteCheck {
+ public:
+  ATTN_INLINE void see(const typename S::Packet& x) {
+    if constexpr (S::width > 1) {
+      largest_ = S::max(largest_, S::exponent_bits(x));
+    } else {
+      finite_ &= detail::is_finite(x);
+    }
+  }
+  bool finite() const { return finite_ && detail::is_finite(S::reduce_max(largest_)); }
+
+ private:
+  typename S::Packet largest_ = S::set(typename S::Scalar(0));
+  bool finite_ = true;
+};
 
 /// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of them are finite.
 template <class S, class T>
 bool pack_values(Source<T> values, Index block, KeyRange range, Index features, Index rows, typename S::Scalar* to) {
   using Scalar = typename S::Scalar;
   constexpr Index kPanel = TileSize<Scalar>::panel;
-  const KeyRange panels{block + (range.begin - block) / kPanel * kPanel, block + round_up(range.end - block, kPanel)};
-  const Index padded = round_up(features, kPanel);
-  const auto place = [&](Index j, Index c) { return to + c / kPanel * rows * kPanel + (j - block) * kPanel + c % kPanel; };
-
-  for (Index j = panels.begin; j < panels.end; ++j) {
-    const bool seen = range.begin <= j && j < range.end;
-    Index c = 0;
-    if (seen && values.token_stride == 1 && values.feature_stride != 1) {
-      if (j + S::width <= range.end) {  // features are far apart, keys side by side: W keys at once, transposed
-        for (; c + S::width <= features; c += S::width) {
-          transpose_tile<S>(values.token(j) + c * values.feature_stride, values.feature_stride, place(j, c), kPanel);
-        }
+  const KeyRange panels{(range.begin - block) / kPanel * kPanel, round_up(range.end - block, kPanel)};  // from the block's first key
+  FiniteCheck<S> check;
+  for (Index j = panels.begin; j < panels.end; j += S::width) {  // W keys at a time, so that whole rows of V are read together
+    const bool whole = range.contains({block + j, block + j + S::width});
+    for (Index c = 0; c < features; c += S::width) {
+      Scalar* tile = to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel;
+      const T* from = values.token(block + j) + c * values.feature_stride;
+      const Index held = std::min<Index>(features - c, S::width);
+      if (whole && held == S::width && (values.feature_stride == 1 || values.token_stride == 1)) {
+        typename S::Packet packets[S::width];
+        const Index stride = values.feature_stride == 1 ? values.token_stride : values.feature_stride;
+        ATTN_UNROLL
+        for (int w = 0; w < S::width; ++w) packets[w] = load_converted<S>(from + w * stride);
+        ATTN_UNROLL
+        for (int w = 0; w < S::width; ++w) check.see(packets[w]);
+        if (values.feature_stride != 1) S::transpose(packets);
+        ATTN_UNROLL
+        for (int w = 0; w < S::width; ++w) S::store(tile + w * kPanel, packets[w]);
+      } else {
         for (Index w = 0; w < S::width; ++w) {
-          for (Index x = c; x < padded; ++x) {
-            *place(j + w, x) = x < features ? Scalar(values.token(j + w)[x * values.feature_stride]) : Scalar(0);
-          }
+          const bool seen = range.begin <= block + j + w && block + j + w < range.end;
+          const auto packet = seen ? load_strided<S>(from + w * values.token_stride, values.feature_stride, held) : S::set(Scalar(0));
+          check.see(packet);
+          S::store(tile + w * kPanel, packet);
         }
-        j += S::width - 1;
-        continue;
       }
-    } else if (seen && values.feature_stride == 1) {
-      for (; c + S::width <= features; c += S::width) S::store(place(j, c), load_converted<S>(values.token(j) + c));
-    }
-    for (; c < padded; ++c) {
-      *place(j, c) = seen && c < features ? Scalar(values.token(j)[c * values.feature_stride]) : Scalar(0);
     }
   }
-
-  bool finite = true;
-  for (Index c = 0; c < padded; c += kPanel) {
-    const Scalar* panel = place(panels.begin, c);
-    const Index count = (panels.end - panels.begin) * kPanel;
-    bool all = true;
-    for (Index n = 0; n < count; ++n) all &= detail::is_finite(panel[n]);
-    finite &= all;
+  if constexpr (TileSize<Scalar>::packets > 2) {  // a last panel is read whole unless one packet suffices
+    for (Index c = round_up(features, S::width); c < round_up(features, kPanel); c += S::width) {
+      for (Index j = panels.begin; j < panels.end; ++j) S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
+    }
   }
-  return finite;
+  return check.finite();
 }
 
 }  // namespace kernel

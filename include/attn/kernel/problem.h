@@ -28,8 +28,21 @@ struct Operand {
 /// An optional operand that is not there.
 struct Absent {};
 
+/// The query offset of a sequence, whoever computes it: erased, so that the engine is not instantiated anew for every way to name it.
+class OffsetOf {
+ public:
+  template <class Function>
+  explicit OffsetOf(const Function& f)
+      : function_(&f), call_([](const void* function, Index sequence) { return (*static_cast<const Function*>(function))(sequence); }) {}
+  Index operator()(Index sequence) const { return call_(function_, sequence); }
+
+ private:
+  const void* function_;
+  Index (*call_)(const void*, Index);
+};
+
 /// Everything one call computes from and to.
-template <class Query, class Key, class Value, class Output, class Mask, class Modify, class Offset, class Residual, class LogSumExp>
+template <class Query, class Key, class Value, class Output, class Mask, class Modify, class Residual, class LogSumExp>
 struct Problem {
   using Scalar = compute_t<typename Query::Scalar>;
 
@@ -41,9 +54,9 @@ struct Problem {
   Scalar scale;
   Mask mask;
   Modify modify;
-  Offset offset;          ///< Index(sequence): the query offset
-  Residual residual;      ///< an operand shaped like the output, or Absent
-  LogSumExp logsumexp;    ///< a MatrixView, query tokens × heads, or Absent
+  OffsetOf offset;
+  Residual residual;    ///< an operand shaped like the output, or Absent
+  LogSumExp logsumexp;  ///< a MatrixView, query tokens × heads, or Absent
 };
 
 /// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the largest sequence.

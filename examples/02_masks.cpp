@@ -1,5 +1,5 @@
-// examples/02_masks.cpp: who sees whom: causal, window and padding on one sentence, the weights as heat maps in the terminal.
-// SPDX-License-Identifier: MIT
+// examples/02_masks.cpp: who sees whom: causal, window and padding on one sentence, the weights as
+// heat maps in the terminal. SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
 #include <cmath>
@@ -30,9 +30,11 @@ int main() {
   const auto n = Eigen::Index(words.size());
   Eigen::MatrixXf X(n, 8);
   for (Eigen::Index i = 0; i < n; ++i) {
-    for (Eigen::Index c = 0; c < 8; ++c) X(i, c) = 2 * std::cos(0.5f * float(i * (c + 1)) / 2 + float(words[std::size_t(i)][0] % 3));
+    for (Eigen::Index c = 0; c < 8; ++c)
+      X(i, c) = 2 * std::cos(0.5f * float(i * (c + 1)) / 2 + float(words[std::size_t(i)][0] % 3));
   }
-  // Attention returns weighted sums of the value rows; with the identity as values, that is the weights themselves.
+  // Attention returns weighted sums of the value rows; with the identity as values, that is the
+  // weights themselves.
   const Eigen::MatrixXf I = Eigen::MatrixXf::Identity(n, n);
 
   draw("no mask: everybody sees everybody, padding included", attn::attention(X, X, I));
@@ -40,6 +42,8 @@ int main() {
   draw("causal(): nobody sees the future", attn::attention(X, X, I, attn::causal()));
   draw("causal() && window(2, 0): only the last two words and oneself",
        attn::attention(X, X, I, attn::causal() && attn::window(2, 0)));
-  draw("causal() && !window(0, 0) && key_lengths(6): the past without oneself; the first row sees nobody and gives zeros",
-       attn::attention(X, X, I, attn::causal() && !attn::window(0, 0) && attn::key_lengths(6)));
+  draw(
+      "causal() && !window(0, 0) && key_lengths(6): the past without oneself; the first row sees "
+      "nobody and gives zeros",
+      attn::attention(X, X, I, attn::causal() && !attn::window(0, 0) && attn::key_lengths(6)));
 }

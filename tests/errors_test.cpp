@@ -1,5 +1,5 @@
-// tests/errors_test.cpp: what is refused at run time, in which words, and that nothing was written
-// before. SPDX-License-Identifier: MIT
+// tests/errors_test.cpp: what is refused at run time, in which words, and before anything is writte
+// SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
@@ -48,7 +48,7 @@ void expect_refused(const std::string& message, const Query& Q, const Key& K, co
 /// Operands of `n` heads; the heads() of every test here, so that they share one instantiation.
 auto split(const MatrixXf& X, Index n = 1) { return attn::heads(X, n); }
 
-// ---- Operands ----------------------------------------------------------------------------------
+// ---- Operands -----------------------------------------------------------------------------
 
 TEST(OperandErrors, NameTheShapesThatDisagree) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
@@ -94,7 +94,7 @@ TEST(OperandErrors, AreTheFunctorsOwn) {
   EXPECT_EQ(Y.rows(), 2);
 }
 
-// ---- Batches -----------------------------------------------------------------------------------
+// ---- Batches ------------------------------------------------------------------------------
 
 TEST(BatchErrors, SayWhatIsWrongWithOffsets) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
@@ -155,7 +155,7 @@ TEST(BatchErrors, AStridedViewHoldsItsSequencesItself) {
       view(4, 3), view(2, 3), view(2, 3));
 }
 
-// ---- Masks and positions -----------------------------------------------------------------------
+// ---- Masks and positions ------------------------------------------------------------------
 
 TEST(MaskErrors, PlainCausalAsksForAnAlignment) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
@@ -228,7 +228,7 @@ TEST(MaskErrors, ARaggedBatchIsBoundedByEachSequence) {
       split(Q), split(K), split(V), attn::sequences({0, 3, 6}, {0, 7, 9}), attn::key_lengths(4));
 }
 
-// ---- Matrices shaped like the scores -----------------------------------------------------------
+// ---- Matrices shaped like the scores ------------------------------------------------------
 
 TEST(ScoreShapeErrors, NameTheShapeThatIsNeeded) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4), B = numbers(5, 9);
@@ -281,7 +281,7 @@ TEST(ScoreErrors, SoftcapIsFiniteAndAboveZero) {
   }
 }
 
-// ---- Outputs and residuals ---------------------------------------------------------------------
+// ---- Outputs and residuals ----------------------------------------------------------------
 
 TEST(OutputErrors, NameTheSizeThatIsNeeded) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);

@@ -1,5 +1,6 @@
-// What must hold even under -ffast-math, where the compiler takes it that NaN and infinity do not exist: masks, empty rows and
-// hidden keys. Values are therefore tested by their bits. The file is also a plain test of the same claims.
+// What must hold even under -ffast-math, where the compiler takes it that NaN and infinity do not
+// exist: masks, empty rows and hidden keys. Values are therefore tested by their bits. The file is
+// also a plain test of the same claims.
 // SPDX-License-Identifier: MIT
 
 #include <attn/attn.h>
@@ -44,7 +45,8 @@ MatrixXf formula(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, Sees s
     for (Index j = 0; j < K.rows(); ++j) {
       if (!sees(i, j)) continue;
       double score = 0;
-      for (Index c = 0; c < Q.cols(); ++c) score += static_cast<double>(Q(i, c)) * static_cast<double>(K(j, c));
+      for (Index c = 0; c < Q.cols(); ++c)
+        score += static_cast<double>(Q(i, c)) * static_cast<double>(K(j, c));
       const double p = std::exp(score / std::sqrt(static_cast<double>(Q.cols())));
       sum += p;
       for (Index c = 0; c < V.cols(); ++c) o(c) += p * static_cast<double>(V(j, c));
@@ -56,7 +58,8 @@ MatrixXf formula(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, Sees s
 
 struct FastMath : testing::Test {
   static constexpr Index kTokens = 150, kFeatures = 19;
-  MatrixXf Q = waves(kTokens, kFeatures, 0.31f), K = waves(kTokens, kFeatures, 0.73f), V = waves(kTokens, kFeatures, 1.13f);
+  MatrixXf Q = waves(kTokens, kFeatures, 0.31f), K = waves(kTokens, kFeatures, 0.73f),
+           V = waves(kTokens, kFeatures, 1.13f);
 
   static void expect_near(const MatrixXf& Y, const MatrixXf& expected) {
     for (Index i = 0; i < Y.size(); ++i) {
@@ -82,7 +85,8 @@ TEST_F(FastMath, MasksHide) {
   expect_near(causal, formula(Q, K, V, [](Index i, Index j) { return j <= i; }));
   const MatrixXf window = attn::attention(Q, K, V, attn::causal() && attn::window(5, 0));
   expect_near(window, formula(Q, K, V, [](Index i, Index j) { return j <= i && j >= i - 5; }));
-  const Eigen::Array<bool, Eigen::Dynamic, Eigen::Dynamic> B = waves(kTokens, kTokens, 0.57f).array() > 0.2f;
+  const Eigen::Array<bool, Eigen::Dynamic, Eigen::Dynamic> B =
+      waves(kTokens, kTokens, 0.57f).array() > 0.2f;
   const MatrixXf kept = attn::attention(Q, K, V, attn::keep(B));
   expect_near(kept, formula(Q, K, V, [&](Index i, Index j) { return B(i, j); }));
 }
@@ -118,7 +122,8 @@ TEST_F(FastMath, HiddenKeysAndValuesDoNotMatter) {
   V_bad.row(last).setConstant(from_bits(kNaN));
   const MatrixXf Y = attn::attention(Q, K_bad, V_bad, attn::causal());
   for (Index i = 0; i < last; ++i) {
-    for (Index c = 0; c < kFeatures; ++c) ASSERT_EQ(bits(Y(i, c)), bits(expected(i, c))) << i << ", " << c;
+    for (Index c = 0; c < kFeatures; ++c)
+      ASSERT_EQ(bits(Y(i, c)), bits(expected(i, c))) << i << ", " << c;
   }
 }
 

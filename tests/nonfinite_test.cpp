@@ -231,7 +231,9 @@ TEST_F(NonFinite, ScoreOfMinusInfinityHidesWhatItsValueHolds) {
   V.row(256).setConstant(from_bits(0x7fc00001u));
   const Matrix Y = attn::attention(query, K, V);
   for (Index i = 0; i < kQueries; ++i) {
-    if (query(i, 3) < 0) EXPECT_TRUE(same_bits(Y.row(i), clean.row(i))) << "row " << i;
+    if (query(i, 3) < 0) {
+      EXPECT_TRUE(same_bits(Y.row(i), clean.row(i))) << "row " << i;
+    }
   }
 }
 

@@ -1,5 +1,5 @@
-// tests/overlap_test.cpp: memory shared by inputs and outputs: it works or is refused, never
-// silently wrong. SPDX-License-Identifier: MIT
+// tests/overlap_test.cpp: memory shared by inputs and outputs works or is refused.
+// SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
@@ -19,7 +19,7 @@ using Eigen::Index;
 using Eigen::MatrixXf;
 using support::same_bits;
 
-// ---- may_overlap against sets of addresses
+// ---- may_overlap against sets of addresses ------------------------------------------------
 
 using View = attn::TensorView<float>;
 
@@ -153,7 +153,7 @@ TEST(MayOverlap, ComparesBytesOfDifferentScalars) {
   EXPECT_FALSE(attn::detail::may_overlap(wide, View{halves + 2, 1, 1, 1, 1, 0, 0, 1, 1}));
 }
 
-// ---- Calls -------------------------------------------------------------------------------------
+// ---- Calls --------------------------------------------------------------------------------
 
 MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
   return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);

@@ -45,7 +45,9 @@ struct result {
   static constexpr int rows = q::rows;
   static constexpr int cols = q::has_heads || v::has_heads ? Eigen::Dynamic : v::cols;
   // Eigen has no row-major columns and no column-major rows.
-  static constexpr int order = rows == 1 && cols != 1 ? Eigen::RowMajor : cols == 1 && rows != 1 ? Eigen::ColMajor : q::order;
+  static constexpr int order = rows == 1 && cols != 1   ? Eigen::RowMajor
+                               : cols == 1 && rows != 1 ? Eigen::ColMajor
+                                                        : q::order;
   using type = Eigen::Matrix<typename q::Scalar, rows, cols, order>;
 };
 
@@ -56,15 +58,19 @@ struct stack_scratch {
   using k = operand_traits<Key>;
   using v = operand_traits<Value>;
   using Scalar = compute_t<typename q::Scalar>;
-  static constexpr bool known = q::rows != Eigen::Dynamic && q::cols != Eigen::Dynamic && k::rows != Eigen::Dynamic && v::cols != Eigen::Dynamic;
-  static constexpr Index total = known ? kernel::ScratchSize<Scalar>(q::rows, k::rows, q::cols, v::cols).total() + 16 : 0;
-  static constexpr bool value = known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
+  static constexpr bool known = q::rows != Eigen::Dynamic && q::cols != Eigen::Dynamic &&
+                                k::rows != Eigen::Dynamic && v::cols != Eigen::Dynamic;
+  static constexpr Index total =
+      known ? kernel::ScratchSize<Scalar>(q::rows, k::rows, q::cols, v::cols).total() + 16 : 0;
+  static constexpr bool value =
+      known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
 };
 
 /// Understands the operands, checks everything, then runs the engine. `own` may be null: then the call brings its scratch.
 template <class Query, class Key, class Value, class... Options>
-void attend(const char* function, Workspace<compute_t<typename operand_traits<bare_t<Query>>::Scalar>>* own, Query&& Q, Key&& K, Value&& V,
-            Options&&... options) {
+void attend(const char* function,
+            Workspace<compute_t<typename operand_traits<bare_t<Query>>::Scalar>>* own, Query&& Q,
+            Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
   const auto query_held = lift(std::forward<Query>(Q));
   const auto key_held = lift(std::forward<Key>(K));
@@ -80,15 +86,20 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
   shape.key_dim = query.features;
   shape.value_dim = value.features;
   if (key.features != query.features) {
-    fail(text(function, ": key has ", key.features, " features, query has ", query.features, "; both need d_k, for each head"));
+    fail(text(function, ": key has ", key.features, " features, query has ", query.features,
+              "; both need d_k, for each head"));
   }
   if (query.features < 1) fail(text(function, ": query has 0 features, needs at least 1"));
-  if (value.heads != key.heads) fail(text(function, ": value has ", value.heads, " heads, key has ", key.heads, "; both need one number"));
+  if (value.heads != key.heads)
+    fail(text(function, ": value has ", value.heads, " heads, key has ", key.heads,
+              "; both need one number"));
   if (key.heads < 1 || query.heads % key.heads != 0) {
-    fail(text(function, ": query has ", query.heads, " heads, needs a multiple of the ", key.heads, " heads of key and value"));
+    fail(text(function, ": query has ", query.heads, " heads, needs a multiple of the ", key.heads,
+              " heads of key and value"));
   }
   if (key.tokens != value.tokens) {
-    fail(text(function, ": value has ", value.tokens, " rows, key has ", key.tokens, "; both need one row per key"));
+    fail(text(function, ": value has ", value.tokens, " rows, key has ", key.tokens,
+              "; both need one row per key"));
   }
 
   const IndexList *query_offsets = nullptr, *key_offsets = nullptr;
@@ -102,19 +113,24 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
     } else {
       query_length = batch.queries;
       key_length = batch.keys;
-      if (query_length < 1 || key_length < 1) fail(text(function, ": sequence_length(", query_length, ", ", key_length, "): lengths are at least 1"));
+      if (query_length < 1 || key_length < 1)
+        fail(text(function, ": sequence_length(", query_length, ", ", key_length,
+                  "): lengths are at least 1"));
     }
   }
-  shape.queries = tokens_of(function, "query", query, query_held.kStacked, query_offsets, query_length);
+  shape.queries =
+      tokens_of(function, "query", query, query_held.kStacked, query_offsets, query_length);
   shape.keys = tokens_of(function, "key", key, key_held.kStacked, key_offsets, key_length);
-  const Tokens values = tokens_of(function, "value", value, value_held.kStacked, key_offsets, key_length);
+  const Tokens values =
+      tokens_of(function, "value", value, value_held.kStacked, key_offsets, key_length);
   if (values.sequences != shape.keys.sequences) {
-    fail(text(function, ": value has ", values.sequences, " sequences, key has ", shape.keys.sequences, "; both need one number"));
+    fail(text(function, ": value has ", values.sequences, " sequences, key has ",
+              shape.keys.sequences, "; both need one number"));
   }
   if (shape.keys.sequences != shape.queries.sequences) {
     if (shape.keys.sequences != 1) {
-      fail(text(function, ": key has ", shape.keys.sequences, " sequences, query has ", shape.queries.sequences,
-                "; needs as many, or one that serves all"));
+      fail(text(function, ": key has ", shape.keys.sequences, " sequences, query has ",
+                shape.queries.sequences, "; needs as many, or one that serves all"));
     }
     shape.shared_keys = true;
   }
@@ -124,7 +140,8 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
   const auto bias = bind_modifier<Scalar, is_bias>(shape, options...);
   const Modifiers<bare_t<decltype(softcap)>, bare_t<decltype(bias)>> modify{softcap, bias};
   const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
-  for (Index b = 0; b < shape.sequences(); ++b) offset(b);  // refuses an open question before anything is written
+  for (Index b = 0; b < shape.sequences(); ++b)
+    offset(b);  // refuses an open question before anything is written
 
   Scalar scale = Scalar(1);
   if constexpr (count_v<is_scale, Options...> == 1) {
@@ -140,7 +157,9 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
       const auto& option = pick<is_residual>(none, options...);
       static_assert(std::is_same_v<compute_t<typename bare_t<decltype(option)>::Scalar>, Scalar>,
                     "attn::residual: the residual must compute in the query's scalar: cast it");
-      return place_like_output(shape, "residual", read_only(option.lifted.view(function, "residual")), option.lifted.kStacked);
+      return place_like_output(shape, "residual",
+                               read_only(option.lifted.view(function, "residual")),
+                               option.lifted.kStacked);
     } else {
       return kernel::Absent{};
     }
@@ -155,13 +174,15 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
     check_alias(function, "output", output_memory, name, input, in_place);
     if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
       const auto& target = pick<is_save_logsumexp>(none, options...).target;
-      check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), name, input, false);
+      check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), name,
+                  input, false);
     }
   };
   if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
     const auto& target = pick<is_save_logsumexp>(none, options...).target;
     target.check(function, "logsumexp", shape.queries.total(), shape.heads);
-    check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), "output", output_memory.view, false);
+    check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), "output",
+                output_memory.view, false);
   }
   keep_apart("query", place(query, query_held.kStacked, shape.queries).view, true);
   keep_apart("key", place(key, key_held.kStacked, shape.keys).view, false);
@@ -180,9 +201,12 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
     }
   }();
 
-  using Problem = kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>, kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
-                                  kernel::Operand<std::remove_pointer_t<decltype(value.data)>>, bare_t<decltype(output)>, bare_t<decltype(mask)>,
-                                  bare_t<decltype(modify)>, bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>>;
+  using Problem =
+      kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>,
+                      kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
+                      kernel::Operand<std::remove_pointer_t<decltype(value.data)>>,
+                      bare_t<decltype(output)>, bare_t<decltype(mask)>, bare_t<decltype(modify)>,
+                      bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>>;
   const Problem problem{shape,
                         place(query, query_held.kStacked, shape.queries),
                         place(key, key_held.kStacked, shape.keys, shape.shared_keys),
@@ -194,13 +218,15 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
                         kernel::OffsetOf(offset),
                         residual,
                         logsumexp};
-  const kernel::ScratchSize<Scalar> size(shape.queries.longest() * (shape.heads / shape.kv_heads), shape.keys.longest(), shape.key_dim, shape.value_dim);
+  const kernel::ScratchSize<Scalar> size(shape.queries.longest() * (shape.heads / shape.kv_heads),
+                                         shape.keys.longest(), shape.key_dim, shape.value_dim);
   if constexpr (stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::value) {
     alignas(64) Scalar memory[stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::total];
     kernel::forward(problem, size, Workspace<Scalar>::aligned(memory));
   } else if constexpr (count_v<is_use, Options...> == 1) {
     const auto& lent = pick<is_use>(none, options...);
-    static_assert(std::is_same_v<bare_t<decltype(lent)>, Use<Scalar>>, "attn::use: the workspace has another scalar than the call computes in");
+    static_assert(std::is_same_v<bare_t<decltype(lent)>, Use<Scalar>>,
+                  "attn::use: the workspace has another scalar than the call computes in");
     kernel::forward(problem, size, lent.workspace->reserve(size.total()));
   } else {
     Workspace<Scalar> brought;
@@ -212,27 +238,35 @@ void attend(const char* function, Workspace<compute_t<typename operand_traits<ba
 template <class Query, class Key, class Value>
 constexpr void check_operand_types() {
   static_assert(is_operand_v<Query> && is_operand_v<Key> && is_operand_v<Value>,
-                "attn: query, key and value are Eigen matrices, heads(X, n) of them, or strided views (bhld, blhd, lbhd)");
+                "attn: query, key and value are Eigen matrices, heads(X, n) of them, or strided "
+                "views (bhld, blhd, lbhd)");
   using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
-  static_assert(!Eigen::NumTraits<Scalar>::IsInteger, "attn: integer matrices have no softmax: cast<float>() them first");
+  static_assert(!Eigen::NumTraits<Scalar>::IsInteger,
+                "attn: integer matrices have no softmax: cast<float>() them first");
   static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "attn: complex matrices have no softmax");
-  static_assert(std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Key>>::Scalar>> &&
-                    std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Value>>::Scalar>>,
-                "attn: query, key, value and output must compute in one scalar: cast one of them");
+  static_assert(
+      std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Key>>::Scalar>> &&
+          std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Value>>::Scalar>>,
+      "attn: query, key, value and output must compute in one scalar: cast one of them");
 }
 
 /// With into(Y): writes there and returns nothing; else returns the matrix.
 template <class Scalar, class Query, class Key, class Value, class... Options>
-auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, Key&& K, Value&& V, Options&&... options) {
+auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, Key&& K, Value&& V,
+                      Options&&... options) {
   check_options<Options...>();
   check_operand_types<Query, Key, Value>();
   if constexpr (count_v<is_into, Options...> == 1) {
-    attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V), options...);
+    attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+           options...);
   } else {
-    static_assert(!is_tensor_view_v<Query>, "attn: a strided view has no matrix of its own shape to return: write into(bhld(...)) or into(Y)");
+    static_assert(!is_tensor_view_v<Query>,
+                  "attn: a strided view has no matrix of its own shape to return: write "
+                  "into(bhld(...)) or into(Y)");
     typename result<bare_t<Query>, bare_t<Value>>::type Y;
     auto target = into(Y);
-    attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V), options..., target);
+    attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+           options..., target);
     return Y;
   }
 }
@@ -252,16 +286,20 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, K
 /// Accuracy   max |error| ≤ 2 × that of the textbook formula in the same scalar (tests/attention_test.cpp)
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867); Dao 2023, FlashAttention-2
 ///            (arXiv:2307.08691).     Example: examples/01_attention.cpp
-template <class Query, class Key, class Value, class... Options, std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+template <class Query, class Key, class Value, class... Options,
+          std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
 [[nodiscard]] auto attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
-  return detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+  return detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q),
+                                          std::forward<Key>(K), std::forward<Value>(V),
                                           std::forward<Options>(options)...);
 }
-template <class Query, class Key, class Value, class... Options, std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+template <class Query, class Key, class Value, class... Options,
+          std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
 void attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
-  detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+  detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q),
+                                   std::forward<Key>(K), std::forward<Value>(V),
                                    std::forward<Options>(options)...);
 }
 
@@ -282,16 +320,19 @@ class ScaledDotProductAttention {
   template <class Query, class Key, class Value, class... Options>
   auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
     check_scalar<Query>();
-    return detail::attend_or_return<Compute>(kName, &workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+    return detail::attend_or_return<Compute>(kName, &workspace_, std::forward<Query>(Q),
+                                             std::forward<Key>(K), std::forward<Value>(V),
                                              std::forward<Options>(options)...);
   }
   template <class Query, class Key, class Value, class... Options>
   auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
     check_scalar<Query>();
     static_assert(detail::count_v<detail::is_use, Options...> == 1,
-                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add the option use(workspace)");
-    return detail::attend_or_return<Compute>(kName, static_cast<Workspace<Compute>*>(nullptr), std::forward<Query>(Q), std::forward<Key>(K),
-                                             std::forward<Value>(V), std::forward<Options>(options)...);
+                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
+                  "the option use(workspace)");
+    return detail::attend_or_return<Compute>(
+        kName, static_cast<Workspace<Compute>*>(nullptr), std::forward<Query>(Q),
+        std::forward<Key>(K), std::forward<Value>(V), std::forward<Options>(options)...);
   }
 
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
@@ -299,7 +340,9 @@ class ScaledDotProductAttention {
 
   /// Scalars of scratch that a call of these sizes takes.
   static Index scratch_scalars(const AttentionShape& s) {
-    return kernel::ScratchSize<Compute>(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim, s.value_dim).total();
+    return kernel::ScratchSize<Compute>(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim,
+                                        s.value_dim)
+        .total();
   }
 
  private:
@@ -308,8 +351,11 @@ class ScaledDotProductAttention {
   template <class Query>
   static constexpr void check_scalar() {
     if constexpr (detail::is_operand_v<Query>) {
-      static_assert(std::is_same_v<Compute, compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>>,
-                    "attn::ScaledDotProductAttention: the operands compute in another scalar than this functor's");
+      static_assert(
+          std::is_same_v<Compute,
+                         compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>>,
+          "attn::ScaledDotProductAttention: the operands compute in another scalar than this "
+          "functor's");
     }
   }
 

@@ -1,12 +1,15 @@
-// attn/attn.h: the whole library; the headers in the order of the data flow, which is also the order to read them in.
+// attn/attn.h: the whole library; the headers in the order of the data flow, which is also the
+// order to read them in.
 // SPDX-License-Identifier: MIT
 #pragma once
 
+// clang-format off
 #include "version.h"    //      the version, written once
 #include "types.h"      //      vocabulary and the table of symbols
-#include "layout.h"     //      heads, batches, strided views: how memory becomes (sequence, head, token, feature)
+#include "layout.h"     //      heads, batches, strided views
 #include "mask.h"       //   1  which query sees which key
 #include "score.h"      //   2  what happens to a score before the mask
-#include "softmax.h"    //   3  softmax kernels over matrices, and what is mergeable: (max, sum)
+#include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "residual.h"   //   5  Output = x + Output
+// clang-format on

@@ -53,7 +53,9 @@ struct SequenceLength : option_base {
 template <class T, class = void>
 struct owns_tensor : std::false_type {};
 template <class T>
-struct owns_tensor<T, std::void_t<typename T::Dimensions, decltype(std::declval<T&>().resize(std::declval<typename T::Dimensions>()))>>
+struct owns_tensor<
+    T, std::void_t<typename T::Dimensions,
+                   decltype(std::declval<T&>().resize(std::declval<typename T::Dimensions>()))>>
     : std::true_type {};
 
 /// Pointer and strides of an Eigen::Tensor or TensorMap of rank 4 (or anything with data(), dimension(i), NumIndices, Layout).
@@ -62,7 +64,8 @@ auto tensor_strides(Tensor&& tensor, Index (&sizes)[4], Index (&strides)[4]) {
   using Bare = bare_t<Tensor>;
   static_assert(int(Bare::NumIndices) == 4, "attn: a tensor operand has rank 4");
   static_assert(std::is_lvalue_reference_v<Tensor> || !owns_tensor<Bare>::value,
-                "attn: the tensor is a temporary and would be gone before the call: pass a variable or a TensorMap");
+                "attn: the tensor is a temporary and would be gone before the call: pass a "
+                "variable or a TensorMap");
   Index stride = 1;
   for (int step = 0; step < 4; ++step) {
     const int i = int(Bare::Layout) == int(Eigen::RowMajor) ? 3 - step : step;
@@ -85,24 +88,30 @@ template <class Matrix>
 auto heads(Matrix&& X, Index n) {
   static_assert(detail::is_dense_v<Matrix>, "attn::heads: expected a dense Eigen matrix");
   using Bare = detail::bare_t<Matrix>;
-  return detail::Heads<detail::held_t<Matrix>, Bare::RowsAtCompileTime, Bare::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor>{
-      detail::hold(std::forward<Matrix>(X)), n};
+  return detail::Heads < detail::held_t<Matrix>, Bare::RowsAtCompileTime,
+         Bare::IsRowMajor ? Eigen::RowMajor
+                          : Eigen::ColMajor > {detail::hold(std::forward<Matrix>(X)), n};
 }
 
 /// Memory [B, H, L, d], contiguous: batch, heads, tokens, features.
 template <class T>
 TensorView<T> bhld(T* data, Index sequences, Index heads, Index tokens, Index features) {
-  return {data, sequences, heads, tokens, features, heads * tokens * features, tokens * features, features, 1};
+  return {
+      data,     sequences, heads, tokens, features, heads * tokens * features, tokens * features,
+      features, 1};
 }
 /// Memory [B, L, H, d], contiguous (or [B, L, H·d], the same bytes).
 template <class T>
 TensorView<T> blhd(T* data, Index sequences, Index tokens, Index heads, Index features) {
-  return {data, sequences, heads, tokens, features, tokens * heads * features, features, heads * features, 1};
+  return {data,     sequences,        heads, tokens, features, tokens * heads * features,
+          features, heads * features, 1};
 }
 /// Memory [L, B, H, d], contiguous, time-major (or [L, B, H·d]).
 template <class T>
 TensorView<T> lbhd(T* data, Index tokens, Index sequences, Index heads, Index features) {
-  return {data, sequences, heads, tokens, features, heads * features, features, sequences * heads * features, 1};
+  return {data,     sequences,        heads,    tokens,
+          features, heads * features, features, sequences * heads * features,
+          1};
 }
 
 /// A tensor of dimensions (B, H, L, d), in its own storage order. The tensor must outlive the call.
@@ -110,21 +119,24 @@ template <class Tensor, class = decltype(detail::bare_t<Tensor>::NumIndices)>
 auto bhld(Tensor&& tensor) {
   Index n[4], s[4];
   auto* data = detail::tensor_strides(std::forward<Tensor>(tensor), n, s);
-  return TensorView<std::remove_pointer_t<decltype(data)>>{data, n[0], n[1], n[2], n[3], s[0], s[1], s[2], s[3]};
+  return TensorView<std::remove_pointer_t<decltype(data)>>{data, n[0], n[1], n[2], n[3],
+                                                           s[0], s[1], s[2], s[3]};
 }
 /// A tensor of dimensions (B, L, H, d).
 template <class Tensor, class = decltype(detail::bare_t<Tensor>::NumIndices)>
 auto blhd(Tensor&& tensor) {
   Index n[4], s[4];
   auto* data = detail::tensor_strides(std::forward<Tensor>(tensor), n, s);
-  return TensorView<std::remove_pointer_t<decltype(data)>>{data, n[0], n[2], n[1], n[3], s[0], s[2], s[1], s[3]};
+  return TensorView<std::remove_pointer_t<decltype(data)>>{data, n[0], n[2], n[1], n[3],
+                                                           s[0], s[2], s[1], s[3]};
 }
 /// A tensor of dimensions (L, B, H, d).
 template <class Tensor, class = decltype(detail::bare_t<Tensor>::NumIndices)>
 auto lbhd(Tensor&& tensor) {
   Index n[4], s[4];
   auto* data = detail::tensor_strides(std::forward<Tensor>(tensor), n, s);
-  return TensorView<std::remove_pointer_t<decltype(data)>>{data, n[1], n[2], n[0], n[3], s[1], s[2], s[0], s[3]};
+  return TensorView<std::remove_pointer_t<decltype(data)>>{data, n[1], n[2], n[0], n[3],
+                                                           s[1], s[2], s[0], s[3]};
 }
 
 /// A batch of sequences stacked in rows: sequence b is rows [offsets[b], offsets[b+1]) of queries, keys and values alike.
@@ -140,7 +152,8 @@ detail::Sequences sequences(Offsets&& offsets) {
   return batch;
 }
 /// The same with row offsets of their own for keys and values. A single key sequence ({0, n}) serves every query sequence.
-template <class Offsets = std::initializer_list<Index>, class KeyOffsets = std::initializer_list<Index>>
+template <class Offsets = std::initializer_list<Index>,
+          class KeyOffsets = std::initializer_list<Index>>
 detail::Sequences sequences(Offsets&& offsets, KeyOffsets&& key_offsets) {
   detail::Sequences batch;
   batch.query_offsets = detail::IndexList(std::forward<Offsets>(offsets));
@@ -158,7 +171,9 @@ inline detail::SequenceLength sequence_length(Index queries, Index keys) {
   batch.keys = keys;
   return batch;
 }
-inline detail::SequenceLength sequence_length(Index length) { return sequence_length(length, length); }
+inline detail::SequenceLength sequence_length(Index length) {
+  return sequence_length(length, length);
+}
 
 }  // namespace ATTN_ABI
 }  // namespace attn

@@ -10,301 +10,24 @@
 // Positions belong to the call: key j is at position j, query row i at i + offset, and every mask sees the same offset. It is
 // named once: causal_from(offset), causal(align::…), or the option query_offset(offset). Several mask options of one call are
 // joined by "and". A hidden pair contributes nothing, whatever its key and value hold; a row with no key left gives zeros.
-//
-// The Mask concept (what the engine asks of a bound mask; for a mask of your own see `BoundMask` below):
-//   bool operator()(row, key)    the definition
-//   KeyRange keys(rows)          every key that some of the rows sees lies inside: nothing else is visited or read
-//   KeyRange full_keys(rows)     every row sees all keys inside: no mask code runs there
-//   Mask lanes<Simd>(row, key)   the definition for the keys key, key + 1, …, one per lane
 #pragma once
 
-#include <algorithm>
-
-#include "detail/simd.h"
-#include "layout.h"
+#include "detail/masks.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
-
-/// Which rows the first and last query are aligned with in causal attention where Lq ≠ Lk.
-enum class align {
-  upper_left,   ///< query row i is at position i
-  lower_right,  ///< the last query row is at the last key's position: offset Lk − Lq, Lk being the key length where one is given
-};
-
-/// Base of every mask option.
-struct mask_base : option_base {};
-
-namespace detail {
-
-template <class T>
-inline constexpr bool is_mask_v = std::is_base_of_v<mask_base, bare_t<T>>;
-
-/// A mask each of whose rows sees one interval of keys, both ends of which never decrease from row to row.
-/// Derived gives `KeyRange row_keys(const QueryRow&)`; everything the engine asks follows from it.
-template <class Derived>
-struct IntervalMask : mask_base {
-  bool operator()(const QueryRow& row, Index key) const {
-    const KeyRange seen = self().row_keys(row);
-    return seen.begin <= key && key < seen.end;
-  }
-  KeyRange keys(const QueryRows& rows) const { return {self().row_keys(rows.first()).begin, self().row_keys(rows.last()).end}; }
-  KeyRange full_keys(const QueryRows& rows) const {
-    return {self().row_keys(rows.last()).begin, self().row_keys(rows.first()).end};
-  }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    if constexpr (S::width == 1) {
-      return (*this)(row, key);
-    } else {
-      using Scalar = typename S::Scalar;
-      const KeyRange seen = self().row_keys(row);
-      const auto bound = [key](Index end) { return S::set(Scalar(std::clamp<Index>(end - key, 0, S::width))); };
-      const auto lane = S::iota();
-      return S::mask_and(S::less_equal(bound(seen.begin), lane), S::less(lane, bound(seen.end)));
-    }
-  }
-
- private:
-  const Derived& self() const { return static_cast<const Derived&>(*this); }
-};
-
-inline constexpr Index kUnbounded = std::numeric_limits<Index>::max() / 4;
-
-/// No mask: every query sees every key.
-struct SeeAll : IntervalMask<SeeAll> {
-  KeyRange row_keys(const QueryRow&) const { return {0, kUnbounded}; }
-  SeeAll bind(const CallShape&) const { return {}; }
-};
-
-/// j ≤ p: a query sees the keys up to its own position.
-struct Causal : IntervalMask<Causal> {
-  KeyRange row_keys(const QueryRow& row) const { return {0, row.position + 1}; }
-  Causal bind(const CallShape&) const { return {}; }
-};
-struct CausalAligned : Causal {
-  align alignment;
-  explicit CausalAligned(align a) : alignment(a) {}
-};
-struct CausalFrom : Causal {
-  IndexList offset;
-  explicit CausalFrom(IndexList o) : offset(std::move(o)) {}
-};
-
-/// p − left ≤ j ≤ p + right, −1 = unbounded.
-struct Window : IntervalMask<Window> {
-  Index left, right;
-  Window(Index l, Index r) : left(l), right(r) {}
-  KeyRange row_keys(const QueryRow& row) const {
-    return {left < 0 ? 0 : row.position - left, right < 0 ? kUnbounded : row.position + right + 1};
-  }
-  Window bind(const CallShape& shape) const {
-    if (left < -1 || right < -1) {
-      fail(text(shape.function, ": window(", left, ", ", right, "): both sides are counts of keys, or -1 for unbounded"));
-    }
-    return {left > kUnbounded ? -1 : left, right > kUnbounded ? -1 : right};
-  }
-};
-
-/// begin[b] ≤ j < end[b] in sequence b; null = from the first key, to the last.
-struct BoundKeyRange : IntervalMask<BoundKeyRange> {
-  const IndexList *begin = nullptr, *end = nullptr;
-  static Index of(const IndexList& list, Index sequence) { return list[list.size() == 1 ? 0 : sequence]; }
-  KeyRange row_keys(const QueryRow& row) const {
-    return {begin == nullptr ? 0 : of(*begin, row.sequence), end == nullptr ? kUnbounded : of(*end, row.sequence)};
-  }
-};
-struct KeyBounds : mask_base {
-  IndexList begin, end;
-  bool from_start = true;
-
-  BoundKeyRange bind(const CallShape& shape) const {
-    const char* name = from_start ? "key_lengths" : "key_range";
-    if (!from_start && begin.size() != end.size()) {
-      fail(text(shape.function, ": key_range has ", begin.size(), " begins and ", end.size(), " ends"));
-    }
-    if (end.size() != shape.sequences() && end.size() != 1) {
-      fail(text(shape.function, ": ", name, " has ", end.size(), " entries, the call has ", shape.sequences(),
-                " sequences; needs one for each (or one for all)"));
-    }
-    for (Index b = 0; b < shape.sequences(); ++b) {
-      const Index first = from_start ? 0 : BoundKeyRange::of(begin, b), last = BoundKeyRange::of(end, b);
-      if (first < 0 || last < first || last > shape.key_length(b)) {
-        fail(text(shape.function, ": ", name, " of sequence ", b, " is [", first, ", ", last, "), needs 0 <= begin <= end <= ",
-                  shape.key_length(b), " (its keys)"));
-      }
-    }
-    BoundKeyRange bound;
-    bound.begin = from_start ? nullptr : &begin;
-    bound.end = &end;
-    return bound;
-  }
-};
-
-/// A bool for each pair. Nothing bounds the loops: every key may be seen.
-template <bool Value>
-struct BoundBool : mask_base {
-  ScoreTable<bool> table;
-  bool operator()(const QueryRow& row, Index key) const { return table.row(row)[key * table.key_stride] == Value; }
-  KeyRange keys(const QueryRows&) const { return {0, kUnbounded}; }
-  KeyRange full_keys(const QueryRows&) const { return {0, 0}; }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    if constexpr (S::width == 1) {
-      return key < row.keys && (*this)(row, key);
-    } else {
-      using Scalar = typename S::Scalar;
-      alignas(64) Scalar flags[S::width];
-      const bool* from = table.row(row) + key * table.key_stride;
-      const Index seen = std::min<Index>(S::width, row.keys - key);  // past the last key there is nothing to read
-      for (Index w = 0; w < S::width; ++w) flags[w] = Scalar(w < seen && from[w * table.key_stride]);
-      const auto set = S::less(S::set(Scalar(0)), S::load(flags));
-      return Value ? set : S::mask_not(set);
-    }
-  }
-};
-template <class Source, bool Value>
-struct BoolMask : mask_base {
-  Source source;
-  explicit BoolMask(Source s) : source(std::move(s)) {}
-  BoundBool<Value> bind(const CallShape& shape) const {
-    BoundBool<Value> bound;
-    bound.table = source.table(shape, Value ? "keep" : "hide");
-    return bound;
-  }
-};
-
-/// Where a table of scores comes from: a matrix (held or owned), heads side by side in one, or a strided view.
-template <class Held>
-struct MatrixSource {
-  Held held;
-  Index heads = 1;
-  using Scalar = typename Held::Scalar;
-  ScoreTable<Scalar> table(const CallShape& shape, const char* name) const {
-    const auto m = held.view();
-    return score_table<Scalar>(shape, name, {m.data, m.rows, m.cols, m.row_stride, m.col_stride}, heads);
-  }
-  /// The memory behind it, for the check against outputs that overlap it.
-  TensorView<const Scalar> memory() const {
-    const auto m = held.view();
-    return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
-  }
-};
-template <class T>
-struct ViewSource {
-  TensorView<const T> view;
-  using Scalar = T;
-  ScoreTable<T> table(const CallShape& shape, const char* name) const { return score_table<T>(shape, name, view); }
-  TensorView<const T> memory() const { return view; }
-};
-template <class T>
-auto score_source(T&& x) {
-  using Bare = bare_t<T>;
-  if constexpr (is_heads_v<Bare>) {
-    return MatrixSource<decltype(Bare::held)>{std::forward<T>(x).held, x.count};
-  } else if constexpr (is_tensor_view_v<Bare>) {
-    return ViewSource<typename Bare::Scalar>{
-        {x.data, x.sequences, x.heads, x.tokens, x.features, x.sequence_stride, x.head_stride, x.token_stride, x.feature_stride}};
-  } else {
-    return MatrixSource<held_t<T>>{hold(std::forward<T>(x)), 1};
-  }
-}
-template <class T>
-inline constexpr bool is_score_shaped_v = is_dense_v<T> || is_heads_v<T> || is_tensor_view_v<T>;
-template <class T>
-using source_scalar_t = typename decltype(score_source(std::declval<T>()))::Scalar;
-
-template <class A, class B>
-struct And : mask_base {
-  A a;
-  B b;
-  And(A x, B y) : a(std::move(x)), b(std::move(y)) {}
-  bool operator()(const QueryRow& row, Index key) const { return a(row, key) && b(row, key); }
-  KeyRange keys(const QueryRows& rows) const { return intersect(a.keys(rows), b.keys(rows)); }
-  KeyRange full_keys(const QueryRows& rows) const { return intersect(a.full_keys(rows), b.full_keys(rows)); }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_and(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
-  }
-  auto bind(const CallShape& shape) const { return detail::And<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape), b.bind(shape)); }
-};
-template <class A, class B>
-struct Or : mask_base {
-  A a;
-  B b;
-  Or(A x, B y) : a(std::move(x)), b(std::move(y)) {}
-  bool operator()(const QueryRow& row, Index key) const { return a(row, key) || b(row, key); }
-  KeyRange keys(const QueryRows& rows) const { return hull(a.keys(rows), b.keys(rows)); }
-  KeyRange full_keys(const QueryRows& rows) const {
-    const KeyRange x = a.full_keys(rows), y = b.full_keys(rows);
-    if (!x.empty() && !y.empty() && x.begin <= y.end && y.begin <= x.end) return hull(x, y);
-    return x.end - x.begin > y.end - y.begin ? x : y;
-  }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_or(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
-  }
-  auto bind(const CallShape& shape) const { return detail::Or<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape), b.bind(shape)); }
-};
-template <class A>
-struct Not : mask_base {
-  A a;
-  explicit Not(A x) : a(std::move(x)) {}
-  bool operator()(const QueryRow& row, Index key) const { return !a(row, key); }
-  KeyRange keys(const QueryRows& rows) const { return outside(a.full_keys(rows), true); }
-  KeyRange full_keys(const QueryRows& rows) const { return outside(a.keys(rows), false); }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_not(a.template lanes<S>(row, key));
-  }
-  auto bind(const CallShape& shape) const { return detail::Not<decltype(a.bind(shape))>(a.bind(shape)); }
-
- private:
-  /// What lies outside an interval: its hull, or its longer part.
-  static KeyRange outside(KeyRange inside, bool whole) {
-    const KeyRange before{0, inside.begin}, after{inside.end, kUnbounded};
-    if (inside.empty()) return {0, kUnbounded};
-    if (before.empty()) return after;
-    if (inside.end >= kUnbounded) return before;
-    return whole ? KeyRange{0, kUnbounded} : after;
-  }
-};
-
-/// How much of a rectangle rows × keys a mask lets through.
-enum class Cover { none, some, all };
-
-template <class Mask>
-Cover cover(const Mask& mask, const QueryRows& rows, KeyRange keys) {
-  if (intersect(mask.keys(rows), keys).empty()) return Cover::none;
-  return mask.full_keys(rows).contains(keys) ? Cover::all : Cover::some;
-}
-// Composed from the parts, a union of two intervals keeps the gap between them, and a difference its hole.
-template <class A, class B>
-Cover cover(const And<A, B>& mask, const QueryRows& rows, KeyRange keys) {
-  const Cover a = cover(mask.a, rows, keys), b = cover(mask.b, rows, keys);
-  return a < b ? a : b;
-}
-template <class A, class B>
-Cover cover(const Or<A, B>& mask, const QueryRows& rows, KeyRange keys) {
-  const Cover a = cover(mask.a, rows, keys), b = cover(mask.b, rows, keys);
-  return a < b ? b : a;
-}
-template <class A>
-Cover cover(const Not<A>& mask, const QueryRows& rows, KeyRange keys) {
-  const Cover a = cover(mask.a, rows, keys);
-  return a == Cover::none ? Cover::all : a == Cover::all ? Cover::none : Cover::some;
-}
-
-}  // namespace detail
 
 /// Query sees the keys up to its own position. Needs Lq = Lk, or the offset named elsewhere in the call.
 inline detail::Causal causal() { return {}; }
 /// Causal with the query rows aligned by name where Lq ≠ Lk.
 inline detail::CausalAligned causal(align alignment) { return detail::CausalAligned(alignment); }
 /// Causal with query row i at position i + offset.
-inline detail::CausalFrom causal_from(Index offset) { return detail::CausalFrom(detail::IndexList(offset)); }
+inline detail::CausalFrom causal_from(Index offset) {
+  return detail::CausalFrom(detail::IndexList(offset));
+}
 /// Causal with an offset for each sequence of the batch.
-template <class Offsets = std::initializer_list<Index>, std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
+template <class Offsets = std::initializer_list<Index>,
+          std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
 detail::CausalFrom causal_from(Offsets&& offsets) {
   return detail::CausalFrom(detail::IndexList(std::forward<Offsets>(offsets)));
 }
@@ -316,22 +39,27 @@ inline detail::Window window(Index left, Index right) { return {left, right}; }
 /// view [sequence or 1, head or 1, query or 1, key or 1].
 template <class Matrix>
 auto keep(Matrix&& B) {
-  static_assert(detail::is_score_shaped_v<Matrix> && std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
-                "attn::keep: expected a matrix of bool; for numbers write keep(B.array() > 0), or bias(B) to add them");
+  static_assert(
+      detail::is_score_shaped_v<Matrix> && std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
+      "attn::keep: expected a matrix of bool; for numbers write keep(B.array() > 0), or bias(B) to "
+      "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
   return detail::BoolMask<decltype(source), true>(std::move(source));
 }
 /// Attends where B is false: keep with the other polarity.
 template <class Matrix>
 auto hide(Matrix&& B) {
-  static_assert(detail::is_score_shaped_v<Matrix> && std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
-                "attn::hide: expected a matrix of bool; for numbers write hide(B.array() > 0), or bias(B) to add them");
+  static_assert(
+      detail::is_score_shaped_v<Matrix> && std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
+      "attn::hide: expected a matrix of bool; for numbers write hide(B.array() > 0), or bias(B) to "
+      "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
   return detail::BoolMask<decltype(source), false>(std::move(source));
 }
 
 /// Sequence b has lengths[b] keys; what lies behind them is padding. One entry serves all sequences.
-template <class Lengths = std::initializer_list<Index>, std::enable_if_t<!std::is_integral_v<detail::bare_t<Lengths>>, int> = 0>
+template <class Lengths = std::initializer_list<Index>,
+          std::enable_if_t<!std::is_integral_v<detail::bare_t<Lengths>>, int> = 0>
 detail::KeyBounds key_lengths(Lengths&& lengths) {
   detail::KeyBounds mask;
   mask.end = detail::IndexList(std::forward<Lengths>(lengths));
@@ -340,7 +68,9 @@ detail::KeyBounds key_lengths(Lengths&& lengths) {
 inline detail::KeyBounds key_lengths(Index length) { return key_lengths({length}); }
 /// Sequence b sees its keys begin[b] ≤ j < end[b]: left padding, right padding or both.
 template <class Begin = std::initializer_list<Index>, class End = std::initializer_list<Index>,
-          std::enable_if_t<!std::is_integral_v<detail::bare_t<Begin>> && !std::is_integral_v<detail::bare_t<End>>, int> = 0>
+          std::enable_if_t<!std::is_integral_v<detail::bare_t<Begin>> &&
+                               !std::is_integral_v<detail::bare_t<End>>,
+                           int> = 0>
 detail::KeyBounds key_range(Begin&& begin, End&& end) {
   detail::KeyBounds mask;
   mask.begin = detail::IndexList(std::forward<Begin>(begin));
@@ -365,12 +95,14 @@ auto operator!(A&& a) {
 template <class A, class B, std::enable_if_t<detail::is_mask_v<A> != detail::is_mask_v<B>, int> = 0>
 void operator&&(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>,
-                "attn: && joins masks: a matrix of bool becomes one by keep(B) or hide(B); other options are separated by commas");
+                "attn: && joins masks: a matrix of bool becomes one by keep(B) or hide(B); other "
+                "options are separated by commas");
 }
 template <class A, class B, std::enable_if_t<detail::is_mask_v<A> != detail::is_mask_v<B>, int> = 0>
 void operator||(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>,
-                "attn: || joins masks: a matrix of bool becomes one by keep(B) or hide(B); other options are separated by commas");
+                "attn: || joins masks: a matrix of bool becomes one by keep(B) or hide(B); other "
+                "options are separated by commas");
 }
 
 }  // namespace ATTN_ABI

@@ -45,9 +45,11 @@ struct ResidualAdd {
   }
 
   template <class X, class Y, class Target>
-  void operator()(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y, detail::Into<Target> output) const {
+  void operator()(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y,
+                  detail::Into<Target> output) const {
     using Scalar = compute_t<typename Y::Scalar>;
-    static_assert(std::is_same_v<Scalar, compute_t<typename X::Scalar>>, "attn::residual_add: both operands must compute in one scalar");
+    static_assert(std::is_same_v<Scalar, compute_t<typename X::Scalar>>,
+                  "attn::residual_add: both operands must compute in one scalar");
     if (x.rows() != y.rows() || x.cols() != y.cols()) {
       detail::fail(detail::text(kName, ": x is ", detail::shape_text(x.rows(), x.cols()), ", y is ",
                                 detail::shape_text(y.rows(), y.cols()), "; both need one shape"));
@@ -62,7 +64,8 @@ struct ResidualAdd {
     using Stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
     using Sum = Eigen::Map<Eigen::Array<Stored, Eigen::Dynamic, Eigen::Dynamic>, 0, Stride>;
     Sum(z.data, z.rows, z.cols, Stride(z.col_stride, z.row_stride)) =
-        (x.derived().array().template cast<Scalar>() + y.derived().array().template cast<Scalar>()).template cast<Stored>();
+        (x.derived().array().template cast<Scalar>() + y.derived().array().template cast<Scalar>())
+            .template cast<Stored>();
   }
 
  private:
@@ -71,7 +74,8 @@ struct ResidualAdd {
   template <class Memory, class Matrix>
   static void check_operand(const Memory& memory, const char* name, const Matrix& m) {
     if constexpr (detail::has_memory<Matrix>::value) {
-      detail::check_alias(kName, "output", memory, name, detail::as_tensor(detail::view_matrix(m)), true);
+      detail::check_alias(kName, "output", memory, name, detail::as_tensor(detail::view_matrix(m)),
+                          true);
     }
   }
 };

@@ -35,7 +35,8 @@ struct Softcap : option_base {
   explicit Softcap(Number c) : cap(std::move(c)) {}
   template <class Scalar>
   BoundSoftcap<Scalar> bind(const CallShape& shape) const {
-    if (!(cap > Number(0)) || !is_finite(Scalar(cap))) fail(text(shape.function, ": softcap needs a finite cap above zero"));
+    if (!(cap > Number(0)) || !is_finite(Scalar(cap)))
+      fail(text(shape.function, ": softcap needs a finite cap above zero"));
     return {Scalar(cap), Scalar(Scalar(1) / Scalar(cap))};
   }
 };
@@ -45,14 +46,16 @@ template <class Scalar, class T>
 struct BoundBias {
   ScoreTable<T> table;
   template <class S>
-  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row, Index key) const {
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
+                                       Index key) const {
     const T* from = table.row(row) + key * table.key_stride;
     const Index seen = row.keys - key;
     if constexpr (std::is_same_v<T, Scalar>) {
       if (table.key_stride == 1 && seen >= S::width) return S::add(s, S::loadu(from));
     }
     alignas(64) Scalar lanes[S::width];
-    for (Index w = 0; w < S::width; ++w) lanes[w] = w < seen ? Scalar(from[w * table.key_stride]) : Scalar(0);
+    for (Index w = 0; w < S::width; ++w)
+      lanes[w] = w < seen ? Scalar(from[w * table.key_stride]) : Scalar(0);
     return S::add(s, S::load(lanes));
   }
 };
@@ -79,10 +82,12 @@ template <class First, class Second>
 struct Modifiers {
   First first;
   Second second;
-  static constexpr bool kIdentity = std::is_same_v<First, Unmodified> && std::is_same_v<Second, Unmodified>;
+  static constexpr bool kIdentity =
+      std::is_same_v<First, Unmodified> && std::is_same_v<Second, Unmodified>;
 
   template <class S>
-  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row, Index key) const {
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
+                                       Index key) const {
     return second.template apply<S>(first.template apply<S>(s, row, key), row, key);
   }
 };
@@ -105,9 +110,11 @@ detail::Softcap<Number> softcap(Number cap) {
 /// head; a strided view [sequence or 1, head or 1, query or 1, key or 1].
 template <class Matrix>
 auto bias(Matrix&& B) {
-  static_assert(detail::is_score_shaped_v<Matrix>, "attn::bias: expected a matrix to add to the scores");
+  static_assert(detail::is_score_shaped_v<Matrix>,
+                "attn::bias: expected a matrix to add to the scores");
   static_assert(!std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
-                "attn::bias: a matrix of bool says its polarity: keep(B) attends where it is true, hide(B) where it is false");
+                "attn::bias: a matrix of bool says its polarity: keep(B) attends where it is true, "
+                "hide(B) where it is false");
   auto source = detail::score_source(std::forward<Matrix>(B));
   return detail::Bias<decltype(source)>(std::move(source));
 }

@@ -41,7 +41,8 @@ struct SoftmaxState {
   /// log Σ exp(score), natural; −∞ without scores.
   Scalar logsumexp() const {
     using std::log;
-    return sum == Scalar(0) ? Scalar(-Eigen::NumTraits<Scalar>::infinity()) : Scalar(maximum + Scalar(log(sum)));
+    return sum == Scalar(0) ? Scalar(-Eigen::NumTraits<Scalar>::infinity())
+                            : Scalar(maximum + Scalar(log(sum)));
   }
   /// The factor for what has been summed under this state's maximum, to count under the maximum of `whole`.
   Scalar rescale_to(const SoftmaxState& whole) const {
@@ -69,17 +70,20 @@ using is_columnwise = std::is_same<T, ColumnWise>;
 
 template <kernel::SoftmaxResult Result>
 struct SoftmaxFunctor {
-  static constexpr const char* kName = Result == kernel::SoftmaxResult::weights       ? "attn::softmax"
-                                       : Result == kernel::SoftmaxResult::log_weights ? "attn::log_softmax"
-                                                                                      : "attn::logsumexp";
+  static constexpr const char* kName = Result == kernel::SoftmaxResult::weights ? "attn::softmax"
+                                       : Result == kernel::SoftmaxResult::log_weights
+                                           ? "attn::log_softmax"
+                                           : "attn::logsumexp";
 
-  template <class Matrix, class... Options, std::enable_if_t<count_v<is_into, Options...> == 0, int> = 0>
+  template <class Matrix, class... Options,
+            std::enable_if_t<count_v<is_into, Options...> == 0, int> = 0>
   [[nodiscard]] auto operator()(Matrix&& S, Options&&... options) const {
     using Bare = bare_t<Matrix>;
     static_assert(is_dense_v<Matrix>, "attn::softmax: expected a dense Eigen matrix of scores");
     if constexpr (Result == kernel::SoftmaxResult::logsumexp) {
-      constexpr bool columns = count_v<is_columnwise, Options...> > 0;
-      Eigen::Matrix<typename Bare::Scalar, columns ? 1 : Bare::RowsAtCompileTime, columns ? Bare::ColsAtCompileTime : 1,
+      constexpr bool columns = count_v < is_columnwise, Options... >> 0;
+      Eigen::Matrix<typename Bare::Scalar, columns ? 1 : Bare::RowsAtCompileTime,
+                    columns ? Bare::ColsAtCompileTime : 1,
                     columns && Bare::ColsAtCompileTime != 1 ? Eigen::RowMajor : Eigen::ColMajor>
           l;
       (*this)(std::forward<Matrix>(S), options..., into(l));
@@ -91,15 +95,18 @@ struct SoftmaxFunctor {
     }
   }
 
-  template <class Matrix, class... Options, std::enable_if_t<(count_v<is_into, Options...> > 0), int> = 0>
+  template <class Matrix, class... Options,
+            std::enable_if_t<(count_v<is_into, Options...> > 0), int> = 0>
   void operator()(Matrix&& S, Options&&... options) const {
     static_assert(is_dense_v<Matrix>, "attn::softmax: expected a dense Eigen matrix of scores");
-    static_assert(((is_mask_v<Options> || is_into<bare_t<Options>>::value || is_columnwise<bare_t<Options>>::value ||
+    static_assert(((is_mask_v<Options> || is_into<bare_t<Options>>::value ||
+                    is_columnwise<bare_t<Options>>::value ||
                     std::is_same_v<bare_t<Options>, QueryOffset>)&&...),
                   "attn::softmax: its options are into(P), colwise(), query_offset(), and masks");
     check_options<Options...>();
-    constexpr bool columns = count_v<is_columnwise, Options...> > 0;
-    static_assert(!columns || count_v<is_mask, Options...> == 0, "attn::softmax: masks are for rows: without colwise()");
+    constexpr bool columns = count_v < is_columnwise, Options... >> 0;
+    static_assert(!columns || count_v<is_mask, Options...> == 0,
+                  "attn::softmax: masks are for rows: without colwise()");
     using Scalar = compute_t<typename bare_t<Matrix>::Scalar>;
     static_assert(!Eigen::NumTraits<Scalar>::IsInteger && !Eigen::NumTraits<Scalar>::IsComplex,
                   "attn::softmax: expected real scores: cast<float>() them first");
@@ -116,22 +123,38 @@ struct SoftmaxFunctor {
     const kernel::Absent none{};
     auto& target = pick<is_into>(none, options...).target;
     using Output = typename bare_t<decltype(target)>::Scalar;
-    static_assert(std::is_same_v<compute_t<Output>, Scalar>, "attn::softmax: scores and output must compute in one scalar: cast one of them");
+    static_assert(std::is_same_v<compute_t<Output>, Scalar>,
+                  "attn::softmax: scores and output must compute in one scalar: cast one of them");
     constexpr bool reduced = Result == kernel::SoftmaxResult::logsumexp;
-    const Index rows = reduced && columns ? 1 : scores.rows, cols = reduced && !columns ? 1 : scores.cols;
+    const Index rows = reduced && columns ? 1 : scores.rows,
+                cols = reduced && !columns ? 1 : scores.cols;
     target.check(kName, "output", rows, cols);
     const auto memory = target.memory(rows, cols);
     using In = typename bare_t<decltype(held)>::Scalar;
-    check_alias(kName, "output", memory, "the scores", as_tensor(MatrixView<const In>{scores.data, scores.rows, scores.cols, scores.row_stride, scores.col_stride}), !reduced);
-    (visit_tables(options, [&](const char* name, const auto& input, bool in_place) { check_alias(kName, "output", memory, name, input, in_place); }), ...);
+    check_alias(kName, "output", memory, "the scores",
+                as_tensor(MatrixView<const In>{scores.data, scores.rows, scores.cols,
+                                               scores.row_stride, scores.col_stride}),
+                !reduced);
+    (visit_tables(options,
+                  [&](const char* name, const auto& input, bool in_place) {
+                    check_alias(kName, "output", memory, name, input, in_place);
+                  }),
+     ...);
     target.resize(rows, cols);
     const auto results = target.view();
 
-    const kernel::Vectors<const In> in = columns ? kernel::Vectors<const In>{scores.data, scores.cols, scores.rows, scores.col_stride, scores.row_stride}
-                                                 : kernel::Vectors<const In>{scores.data, scores.rows, scores.cols, scores.row_stride, scores.col_stride};
-    const kernel::Vectors<Output> out = columns ? kernel::Vectors<Output>{results.data, in.count, in.length, results.col_stride, results.row_stride}
-                                                : kernel::Vectors<Output>{results.data, in.count, in.length, results.row_stride, results.col_stride};
-    kernel::SoftmaxPass<Result, Scalar, In, Output, bare_t<decltype(mask)>>(in, out, mask, offset)();
+    const kernel::Vectors<const In> in =
+        columns ? kernel::Vectors<const In>{scores.data, scores.cols, scores.rows,
+                                            scores.col_stride, scores.row_stride}
+                : kernel::Vectors<const In>{scores.data, scores.rows, scores.cols,
+                                            scores.row_stride, scores.col_stride};
+    const kernel::Vectors<Output> out =
+        columns ? kernel::Vectors<Output>{results.data, in.count, in.length, results.col_stride,
+                                          results.row_stride}
+                : kernel::Vectors<Output>{results.data, in.count, in.length, results.row_stride,
+                                          results.col_stride};
+    kernel::SoftmaxPass<Result, Scalar, In, Output, bare_t<decltype(mask)>>(in, out, mask,
+                                                                            offset)();
   }
 };
 
@@ -168,14 +191,17 @@ inline constexpr LogSumExp logsumexp{};
 /// Cost       two exp a row and head, two multiplications an element
 /// Reference  Dao 2023 (arXiv:2307.08691), §3.1
 template <class A, class LA, class B, class LB, class... Options>
-auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logsumexp_a, const Eigen::DenseBase<B>& output_b,
-           const Eigen::DenseBase<LB>& logsumexp_b, Options&&... options) {
+auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logsumexp_a,
+           const Eigen::DenseBase<B>& output_b, const Eigen::DenseBase<LB>& logsumexp_b,
+           Options&&... options) {
   using Stored = typename A::Scalar;
   using Scalar = compute_t<Stored>;
   using detail::fail;
   using detail::shape_text;
   using detail::text;
-  static_assert(((detail::is_into<detail::bare_t<Options>>::value || detail::is_save_logsumexp<detail::bare_t<Options>>::value) && ...),
+  static_assert(((detail::is_into<detail::bare_t<Options>>::value ||
+                  detail::is_save_logsumexp<detail::bare_t<Options>>::value) &&
+                 ...),
                 "attn::merge: its options are into(O) and save_logsumexp(l)");
   if constexpr (detail::count_v<detail::is_into, Options...> == 0) {
     typename A::PlainObject merged(output_a.rows(), output_a.cols());
@@ -183,9 +209,11 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
     return merged;
   } else {
     const char* function = "attn::merge";
-    const auto refuse = [&](const char* name, Index rows, Index cols, Index needs_rows, Index needs_cols) {
+    const auto refuse = [&](const char* name, Index rows, Index cols, Index needs_rows,
+                            Index needs_cols) {
       if (rows != needs_rows || cols != needs_cols) {
-        fail(text(function, ": ", name, " is ", shape_text(rows, cols), ", needs ", shape_text(needs_rows, needs_cols)));
+        fail(text(function, ": ", name, " is ", shape_text(rows, cols), ", needs ",
+                  shape_text(needs_rows, needs_cols)));
       }
     };
     const Index rows = output_a.rows(), cols = output_a.cols(), heads = logsumexp_a.cols();
@@ -193,7 +221,8 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
     refuse("the first logsumexp", logsumexp_a.rows(), heads, rows, heads);
     refuse("the second logsumexp", logsumexp_b.rows(), logsumexp_b.cols(), rows, heads);
     if (heads < 1 || cols % heads != 0) {
-      fail(text(function, ": the outputs have ", cols, " columns, need a multiple of the ", heads, " columns of logsumexp"));
+      fail(text(function, ": the outputs have ", cols, " columns, need a multiple of the ", heads,
+                " columns of logsumexp"));
     }
     const kernel::Absent none{};
     auto& target = detail::pick<detail::is_into>(none, options...).target;
@@ -201,7 +230,8 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
     const auto check_inputs = [&](const char* name, const auto& memory, bool for_output) {
       const auto apart = [&](const char* input, const auto& m, bool in_place) {
         if constexpr (detail::has_memory<detail::bare_t<decltype(m)>>::value) {
-          detail::check_alias(function, name, memory, input, detail::as_tensor(detail::view_matrix(m)), in_place);
+          detail::check_alias(function, name, memory, input,
+                              detail::as_tensor(detail::view_matrix(m)), in_place);
         }
       };
       apart("the first output", output_a.derived(), for_output);
@@ -210,11 +240,12 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
       apart("the second logsumexp", logsumexp_b.derived(), !for_output);
     };
     check_inputs("output", target.memory(rows, cols), true);
-    if constexpr (detail::count_v<detail::is_save_logsumexp, Options...> > 0) {
+    if constexpr (detail::count_v < detail::is_save_logsumexp, Options... >> 0) {
       const auto& saved = detail::pick<detail::is_save_logsumexp>(none, options...).target;
       saved.check(function, "logsumexp", rows, heads);
       check_inputs("logsumexp", saved.memory(rows, heads), false);
-      detail::check_alias(function, "logsumexp", saved.memory(rows, heads), "output", target.memory(rows, cols).view, false);
+      detail::check_alias(function, "logsumexp", saved.memory(rows, heads), "output",
+                          target.memory(rows, cols).view, false);
       saved.resize(rows, heads);
     }
     target.resize(rows, cols);
@@ -228,14 +259,17 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
         b.update(Scalar(logsumexp_b.derived().coeff(i, h)));
         const SoftmaxState<Scalar> whole = merge(a, b);
         const Scalar inverse = whole.sum == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / whole.sum);
-        const Scalar weight_a = Scalar(a.sum * a.rescale_to(whole)) * inverse, weight_b = Scalar(b.sum * b.rescale_to(whole)) * inverse;
+        const Scalar weight_a = Scalar(a.sum * a.rescale_to(whole)) * inverse,
+                     weight_b = Scalar(b.sum * b.rescale_to(whole)) * inverse;
         for (Index c = h * features; c < (h + 1) * features; ++c) {
-          const Scalar x = Scalar(output_a.derived().coeff(i, c)), y = Scalar(output_b.derived().coeff(i, c));
+          const Scalar x = Scalar(output_a.derived().coeff(i, c)),
+                       y = Scalar(output_b.derived().coeff(i, c));
           using Merged = typename detail::bare_t<decltype(target)>::Scalar;
           merged(i, c) = Merged(Scalar(Scalar(weight_a * x) + Scalar(weight_b * y)));
         }
-        if constexpr (detail::count_v<detail::is_save_logsumexp, Options...> > 0) {
-          const auto saved = detail::pick<detail::is_save_logsumexp>(none, options...).target.view();
+        if constexpr (detail::count_v < detail::is_save_logsumexp, Options... >> 0) {
+          const auto saved =
+              detail::pick<detail::is_save_logsumexp>(none, options...).target.view();
           using Saved = typename detail::bare_t<decltype(saved)>::Scalar;
           saved(i, h) = Saved(whole.logsumexp());
         }

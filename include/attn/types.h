@@ -45,13 +45,21 @@ struct At {
   Index key;
 };
 
+/// Which rows the first and last query are aligned with in causal attention where Lq ≠ Lk.
+enum class align {
+  upper_left,   ///< query row i is at position i
+  lower_right,  ///< the last query row is at the last key's position: offset Lk − Lq, Lk being the key length where one is given
+};
+
 /// A half-open interval of key positions; empty where end ≤ begin.
 struct KeyRange {
   Index begin = 0;
   Index end = 0;
 
   constexpr bool empty() const { return end <= begin; }
-  constexpr bool contains(KeyRange other) const { return other.empty() || (begin <= other.begin && other.end <= end); }
+  constexpr bool contains(KeyRange other) const {
+    return other.empty() || (begin <= other.begin && other.end <= end);
+  }
 };
 
 constexpr KeyRange intersect(KeyRange a, KeyRange b) {
@@ -83,7 +91,9 @@ struct QueryRows {
   Index offset;       ///< position = row + offset
   Index keys;         ///< Lk of the sequence
 
-  constexpr QueryRow row(Index i, Index head) const { return {sequence, head, i, i + first_token, i + offset, keys}; }
+  constexpr QueryRow row(Index i, Index head) const {
+    return {sequence, head, i, i + first_token, i + offset, keys};
+  }
   constexpr QueryRow first() const { return row(begin, head_begin); }
   constexpr QueryRow last() const { return row(end - 1, head_begin); }
 };

@@ -12,8 +12,8 @@ namespace detail {
 /// How tokens fall into sequences: equal lengths, or ragged by row offsets.
 struct Tokens {
   Eigen::Index sequences = 1;
-  Eigen::Index common_length = 0;         ///< of each sequence, where `offsets` is null
-  const IndexList* offsets = nullptr;     ///< sequence b is rows [offsets[b], offsets[b + 1])
+  Eigen::Index common_length = 0;      ///< of each sequence, where `offsets` is null
+  const IndexList* offsets = nullptr;  ///< sequence b is rows [offsets[b], offsets[b + 1])
 
   Eigen::Index begin(Eigen::Index sequence) const {
     return offsets != nullptr ? (*offsets)[sequence] : sequence * common_length;
@@ -21,11 +21,14 @@ struct Tokens {
   Eigen::Index length(Eigen::Index sequence) const {
     return offsets != nullptr ? (*offsets)[sequence + 1] - (*offsets)[sequence] : common_length;
   }
-  Eigen::Index total() const { return offsets != nullptr ? offsets->back() : sequences * common_length; }
+  Eigen::Index total() const {
+    return offsets != nullptr ? offsets->back() : sequences * common_length;
+  }
   Eigen::Index longest() const {
     if (offsets == nullptr) return sequences > 0 ? common_length : 0;
     Eigen::Index longest = 0;
-    for (Eigen::Index b = 0; b < sequences; ++b) longest = length(b) > longest ? length(b) : longest;
+    for (Eigen::Index b = 0; b < sequences; ++b)
+      longest = length(b) > longest ? length(b) : longest;
     return longest;
   }
 };
@@ -39,7 +42,9 @@ struct CallShape {
   bool shared_keys = false;  ///< one sequence of keys serves every sequence of queries
 
   Eigen::Index sequences() const { return queries.sequences; }
-  Eigen::Index key_length(Eigen::Index sequence) const { return keys.length(shared_keys ? 0 : sequence); }
+  Eigen::Index key_length(Eigen::Index sequence) const {
+    return keys.length(shared_keys ? 0 : sequence);
+  }
 };
 
 /// A matrix shaped like the scores (bool masks, biases), resolved to strides. Element (row, key): where `stacked`, rows
@@ -52,23 +57,30 @@ struct ScoreTable {
 
   template <class Row>
   const T* row(const Row& at) const {
-    return data + at.sequence * sequence_stride + at.head * head_stride + (stacked ? at.token : at.row) * row_stride;
+    return data + at.sequence * sequence_stride + at.head * head_stride +
+           (stacked ? at.token : at.row) * row_stride;
   }
 };
 
 /// Lays a matrix of `heads` blocks of columns over the scores: Lq×Lk for all sequences, or all sequences' rows stacked.
 template <class T>
-ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<const T> m, Eigen::Index heads) {
-  const Eigen::Index rows = shape.queries.longest(), total = shape.queries.total(), keys = shape.keys.longest();
+ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<const T> m,
+                          Eigen::Index heads) {
+  const Eigen::Index rows = shape.queries.longest(), total = shape.queries.total(),
+                     keys = shape.keys.longest();
   if (heads != 1 && heads != shape.heads) {
     fail(text(shape.function, ": ", name, " has ", heads, " heads, query has ", shape.heads));
   }
   if ((m.rows != rows && m.rows != total) || m.cols != heads * keys) {
-    fail(text(shape.function, ": ", name, " is ", shape_text(m.rows, m.cols), ", needs ", shape_text(rows, heads * keys),
-              rows == total ? " (query rows x keys of each head)" : " (longest query sequence x keys of each head) or ",
-              rows == total ? "" : shape_text(total, heads * keys), rows == total ? "" : " (a row for each query token)"));
+    fail(text(shape.function, ": ", name, " is ", shape_text(m.rows, m.cols), ", needs ",
+              shape_text(rows, heads * keys),
+              rows == total ? " (query rows x keys of each head)"
+                            : " (longest query sequence x keys of each head) or ",
+              rows == total ? "" : shape_text(total, heads * keys),
+              rows == total ? "" : " (a row for each query token)"));
   }
-  return {m.data, 0, heads == 1 ? 0 : keys * m.col_stride, m.row_stride, m.col_stride, m.rows != rows};
+  return {m.data,        0, heads == 1 ? 0 : keys * m.col_stride, m.row_stride, m.col_stride,
+          m.rows != rows};
 }
 
 /// The same for memory of rank 4, [sequence, head, query, key]; a dimension of size 1 serves all.
@@ -76,12 +88,18 @@ template <class T>
 ScoreTable<T> score_table(const CallShape& shape, const char* name, const TensorView<const T>& v) {
   const Eigen::Index rows = shape.queries.longest(), keys = shape.keys.longest();
   const auto fits = [](Eigen::Index has, Eigen::Index needs) { return has == 1 || has == needs; };
-  if (!fits(v.sequences, shape.sequences()) || !fits(v.heads, shape.heads) || !fits(v.tokens, rows) || !fits(v.features, keys)) {
-    fail(text(shape.function, ": ", name, " is [", v.sequences, ", ", v.heads, ", ", v.tokens, ", ", v.features, "], needs [",
-              shape.sequences(), ", ", shape.heads, ", ", rows, ", ", keys, "] (sequences, heads, queries, keys) or 1 in place of any"));
+  if (!fits(v.sequences, shape.sequences()) || !fits(v.heads, shape.heads) ||
+      !fits(v.tokens, rows) || !fits(v.features, keys)) {
+    fail(text(shape.function, ": ", name, " is [", v.sequences, ", ", v.heads, ", ", v.tokens, ", ",
+              v.features, "], needs [", shape.sequences(), ", ", shape.heads, ", ", rows, ", ",
+              keys, "] (sequences, heads, queries, keys) or 1 in place of any"));
   }
-  return {v.data, v.sequences == 1 ? 0 : v.sequence_stride, v.heads == 1 ? 0 : v.head_stride,
-          v.tokens == 1 ? 0 : v.token_stride, v.features == 1 ? 0 : v.feature_stride, false};
+  return {v.data,
+          v.sequences == 1 ? 0 : v.sequence_stride,
+          v.heads == 1 ? 0 : v.head_stride,
+          v.tokens == 1 ? 0 : v.token_stride,
+          v.features == 1 ? 0 : v.feature_stride,
+          false};
 }
 
 }  // namespace detail

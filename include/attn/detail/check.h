@@ -44,7 +44,9 @@ ATTN_COLD std::string text(const Parts&... parts) {
 }
 
 /// "7x64": how a matrix's shape is written in messages.
-inline std::string shape_text(Eigen::Index rows, Eigen::Index cols) { return text(rows, "x", cols); }
+inline std::string shape_text(Eigen::Index rows, Eigen::Index cols) {
+  return text(rows, "x", cols);
+}
 
 }  // namespace detail
 }  // namespace ATTN_ABI

@@ -39,9 +39,10 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 // Around simd.h: g++ warns where a packet is a template argument (its alignment attribute is dropped there, harmlessly), and
 // g++ 12 takes the deliberately undefined operands inside its own AVX-512 intrinsics for uninitialized variables (PR 105593).
 #if defined(__GNUC__) && !defined(__clang__)
-#define ATTN_PACKET_WARNINGS_OFF                                                           \
+#define ATTN_PACKET_WARNINGS_OFF                                                            \
   _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wignored-attributes\"") \
-      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
+      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")                           \
+          _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")
 #define ATTN_PACKET_WARNINGS_ON _Pragma("GCC diagnostic pop")
 #else
 #define ATTN_PACKET_WARNINGS_OFF
@@ -85,10 +86,13 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #else
 #define ATTN_ABI_THROW nothrows
 #endif
-#define ATTN_ABI_JOIN(isa, fma, half, align, math, thrown) isa##_##fma##_##half##_a##align##_##math##_##thrown
-#define ATTN_ABI_NAME(isa, fma, half, align, math, thrown) ATTN_ABI_JOIN(isa, fma, half, align, math, thrown)
-#define ATTN_ABI \
-  ATTN_ABI_NAME(ATTN_ABI_ISA, ATTN_ABI_FMA, ATTN_ABI_HALF, EIGEN_MAX_ALIGN_BYTES, ATTN_ABI_MATH, ATTN_ABI_THROW)
+#define ATTN_ABI_JOIN(isa, fma, half, align, math, thrown) \
+  isa##_##fma##_##half##_a##align##_##math##_##thrown
+#define ATTN_ABI_NAME(isa, fma, half, align, math, thrown) \
+  ATTN_ABI_JOIN(isa, fma, half, align, math, thrown)
+#define ATTN_ABI                                                                                 \
+  ATTN_ABI_NAME(ATTN_ABI_ISA, ATTN_ABI_FMA, ATTN_ABI_HALF, EIGEN_MAX_ALIGN_BYTES, ATTN_ABI_MATH, \
+                ATTN_ABI_THROW)
 
 namespace attn {
 inline namespace ATTN_ABI {

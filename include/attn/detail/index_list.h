@@ -25,14 +25,18 @@ class IndexList {
   explicit IndexList(Eigen::Index single) : size_(1) { inline_[0] = single; }
   IndexList(std::initializer_list<Eigen::Index> list) { copy(list); }
 
-  template <class Range, std::enable_if_t<!std::is_arithmetic_v<bare_t<Range>> && !std::is_same_v<bare_t<Range>, IndexList>, int> = 0>
+  template <class Range, std::enable_if_t<!std::is_arithmetic_v<bare_t<Range>> &&
+                                              !std::is_same_v<bare_t<Range>, IndexList>,
+                                          int> = 0>
   explicit IndexList(Range&& range) {
     using Element = bare_t<decltype(*std::begin(range))>;
     static_assert(std::is_integral_v<Element>, "attn: offsets, lengths and positions are integers");
     if constexpr (std::is_lvalue_reference_v<Range> && is_contiguous<Range>()) {
       data_ = std::data(range);
       size_ = Eigen::Index(std::size(range));
-      read_ = [](const void* data, Eigen::Index i) { return Eigen::Index(static_cast<const Element*>(data)[i]); };
+      read_ = [](const void* data, Eigen::Index i) {
+        return Eigen::Index(static_cast<const Element*>(data)[i]);
+      };
     } else {
       copy(range);
     }

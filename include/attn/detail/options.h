@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../residual.h"
+#include "../score.h"
 #include "positions.h"
 #include "workspace.h"
 
@@ -27,7 +28,8 @@ using is_save_logsumexp = is_instance<SaveLogSumExp, T>;
 template <class T>
 using is_use = is_instance<Use, T>;
 template <class T>
-using is_batch = std::bool_constant<std::is_same_v<T, Sequences> || std::is_same_v<T, SequenceLength>>;
+using is_batch =
+    std::bool_constant<std::is_same_v<T, Sequences> || std::is_same_v<T, SequenceLength>>;
 
 template <template <class> class Is, class... Options>
 inline constexpr int count_v = (0 + ... + int(Is<bare_t<Options>>::value));
@@ -59,21 +61,29 @@ constexpr bool is_bool_matrix() {
 template <class... Options>
 constexpr void check_options() {
   static_assert((!is_bool_matrix<Options>() && ...),
-                "attn: a matrix of bool among the options: write keep(B) (attend where true) or hide(B) (attend where false)");
+                "attn: a matrix of bool among the options: write keep(B) (attend where true) or "
+                "hide(B) (attend where false)");
   static_assert((!is_operand_v<Options> && ...),
-                "attn: a matrix among the options: write what it is: into(Y) for the output, bias(B), residual(X), save_logsumexp(l)");
+                "attn: a matrix among the options: write what it is: into(Y) for the output, "
+                "bias(B), residual(X), save_logsumexp(l)");
   static_assert((std::is_base_of_v<option_base, bare_t<Options>> && ...),
-                "attn: unknown option: options are made by causal(), window(), keep(), key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
+                "attn: unknown option: options are made by causal(), window(), keep(), "
+                "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
   static_assert(count_v<is_scale, Options...> <= 1, "attn: two scales in one call");
   static_assert(count_v<is_softcap, Options...> <= 1, "attn: two softcaps in one call");
-  static_assert(count_v<is_bias, Options...> <= 1, "attn: two biases in one call: add the matrices, bias(A + B)");
-  static_assert(count_v<is_residual, Options...> <= 1, "attn: two residuals in one call: add the matrices, residual(A + B)");
+  static_assert(count_v<is_bias, Options...> <= 1,
+                "attn: two biases in one call: add the matrices, bias(A + B)");
+  static_assert(count_v<is_residual, Options...> <= 1,
+                "attn: two residuals in one call: add the matrices, residual(A + B)");
   static_assert(count_v<is_into, Options...> <= 1, "attn: two outputs in one call");
-  static_assert(count_v<is_save_logsumexp, Options...> <= 1, "attn: save_logsumexp twice in one call");
+  static_assert(count_v<is_save_logsumexp, Options...> <= 1,
+                "attn: save_logsumexp twice in one call");
   static_assert(count_v<is_use, Options...> <= 1, "attn: two workspaces in one call");
-  static_assert(count_v<is_batch, Options...> <= 1, "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
+  static_assert(count_v<is_batch, Options...> <= 1,
+                "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
   static_assert(offsets_named_v<Options...> <= 1,
-                "attn: the query offset is named twice: one of causal(align::...), causal_from(...) and query_offset(...)");
+                "attn: the query offset is named twice: one of causal(align::...), "
+                "causal_from(...) and query_offset(...)");
 }
 
 /// Calls visit(name, memory, in_place = false) for every matrix that an option reads while rows are written.

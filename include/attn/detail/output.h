@@ -12,15 +12,23 @@ template <class T>
 constexpr void check_output_type() {
   if constexpr (is_dense_v<T>) {
     static_assert(!std::is_const_v<std::remove_reference_t<T>>, "attn: the output is const");
-    static_assert(!is_plain_v<T> || std::is_lvalue_reference_v<T>, "attn: the output is a temporary matrix: its result would be lost");
-    static_assert(is_writable<T>(), "attn: the output is not writable memory (an expression, or a Map, Ref or Block of const)");
+    static_assert(!is_plain_v<T> || std::is_lvalue_reference_v<T>,
+                  "attn: the output is a temporary matrix: its result would be lost");
+    static_assert(
+        is_writable<T>(),
+        "attn: the output is not writable memory (an expression, or a Map, Ref or Block of const)");
   } else if constexpr (is_heads_v<T>) {
-    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(std::declval<bare_t<T>>().held.view().data)>>,
-                  "attn: the output is const (heads() of a const matrix, of an expression or of a temporary)");
+    static_assert(!std::is_const_v<
+                      std::remove_pointer_t<decltype(std::declval<bare_t<T>>().held.view().data)>>,
+                  "attn: the output is const (heads() of a const matrix, of an expression or of a "
+                  "temporary)");
   } else if constexpr (is_tensor_view_v<T>) {
-    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(std::declval<bare_t<T>>().data)>>, "attn: the output is const");
+    static_assert(!std::is_const_v<std::remove_pointer_t<decltype(std::declval<bare_t<T>>().data)>>,
+                  "attn: the output is const");
   } else {
-    static_assert(always_false_v<T>, "attn: the output is an Eigen matrix, heads(Y, n) of one, or a strided view (bhld, blhd, lbhd)");
+    static_assert(always_false_v<T>,
+                  "attn: the output is an Eigen matrix, heads(Y, n) of one, or a strided view "
+                  "(bhld, blhd, lbhd)");
   }
 }
 
@@ -49,7 +57,8 @@ class MatrixOutput {
     };
     if (!admits(Matrix::RowsAtCompileTime, Matrix::MaxRowsAtCompileTime, rows) ||
         !admits(Matrix::ColsAtCompileTime, Matrix::MaxColsAtCompileTime, cols)) {
-      fail(text(function, ": ", name, " is ", shape_text(matrix_->rows(), matrix_->cols()), ", needs ", shape_text(rows, cols)));
+      fail(text(function, ": ", name, " is ", shape_text(matrix_->rows(), matrix_->cols()),
+                ", needs ", shape_text(rows, cols)));
     }
   }
   OutputMemory<Scalar> memory(Index rows, Index cols) const {
@@ -69,7 +78,8 @@ class ViewOutput {
   explicit ViewOutput(MatrixView<Scalar> view) : view_(view) {}
   void check(const char* function, const char* name, Index rows, Index cols) const {
     if (view_.rows != rows || view_.cols != cols) {
-      fail(text(function, ": ", name, " is ", shape_text(view_.rows, view_.cols), ", needs ", shape_text(rows, cols)));
+      fail(text(function, ": ", name, " is ", shape_text(view_.rows, view_.cols), ", needs ",
+                shape_text(rows, cols)));
     }
   }
   OutputMemory<Scalar> memory(Index, Index) const { return {as_tensor(view_), true}; }
@@ -95,7 +105,8 @@ template <class Target>
 struct Into : option_base {
   Target target;
   using Scalar = typename Target::Scalar;
-  static constexpr bool kMatrix = is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>;
+  static constexpr bool kMatrix =
+      is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>;
   explicit Into(Target t) : target(std::move(t)) {}
 
   /// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.
@@ -104,9 +115,15 @@ struct Into : option_base {
       const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
       target.check(shape.function, "output", rows, cols);
       const OutputMemory<Scalar> now = target.memory(rows, cols);
-      return now.stays ? OutputMemory<Scalar>{place_like_output(shape, "output", now.view, true).view, true} : now;
+      return now.stays
+                 ? OutputMemory<Scalar>{place_like_output(shape, "output", now.view, true).view,
+                                        true}
+                 : now;
     } else {
-      return {place_like_output(shape, "output", target.view(shape.function, "output"), Target::kStacked).view, true};
+      return {place_like_output(shape, "output", target.view(shape.function, "output"),
+                                Target::kStacked)
+                  .view,
+              true};
     }
   }
   /// The output sized and laid out as heads.
@@ -115,7 +132,8 @@ struct Into : option_base {
       target.resize(shape.queries.total(), shape.heads * shape.value_dim);
       return place_like_output(shape, "output", as_tensor(target.view()), true);
     } else {
-      return place_like_output(shape, "output", target.view(shape.function, "output"), Target::kStacked);
+      return place_like_output(shape, "output", target.view(shape.function, "output"),
+                               Target::kStacked);
     }
   }
 };
@@ -146,7 +164,8 @@ auto into(Output&& Y) {
 /// Two partial results over disjoint keys combine by it: see merge() in softmax.h.
 template <class Output>
 auto save_logsumexp(Output&& l) {
-  static_assert(detail::is_dense_v<Output>, "attn::save_logsumexp: expected a matrix to write to, query rows x heads");
+  static_assert(detail::is_dense_v<Output>,
+                "attn::save_logsumexp: expected a matrix to write to, query rows x heads");
   auto target = detail::matrix_output(std::forward<Output>(l));
   return detail::SaveLogSumExp<decltype(target)>(target);
 }

@@ -67,7 +67,8 @@ struct CommonStrides {
 
   CommonStrides(const Footprint& a, const Footprint& b) {
     for (int i = 0, k = 0; i < a.rank || k < b.rank; ++rank) {
-      const std::intptr_t of_a = i < a.rank ? a.dimensions[i].stride : 0, of_b = k < b.rank ? b.dimensions[k].stride : 0;
+      const std::intptr_t of_a = i < a.rank ? a.dimensions[i].stride : 0,
+                          of_b = k < b.rank ? b.dimensions[k].stride : 0;
       stride[rank] = of_a > of_b ? of_a : of_b;
       size_a[rank] = of_a == stride[rank] ? a.dimensions[i++].size : 1;
       size_b[rank] = of_b == stride[rank] ? b.dimensions[k++].size : 1;
@@ -78,11 +79,14 @@ struct CommonStrides {
   bool meet(int level, std::intptr_t delta) const {
     if (level == rank) return delta == 0;
     std::intptr_t below = 0;  // how far the narrower dimensions reach
-    for (int i = level + 1; i < rank; ++i) below += ((size_a[i] > size_b[i] ? size_a[i] : size_b[i]) - 1) * stride[i];
+    for (int i = level + 1; i < rank; ++i)
+      below += ((size_a[i] > size_b[i] ? size_a[i] : size_b[i]) - 1) * stride[i];
     if (below >= stride[level]) return true;  // they interleave: no way to tell, so say yes
-    const std::intptr_t nearest = delta >= 0 ? delta / stride[level] : -((-delta + stride[level] - 1) / stride[level]);
+    const std::intptr_t nearest =
+        delta >= 0 ? delta / stride[level] : -((-delta + stride[level] - 1) / stride[level]);
     for (std::intptr_t n = nearest; n <= nearest + 1; ++n) {
-      if (-size_b[level] < n && n < size_a[level] && meet(level + 1, delta - n * stride[level])) return true;
+      if (-size_b[level] < n && n < size_a[level] && meet(level + 1, delta - n * stride[level]))
+        return true;
     }
     return false;
   }
@@ -93,7 +97,8 @@ struct CommonStrides {
 template <class T, class U>
 bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
   const Footprint a(x), b(y);
-  if (a.empty || b.empty || a.base + a.span() <= b.base || b.base + b.span() <= a.base) return false;
+  if (a.empty || b.empty || a.base + a.span() <= b.base || b.base + b.span() <= a.base)
+    return false;
   return CommonStrides(a, b).meet(0, b.base - a.base);
 }
 
@@ -104,9 +109,11 @@ bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
     return false;
   } else {
     const auto same = [](Index size, Index a, Index b) { return size <= 1 || a == b; };
-    return x.data == y.data && x.sequences == y.sequences && x.heads == y.heads && x.tokens == y.tokens &&
-           x.features == y.features && same(x.sequences, x.sequence_stride, y.sequence_stride) &&
-           same(x.heads, x.head_stride, y.head_stride) && same(x.tokens, x.token_stride, y.token_stride) &&
+    return x.data == y.data && x.sequences == y.sequences && x.heads == y.heads &&
+           x.tokens == y.tokens && x.features == y.features &&
+           same(x.sequences, x.sequence_stride, y.sequence_stride) &&
+           same(x.heads, x.head_stride, y.head_stride) &&
+           same(x.tokens, x.token_stride, y.token_stride) &&
            same(x.features, x.feature_stride, y.feature_stride);
   }
 }
@@ -114,12 +121,12 @@ bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
 /// Refuses an output that shares memory with an input, unless both are the same elements in the same order and the caller reads
 /// each of them before writing it (`in_place`).
 template <class Output, class Input>
-void check_alias(const char* function, const char* output_name, const Output& output, const char* name, const TensorView<Input>& input,
-                 bool in_place) {
+void check_alias(const char* function, const char* output_name, const Output& output,
+                 const char* name, const TensorView<Input>& input, bool in_place) {
   if (in_place && output.stays && is_same_view(output.view, input)) return;
   if (may_overlap(output.view, input)) {
-    fail(text(function, ": ", output_name, " overlaps ", name, in_place ? " without being the same matrix" : "",
-              "; write to memory of its own"));
+    fail(text(function, ": ", output_name, " overlaps ", name,
+              in_place ? " without being the same matrix" : "", "; write to memory of its own"));
   }
 }
 

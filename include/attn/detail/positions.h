@@ -13,10 +13,11 @@ struct QueryOffset : option_base {
   IndexList offset;
 };
 
-inline Index offset_of_list(const CallShape& shape, const char* name, const IndexList& list, Index sequence) {
+inline Index offset_of_list(const CallShape& shape, const char* name, const IndexList& list,
+                            Index sequence) {
   if (list.size() != 1 && list.size() != shape.sequences()) {
-    fail(text(shape.function, ": ", name, " has ", list.size(), " offsets, the call has ", shape.sequences(),
-              " sequences; needs one for each (or one for all)"));
+    fail(text(shape.function, ": ", name, " has ", list.size(), " offsets, the call has ",
+              shape.sequences(), " sequences; needs one for each (or one for all)"));
   }
   return list[list.size() == 1 ? 0 : sequence];
 }
@@ -51,7 +52,8 @@ struct position_of<CausalAligned> {
   static constexpr int named = 1;
   static constexpr bool asks = false;
   static Index keys(const CausalAligned&, Index, Index all) { return all; }
-  static Index offset(const CausalAligned& mask, const CallShape&, Index, Index queries, Index keys) {
+  static Index offset(const CausalAligned& mask, const CallShape&, Index, Index queries,
+                      Index keys) {
     return mask.alignment == align::lower_right ? keys - queries : 0;
   }
 };
@@ -60,7 +62,8 @@ struct position_of<CausalFrom> {
   static constexpr int named = 1;
   static constexpr bool asks = false;
   static Index keys(const CausalFrom&, Index, Index all) { return all; }
-  static Index offset(const CausalFrom& mask, const CallShape& shape, Index sequence, Index, Index) {
+  static Index offset(const CausalFrom& mask, const CallShape& shape, Index sequence, Index,
+                      Index) {
     return offset_of_list(shape, "causal_from", mask.offset, sequence);
   }
 };
@@ -69,7 +72,8 @@ struct position_of<QueryOffset> {
   static constexpr int named = 1;
   static constexpr bool asks = false;
   static Index keys(const QueryOffset&, Index, Index all) { return all; }
-  static Index offset(const QueryOffset& option, const CallShape& shape, Index sequence, Index, Index) {
+  static Index offset(const QueryOffset& option, const CallShape& shape, Index sequence, Index,
+                      Index) {
     return offset_of_list(shape, "query_offset", option.offset, sequence);
   }
 };
@@ -87,7 +91,8 @@ struct position_of_pair {
     }
   }
   template <class Pair>
-  static Index offset(const Pair& mask, const CallShape& shape, Index sequence, Index queries, Index keys) {
+  static Index offset(const Pair& mask, const CallShape& shape, Index sequence, Index queries,
+                      Index keys) {
     return position_of<A>::offset(mask.a, shape, sequence, queries, keys) +
            position_of<B>::offset(mask.b, shape, sequence, queries, keys);
   }
@@ -101,7 +106,8 @@ struct position_of<Not<A>> {
   static constexpr int named = position_of<A>::named;
   static constexpr bool asks = position_of<A>::asks;
   static Index keys(const Not<A>&, Index, Index all) { return all; }
-  static Index offset(const Not<A>& mask, const CallShape& shape, Index sequence, Index queries, Index keys) {
+  static Index offset(const Not<A>& mask, const CallShape& shape, Index sequence, Index queries,
+                      Index keys) {
     return position_of<A>::offset(mask.a, shape, sequence, queries, keys);
   }
 };
@@ -119,8 +125,10 @@ Index query_offset_of(const CallShape& shape, Index sequence, const Options&... 
   if constexpr (offsets_named_v<Options...> == 0) {
     if (offset_asked_v<Options...> && queries != keys) {
       fail(text(shape.function, ": causal() with ", queries, " queries and ", keys,
-                " keys: name the alignment: causal(align::lower_right) puts the last query at the last key, "
-                "causal(align::upper_left) the first query at the first key, causal_from(n) the first query at key n"));
+                " keys: name the alignment: causal(align::lower_right) puts the last query at the "
+                "last key, "
+                "causal(align::upper_left) the first query at the first key, causal_from(n) the "
+                "first query at key n"));
     }
     return 0;
   } else {
@@ -138,7 +146,8 @@ inline detail::QueryOffset query_offset(Index offset) {
   return option;
 }
 /// An offset for each sequence of the batch.
-template <class Offsets = std::initializer_list<Index>, std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
+template <class Offsets = std::initializer_list<Index>,
+          std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
 detail::QueryOffset query_offset(Offsets&& offsets) {
   detail::QueryOffset option;
   option.offset = detail::IndexList(std::forward<Offsets>(offsets));

@@ -26,8 +26,10 @@ namespace detail {
 
 /// Eigen has packets of more than one lane for this scalar. (half and bfloat16 are storage types here, never computed with.)
 template <class Scalar>
-inline constexpr bool has_packets_v = (std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>)&&bool(
-    Eigen::internal::packet_traits<Scalar>::Vectorizable) && (Eigen::internal::packet_traits<Scalar>::size > 1);
+inline constexpr bool has_packets_v =
+    (std::is_same_v<Scalar, float> ||
+     std::is_same_v<Scalar, double>)&&bool(Eigen::internal::packet_traits<Scalar>::Vectorizable) &&
+    (Eigen::internal::packet_traits<Scalar>::size > 1);
 
 /// Vector registers of the target; sizes the register tile.
 inline constexpr int kVectorRegisters = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
@@ -52,7 +54,8 @@ struct Simd {
   static Packet div(const Packet& a, const Packet& b) { return Packet(a / b); }
   static Packet mul(const Packet& a, const Packet& b) { return fmadd(a, b, Scalar(0)); }
   static Packet fmadd(const Packet& a, const Packet& b, const Packet& c) {
-    if constexpr (kHardwareFma && (std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>)) {
+    if constexpr (kHardwareFma &&
+                  (std::is_same_v<Scalar, float> || std::is_same_v<Scalar, double>)) {
       return std::fma(a, b, c);
     } else {
       return Packet(Packet(a * b) + c);
@@ -94,8 +97,12 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE Packet sub(Packet a, Packet b) { return Eigen::internal::psub(a, b); }
   static ATTN_INLINE Packet div(Packet a, Packet b) { return Eigen::internal::pdiv(a, b); }
   // The zero addend keeps g++ from fusing the product with an add that follows it somewhere else.
-  static ATTN_INLINE Packet mul(Packet a, Packet b) { return Eigen::internal::pmadd(a, b, set(Scalar(0))); }
-  static ATTN_INLINE Packet fmadd(Packet a, Packet b, Packet c) { return Eigen::internal::pmadd(a, b, c); }
+  static ATTN_INLINE Packet mul(Packet a, Packet b) {
+    return Eigen::internal::pmadd(a, b, set(Scalar(0)));
+  }
+  static ATTN_INLINE Packet fmadd(Packet a, Packet b, Packet c) {
+    return Eigen::internal::pmadd(a, b, c);
+  }
   static ATTN_INLINE Packet abs(Packet a) { return Eigen::internal::pabs(a); }
   static ATTN_INLINE Packet max(Packet a, Packet b) { return Eigen::internal::pmax(a, b); }
   static ATTN_INLINE Packet min(Packet a, Packet b) { return Eigen::internal::pmin(a, b); }
@@ -105,8 +112,12 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE Mask equal(Packet a, Packet b) { return Eigen::internal::pcmp_eq(a, b); }
   static ATTN_INLINE Mask mask_and(Mask a, Mask b) { return Eigen::internal::pand(a, b); }
   static ATTN_INLINE Mask mask_or(Mask a, Mask b) { return Eigen::internal::por(a, b); }
-  static ATTN_INLINE Mask mask_not(Mask a) { return Eigen::internal::pxor(a, Eigen::internal::ptrue(a)); }
-  static ATTN_INLINE Packet select(Mask m, Packet a, Packet b) { return Eigen::internal::pselect(m, a, b); }
+  static ATTN_INLINE Mask mask_not(Mask a) {
+    return Eigen::internal::pxor(a, Eigen::internal::ptrue(a));
+  }
+  static ATTN_INLINE Packet select(Mask m, Packet a, Packet b) {
+    return Eigen::internal::pselect(m, a, b);
+  }
 
   static ATTN_INLINE Scalar reduce_add(Packet a) { return Eigen::internal::predux(a); }
   static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
@@ -134,7 +145,8 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
     static_assert(std::is_same_v<Scalar, float>, "the shift is the width of float's significand");
     using Integers = typename Eigen::internal::unpacket_traits<Packet>::integer_packet;
     const Integers bits = Eigen::internal::preinterpret<Integers>(t);
-    return Eigen::internal::preinterpret<Packet>(Integers(Eigen::internal::plogical_shift_left<23>(bits)));
+    return Eigen::internal::preinterpret<Packet>(
+        Integers(Eigen::internal::plogical_shift_left<23>(bits)));
   }
 
   /// The value as it is, but opaque to the optimizer under -ffast-math; nothing elsewhere.

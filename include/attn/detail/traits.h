@@ -54,7 +54,8 @@ constexpr bool is_writable() {
   if constexpr (!has_memory<T>::value) {
     return false;
   } else {
-    return !std::is_const_v<std::remove_reference_t<T>> && (int(Bare::Flags) & int(Eigen::LvalueBit)) != 0 &&
+    return !std::is_const_v<std::remove_reference_t<T>> &&
+           (int(Bare::Flags) & int(Eigen::LvalueBit)) != 0 &&
            !(is_plain_v<Bare> && !std::is_lvalue_reference_v<T>);
   }
 }
@@ -73,7 +74,9 @@ struct MatrixView {
   T* data = nullptr;
   Eigen::Index rows = 0, cols = 0, row_stride = 0, col_stride = 0;
 
-  T& operator()(Eigen::Index i, Eigen::Index j) const { return data[i * row_stride + j * col_stride]; }
+  T& operator()(Eigen::Index i, Eigen::Index j) const {
+    return data[i * row_stride + j * col_stride];
+  }
 };
 
 /// The view of a matrix with memory, read-only or writable as its type allows.
@@ -113,7 +116,8 @@ class ViewedMatrix {
 /// The matrix kept for later: lvalues and views are referred to, expressions and temporaries are evaluated once and owned.
 template <class T>
 auto hold(T&& x) {
-  static_assert(is_dense_v<T>, "attn: expected a dense Eigen matrix, array, Map, Ref, Block or expression");
+  static_assert(is_dense_v<T>,
+                "attn: expected a dense Eigen matrix, array, Map, Ref, Block or expression");
   if constexpr (is_viewable<T>()) {
     const auto view = view_matrix(std::forward<T>(x));
     return ViewedMatrix<std::remove_reference_t<decltype(*view.data)>>(view);

@@ -27,12 +27,12 @@ ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
   if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
     using Packet = typename S::Packet;
-    const Packet magic = S::set(12582912.0f + 127.0f);                    // 1.5·2²³, and the exponent's bias on top
-    const Packet clamped = S::max(x, S::set(-88.03f));                    // n = −127: the shift below gives 2ⁿ = 0
+    const Packet magic = S::set(12582912.0f + 127.0f);  // 1.5·2²³, and the exponent's bias on top
+    const Packet clamped = S::max(x, S::set(-88.03f));  // n = −127: the shift below gives 2ⁿ = 0
     const Packet shifted = S::pinned(S::fmadd(clamped, S::set(1.44269504f), magic));
     const Packet minus_n = S::pinned(S::sub(magic, shifted));
     Packet f = S::fmadd(clamped, S::set(1.44269504f), minus_n);
-    f = S::fmadd(clamped, S::set(1.925963033e-8f), f);                    // log2 e − 1.44269504f
+    f = S::fmadd(clamped, S::set(1.925963033e-8f), f);  // log2 e − 1.44269504f
     Packet p = S::fmadd(S::set(1.559467698e-4f), f, S::set(1.340664385e-3f));
     p = S::fmadd(p, f, S::set(9.617692976e-3f));
     p = S::fmadd(p, f, S::set(5.550310551e-2f));

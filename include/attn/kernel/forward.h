@@ -43,7 +43,8 @@ class ForwardPass {
   using Softmax = OnlineSoftmax<S>;
 
  public:
-  ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch) : problem_(problem), work_(scratch) {}
+  ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch)
+      : problem_(problem), work_(scratch) {}
 
   void operator()(const Chunk& chunk) {
     begin(chunk);
@@ -51,7 +52,8 @@ class ForwardPass {
     const QueryRows rows = rows_of(0, count_);
     const KeyRange visible = intersect(problem_.mask.keys(rows), {0, keys_});
     if (!visible.empty()) {
-      for (Index block = visible.begin / block_keys * block_keys; block < visible.end; block += block_keys) {
+      for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
+           block += block_keys) {
         const KeyRange keys = intersect(visible, {block, block + block_keys});
         if (cover(problem_.mask, rows, keys) == detail::Cover::none) continue;
         pack(block, keys);
@@ -75,7 +77,8 @@ class ForwardPass {
     int segment_count = 0, run_count = 0;
 
     void add(Index panel, bool full) {
-      if (segment_count > 0 && segments[segment_count - 1].last == panel && segments[segment_count - 1].full == full) {
+      if (segment_count > 0 && segments[segment_count - 1].last == panel &&
+          segments[segment_count - 1].full == full) {
         ++segments[segment_count - 1].last;
       } else {
         segments[segment_count++] = {panel, panel + 1, full};
@@ -104,8 +107,9 @@ class ForwardPass {
     for (Index strip = 0; strip < strips_; ++strip) {
       const Index first = strip_begin(strip), last = strip_begin(strip + 1);
       for (Index r = first; r < last; ++r) {
-        pack_query<S>(query_row(r), problem_.query.view.feature_stride, shape.key_dim, work_.size.depth, problem_.scale,
-                      int(r - first), int(last - first), work_.query + first * work_.size.depth);
+        pack_query<S>(query_row(r), problem_.query.view.feature_stride, shape.key_dim,
+                      work_.size.depth, problem_.scale, int(r - first), int(last - first),
+                      work_.query + first * work_.size.depth);
       }
     }
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
@@ -115,11 +119,14 @@ class ForwardPass {
 
   void pack(Index block, KeyRange keys) {
     const auto source = [&](const auto& operand) {
-      return Source<const typename std::decay_t<decltype(operand)>::Scalar>{operand.row(chunk_.sequence, chunk_.kv_head, 0),
-                                                                           operand.view.token_stride, operand.view.feature_stride};
+      return Source<const typename std::decay_t<decltype(operand)>::Scalar>{
+          operand.row(chunk_.sequence, chunk_.kv_head, 0), operand.view.token_stride,
+          operand.view.feature_stride};
     };
-    pack_keys<S>(source(problem_.key), block, keys, problem_.shape.key_dim, work_.size.depth, work_.key);
-    finite_ = pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim, work_.size.keys, work_.value);
+    pack_keys<S>(source(problem_.key), block, keys, problem_.shape.key_dim, work_.size.depth,
+                 work_.key);
+    finite_ = pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim,
+                             work_.size.keys, work_.value);
   }
 
   /// Stages 1 to 4 of one strip and one block.
@@ -132,7 +139,8 @@ class ForwardPass {
     Visit visit;
     plan(strip_rows, block, seen, visit);
 
-    for (int i = 0; i < rows; ++i) S::store(work_.lane_max + i * S::width, S::set(no_maximum<Scalar>()));
+    for (int i = 0; i < rows; ++i)
+      S::store(work_.lane_max + i * S::width, S::set(no_maximum<Scalar>()));
     const Scalar* query = work_.query + first * work_.size.depth;
     for (int n = 0; n < visit.segment_count; ++n) {
       const Segment& segment = visit.segments[n];
@@ -149,23 +157,30 @@ class ForwardPass {
       for (int n = 0; n < visit.run_count; ++n) {
         const DepthRange& run = visit.runs[n];
         if (finite_) {
-          Softmax::template exponentials<false>(work_.maximum[first + i], work_.scores + i * Size::score_stride, run.begin, run.end, lanes);
+          Softmax::template exponentials<false>(work_.maximum[first + i],
+                                                work_.scores + i * Size::score_stride, run.begin,
+                                                run.end, lanes);
         } else {
-          Softmax::template exponentials<true>(work_.maximum[first + i], work_.scores + i * Size::score_stride, run.begin, run.end, lanes);
+          Softmax::template exponentials<true>(work_.maximum[first + i],
+                                               work_.scores + i * Size::score_stride, run.begin,
+                                               run.end, lanes);
         }
       }
     }
-    weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value, work_.size.keys * Size::panel, visit.runs,
-                    visit.run_count, work_.rescale, work_.output + first * work_.size.features, work_.size.features);
+    weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
+                    work_.size.keys * Size::panel, visit.runs, visit.run_count, work_.rescale,
+                    work_.output + first * work_.size.features, work_.size.features);
   }
 
   /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
   void plan(const QueryRows& rows, Index block, KeyRange seen, Visit& visit) const {
     const bool whole = cover(problem_.mask, rows, seen) == detail::Cover::all;
-    for (Index j = block + (seen.begin - block) / Size::panel * Size::panel; j < seen.end; j += Size::panel) {
+    for (Index j = block + (seen.begin - block) / Size::panel * Size::panel; j < seen.end;
+         j += Size::panel) {
       const KeyRange panel{j, j + Size::panel};
       const bool inside = seen.contains(panel);
-      const detail::Cover covered = whole ? detail::Cover::all : cover(problem_.mask, rows, intersect(panel, seen));
+      const detail::Cover covered =
+          whole ? detail::Cover::all : cover(problem_.mask, rows, intersect(panel, seen));
       if (covered == detail::Cover::none) continue;
       visit.add((j - block) / Size::panel, inside && covered == detail::Cover::all);
     }
@@ -187,7 +202,8 @@ class ForwardPass {
     }
   }
 
-  ATTN_INLINE typename S::Packet hide(const typename S::Packet& score, const QueryRow& row, Index key) const {
+  ATTN_INLINE typename S::Packet hide(const typename S::Packet& score, const QueryRow& row,
+                                      Index key) const {
     auto visible = problem_.mask.template lanes<S>(row, key);
     if (key + S::width > row.keys) {
       const Index held = row.keys > key ? row.keys - key : 0;
@@ -202,7 +218,8 @@ class ForwardPass {
       const QueryRow row = row_of(r);
       const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
       const bool empty = sum == Scalar(0);
-      write_output(row, work_.output + r * work_.size.features, empty ? Scalar(0) : Scalar(Scalar(1) / sum));
+      write_output(row, work_.output + r * work_.size.features,
+                   empty ? Scalar(0) : Scalar(Scalar(1) / sum));
       if constexpr (!std::is_same_v<LogSumExp, Absent>) {
         using std::log;
         using Saved = typename LogSumExp::Scalar;
@@ -239,12 +256,20 @@ class ForwardPass {
   }
 
   /// Strips share the chunk's rows evenly, so that none is much lower than the register tile: some have one row more.
-  Index strip_begin(Index strip) const { return strip * strip_rows_ + std::min(strip, higher_strips_); }
+  Index strip_begin(Index strip) const {
+    return strip * strip_rows_ + std::min(strip, higher_strips_);
+  }
 
   QueryRows rows_of(Index first, Index last) const {
     const Index head = chunk_.kv_head * group_;
-    return {chunk_.sequence, head, head + group_, token_of(chunk_.begin + first), token_of(chunk_.begin + last - 1) + 1,
-            first_token_, offset_, keys_};
+    return {chunk_.sequence,
+            head,
+            head + group_,
+            token_of(chunk_.begin + first),
+            token_of(chunk_.begin + last - 1) + 1,
+            first_token_,
+            offset_,
+            keys_};
   }
   /// n / group, without the integer division that would cost as much as several packets of products: with half a row added the
   /// product cannot fall on the wrong side of an integer while n < 2⁵¹.
@@ -252,7 +277,12 @@ class ForwardPass {
   QueryRow row_of(Index r) const {
     const Index n = chunk_.begin + r;
     const Index row = token_of(n);
-    return {chunk_.sequence, chunk_.kv_head * group_ + (n - row * group_), row, row + first_token_, row + offset_, keys_};
+    return {chunk_.sequence,
+            chunk_.kv_head * group_ + (n - row * group_),
+            row,
+            row + first_token_,
+            row + offset_,
+            keys_};
   }
   const auto* query_row(Index r) const {
     const QueryRow row = row_of(r);
@@ -275,7 +305,8 @@ class ForwardPass {
 
 /// Attends all rows of the problem; `memory` holds ScratchSize::total() scalars.
 template <class Problem>
-void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size, typename Problem::Scalar* memory) {
+void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
+             typename Problem::Scalar* memory) {
   using Size = TileSize<typename Problem::Scalar>;
   ForwardPass<Problem> pass(problem, Scratch<typename Problem::Scalar>(size, memory));
   const detail::CallShape& shape = problem.shape;
@@ -283,7 +314,8 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
     const Index rows = shape.queries.length(sequence) * (shape.heads / shape.kv_heads);
     for (Index head = 0; head < shape.kv_heads; ++head) {
       for (Index begin = 0; begin < rows; begin += Size::max_chunk_rows) {
-        pass({sequence, head, begin, rows < begin + Size::max_chunk_rows ? rows : begin + Size::max_chunk_rows});
+        pass({sequence, head, begin,
+              rows < begin + Size::max_chunk_rows ? rows : begin + Size::max_chunk_rows});
       }
     }
   }

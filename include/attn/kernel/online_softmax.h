@@ -58,18 +58,21 @@ struct OnlineSoftmax {
   static ATTN_INLINE void rescale_sum(Scalar rescale, Scalar* lanes) {
     const Packet r = S::set(rescale);
     ATTN_UNROLL
-    for (int v = 0; v < Size::packets; ++v) S::store(lanes + v * S::width, S::mul(S::load(lanes + v * S::width), r));
+    for (int v = 0; v < Size::packets; ++v)
+      S::store(lanes + v * S::width, S::mul(S::load(lanes + v * S::width), r));
   }
 
   /// p = exp(s − m) over the keys [begin, end) of one row (whole panels), added to the row's lanes.
   template <bool MarkHidden>
-  static ATTN_INLINE void exponentials(Scalar maximum, Scalar* s, Index begin, Index end, Scalar* lanes) {
+  static ATTN_INLINE void exponentials(Scalar maximum, Scalar* s, Index begin, Index end,
+                                       Scalar* lanes) {
     const Packet m = S::set(maximum);
     Packet sum[Size::packets];
     ATTN_UNROLL
     for (int v = 0; v < Size::packets; ++v) sum[v] = S::load(lanes + v * S::width);
     Index j = begin;
-    for (; j + kBatch * S::width <= end; j += kBatch * S::width) weigh<kBatch, MarkHidden>(m, s + j, sum);
+    for (; j + kBatch * S::width <= end; j += kBatch * S::width)
+      weigh<kBatch, MarkHidden>(m, s + j, sum);
     for (; j < end; j += Size::panel) weigh<Size::packets, MarkHidden>(m, s + j, sum);
     ATTN_UNROLL
     for (int v = 0; v < Size::packets; ++v) S::store(lanes + v * S::width, sum[v]);
@@ -80,7 +83,8 @@ struct OnlineSoftmax {
   static ATTN_INLINE void weigh(const Packet& m, Scalar* s, Packet (&sum)[Size::packets]) {
     Packet p[N];
     ATTN_UNROLL
-    for (int v = 0; v < N; ++v) p[v] = detail::exp_nonpositive<S>(S::sub(S::load(s + v * S::width), m));
+    for (int v = 0; v < N; ++v)
+      p[v] = detail::exp_nonpositive<S>(S::sub(S::load(s + v * S::width), m));
     ATTN_UNROLL
     for (int v = 0; v < N; ++v) {
       sum[v % Size::packets] = S::add(sum[v % Size::packets], p[v]);
@@ -97,7 +101,8 @@ struct OnlineSoftmax {
 template <class S>
 typename S::Scalar reduce_lanes(const typename S::Scalar* lanes) {
   auto sum = S::load(lanes);
-  for (int v = 1; v < TileSize<typename S::Scalar>::packets; ++v) sum = S::add(sum, S::load(lanes + v * S::width));
+  for (int v = 1; v < TileSize<typename S::Scalar>::packets; ++v)
+    sum = S::add(sum, S::load(lanes + v * S::width));
   return S::reduce_add(sum);
 }
 

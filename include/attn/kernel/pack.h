@@ -53,8 +53,8 @@ ATTN_INLINE typename S::Packet load_strided(const T* from, Index stride, Index l
 
 /// One query row into row i of a strip of R rows.
 template <class S, class T>
-void pack_query(const T* from, Index feature_stride, Index features, Index depth, const typename S::Scalar& scale, Index i, Index R,
-                typename S::Scalar* strip) {
+void pack_query(const T* from, Index feature_stride, Index features, Index depth,
+                const typename S::Scalar& scale, Index i, Index R, typename S::Scalar* strip) {
   using Scalar = typename S::Scalar;
   constexpr int kGroup = TileSize<Scalar>::depth;
   Scalar* to = strip + i * kGroup;
@@ -79,7 +79,8 @@ void pack_query(const T* from, Index feature_stride, Index features, Index depth
 
 /// W×W elements, rows contiguous in memory, stored transposed.
 template <class S, class T>
-ATTN_INLINE void transpose_tile(const T* from, Index row_stride, typename S::Scalar* to, Index to_stride) {
+ATTN_INLINE void transpose_tile(const T* from, Index row_stride, typename S::Scalar* to,
+                                Index to_stride) {
   typename S::Packet tile[S::width];
   ATTN_UNROLL
   for (int w = 0; w < S::width; ++w) tile[w] = load_converted<S>(from + w * row_stride);
@@ -90,27 +91,33 @@ ATTN_INLINE void transpose_tile(const T* from, Index row_stride, typename S::Sca
 
 /// Keys [begin, end) of a block into its panels; `to` is the block's first panel, `block` the block's first key.
 template <class S, class T>
-void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Index depth, typename S::Scalar* to) {
+void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Index depth,
+               typename S::Scalar* to) {
   using Scalar = typename S::Scalar;
   constexpr Index kPanel = TileSize<Scalar>::panel;
   for (Index j = block + (range.begin - block) / kPanel * kPanel; j < range.end; j += kPanel) {
     Scalar* panel = to + (j - block) * depth;
-    for (Index w = 0; w < kPanel; w += S::width) {  // W keys at a time: one column of packets of the panel
-      const Index first = std::max<Index>(range.begin - j - w, 0), last = std::min<Index>(range.end - j - w, S::width);
+    for (Index w = 0; w < kPanel;
+         w += S::width) {  // W keys at a time: one column of packets of the panel
+      const Index first = std::max<Index>(range.begin - j - w, 0),
+                  last = std::min<Index>(range.end - j - w, S::width);
       Scalar* column = panel + w;
       const T* from = keys.token(j + w);
       Index c = 0;
       if (first == 0 && last == S::width) {
         if (keys.feature_stride == 1) {
-          for (; c + S::width <= features; c += S::width) transpose_tile<S>(from + c, keys.token_stride, column + c * kPanel, kPanel);
+          for (; c + S::width <= features; c += S::width)
+            transpose_tile<S>(from + c, keys.token_stride, column + c * kPanel, kPanel);
         } else if (keys.token_stride == 1) {
-          for (; c < features; ++c) S::store(column + c * kPanel, load_converted<S>(from + c * keys.feature_stride));
+          for (; c < features; ++c)
+            S::store(column + c * kPanel, load_converted<S>(from + c * keys.feature_stride));
         }
       }
       for (; c < depth; ++c) {
         S::store(column + c * kPanel, S::set(Scalar(0)));
         if (c >= features) continue;
-        for (Index x = first; x < last; ++x) column[c * kPanel + x] = Scalar(from[x * keys.token_stride + c * keys.feature_stride]);
+        for (Index x = first; x < last; ++x)
+          column[c * kPanel + x] = Scalar(from[x * keys.token_stride + c * keys.feature_stride]);
       }
     }
   }
@@ -136,12 +143,15 @@ class FiniteCheck {
 
 /// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of them are finite.
 template <class S, class T>
-bool pack_values(Source<T> values, Index block, KeyRange range, Index features, Index rows, typename S::Scalar* to) {
+bool pack_values(Source<T> values, Index block, KeyRange range, Index features, Index rows,
+                 typename S::Scalar* to) {
   using Scalar = typename S::Scalar;
   constexpr Index kPanel = TileSize<Scalar>::panel;
-  const KeyRange panels{(range.begin - block) / kPanel * kPanel, round_up(range.end - block, kPanel)};  // from the block's first key
+  const KeyRange panels{(range.begin - block) / kPanel * kPanel,
+                        round_up(range.end - block, kPanel)};  // from the block's first key
   FiniteCheck<S> check;
-  for (Index j = panels.begin; j < panels.end; j += S::width) {  // W keys at a time, so that whole rows of V are read together
+  for (Index j = panels.begin; j < panels.end;
+       j += S::width) {  // W keys at a time, so that whole rows of V are read together
     const bool whole = range.contains({block + j, block + j + S::width});
     for (Index c = 0; c < features; c += S::width) {
       Scalar* tile = to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel;
@@ -149,7 +159,8 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
       const Index held = std::min<Index>(features - c, S::width);
       if (whole && held == S::width && (values.feature_stride == 1 || values.token_stride == 1)) {
         typename S::Packet packets[S::width];
-        const Index stride = values.feature_stride == 1 ? values.token_stride : values.feature_stride;
+        const Index stride =
+            values.feature_stride == 1 ? values.token_stride : values.feature_stride;
         ATTN_UNROLL
         for (int w = 0; w < S::width; ++w) packets[w] = load_converted<S>(from + w * stride);
         ATTN_UNROLL
@@ -160,16 +171,20 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
       } else {
         for (Index w = 0; w < S::width; ++w) {
           const bool seen = range.begin <= block + j + w && block + j + w < range.end;
-          const auto packet = seen ? load_strided<S>(from + w * values.token_stride, values.feature_stride, held) : S::set(Scalar(0));
+          const auto packet =
+              seen ? load_strided<S>(from + w * values.token_stride, values.feature_stride, held)
+                   : S::set(Scalar(0));
           check.see(packet);
           S::store(tile + w * kPanel, packet);
         }
       }
     }
   }
-  if constexpr (TileSize<Scalar>::packets > 2) {  // a last panel is read whole unless one packet suffices
+  if constexpr (TileSize<Scalar>::packets >
+                2) {  // a last panel is read whole unless one packet suffices
     for (Index c = round_up(features, S::width); c < round_up(features, kPanel); c += S::width) {
-      for (Index j = panels.begin; j < panels.end; ++j) S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
+      for (Index j = panels.begin; j < panels.end; ++j)
+        S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
     }
   }
   return check.finite();

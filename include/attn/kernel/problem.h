@@ -15,12 +15,14 @@ struct Operand {
   using Scalar = std::remove_const_t<T>;
 
   TensorView<T> view;
-  detail::Tokens tokens;  ///< ragged sequences start at their offset; else view.sequence_stride leads to them
-  bool shared = false;    ///< one sequence stands for all
+  detail::Tokens
+      tokens;  ///< ragged sequences start at their offset; else view.sequence_stride leads to them
+  bool shared = false;  ///< one sequence stands for all
 
   T* row(Index sequence, Index head, Index token) const {
     if (shared) sequence = 0;
-    const Index base = tokens.offsets != nullptr ? tokens.begin(sequence) * view.token_stride : sequence * view.sequence_stride;
+    const Index base = tokens.offsets != nullptr ? tokens.begin(sequence) * view.token_stride
+                                                 : sequence * view.sequence_stride;
     return view.data + base + head * view.head_stride + token * view.token_stride;
   }
 };
@@ -33,7 +35,9 @@ class OffsetOf {
  public:
   template <class Function>
   explicit OffsetOf(const Function& f)
-      : function_(&f), call_([](const void* function, Index sequence) { return (*static_cast<const Function*>(function))(sequence); }) {}
+      : function_(&f), call_([](const void* function, Index sequence) {
+          return (*static_cast<const Function*>(function))(sequence);
+        }) {}
   Index operator()(Index sequence) const { return call_(function_, sequence); }
 
  private:
@@ -42,7 +46,8 @@ class OffsetOf {
 };
 
 /// Everything one call computes from and to.
-template <class Query, class Key, class Value, class Output, class Mask, class Modify, class Residual, class LogSumExp>
+template <class Query, class Key, class Value, class Output, class Mask, class Modify,
+          class Residual, class LogSumExp>
 struct Problem {
   using Scalar = compute_t<typename Query::Scalar>;
 
@@ -67,11 +72,16 @@ struct ScratchSize {
 
   constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim)
       : rows(query_rows < Size::max_chunk_rows ? query_rows : Size::max_chunk_rows),
-        keys(round_up(all_keys < Size::key_block(key_dim, value_dim) ? all_keys : Size::key_block(key_dim, value_dim), Size::panel)),
+        keys(round_up(all_keys < Size::key_block(key_dim, value_dim)
+                          ? all_keys
+                          : Size::key_block(key_dim, value_dim),
+                      Size::panel)),
         depth(round_up(key_dim, Size::depth)),
         features(round_up(value_dim, Size::panel)) {}
 
-  static constexpr Index line(Index n) { return round_up(n, 16); }  // whole cache lines (of float), so every part is aligned
+  static constexpr Index line(Index n) {
+    return round_up(n, 16);
+  }  // whole cache lines (of float), so every part is aligned
   constexpr Index query() const { return line(rows * depth); }
   constexpr Index key() const { return line(keys * depth); }
   constexpr Index value() const { return line(keys * features); }
@@ -82,7 +92,8 @@ struct ScratchSize {
   constexpr Index lanes() const { return line(rows * Size::panel); }
   constexpr Index output() const { return line(rows * features); }
   constexpr Index total() const {
-    return query() + key() + value() + scores() + 2 * lane_max() + rescale() + maximum() + lanes() + output();
+    return query() + key() + value() + scores() + 2 * lane_max() + rescale() + maximum() + lanes() +
+           output();
   }
 };
 

@@ -25,8 +25,8 @@ struct DepthRange {
 // The accumulators are a local array of the caller's frame and everything here is inlined into it. Loops carry ATTN_UNROLL, or
 // g++ -O2 keeps the array in memory.
 template <class S, int R, int C, int RowStep, int GroupStep>
-ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const typename S::Scalar* a, const typename S::Scalar* b,
-                                     DepthRange depth) {
+ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const typename S::Scalar* a,
+                                     const typename S::Scalar* b, DepthRange depth) {
   using Packet = typename S::Packet;
   using Size = TileSize<typename S::Scalar>;
   a += depth.begin / Size::depth * GroupStep;

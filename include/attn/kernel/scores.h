@@ -16,8 +16,9 @@ namespace kernel {
 //          (lane_max then counts for nothing: the caller passes a throw-away for panels that it will modify or mask)
 // NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost (exp keeps it)
 template <class S, int R, int C>
-ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k, Index depth, Index first, Index last,
-                                typename S::Scalar* s, typename S::Scalar* lane_max) {
+ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
+                                Index depth, Index first, Index last, typename S::Scalar* s,
+                                typename S::Scalar* lane_max) {
   using Packet = typename S::Packet;
   using Size = TileSize<typename S::Scalar>;
   for (Index panel = first; panel < last; ++panel) {
@@ -27,7 +28,8 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
       ATTN_UNROLL
       for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
     }
-    multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(acc, q, k + panel * depth * Size::panel, {0, depth});
+    multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(
+        acc, q, k + panel * depth * Size::panel, {0, depth});
     auto* out = s + panel * Size::panel;
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {
@@ -43,11 +45,12 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
 
 /// Scores of `rows` packed query rows against the packed key panels [first, last) of a block; see score_panels.
 template <class S>
-void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth, Index first, Index last,
-            typename S::Scalar* s, typename S::Scalar* lane_max) {
+void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth,
+            Index first, Index last, typename S::Scalar* s, typename S::Scalar* lane_max) {
   if (first >= last) return;
   with_rows<typename S::Scalar>(rows, [&](auto count) {
-    score_panels<S, decltype(count)::value, TileSize<typename S::Scalar>::packets>(q, k, depth, first, last, s, lane_max);
+    score_panels<S, decltype(count)::value, TileSize<typename S::Scalar>::packets>(
+        q, k, depth, first, last, s, lane_max);
   });
 }
 

@@ -55,7 +55,8 @@ class SoftmaxPass {
       Softmax::advance(count_, lane_max_, maximum_, rescale_);
       for (int i = 0; i < count_; ++i) {
         Softmax::rescale_sum(rescale_[i], lanes_ + i * Size::panel);
-        Softmax::template exponentials<false>(maximum_[i], block_ + i * Size::score_stride, 0, end, lanes_ + i * Size::panel);
+        Softmax::template exponentials<false>(maximum_[i], block_ + i * Size::score_stride, 0, end,
+                                              lanes_ + i * Size::panel);
       }
     }
   }
@@ -68,16 +69,19 @@ class SoftmaxPass {
     if constexpr (Result == SoftmaxResult::logsumexp) {
       for (int i = 0; i < count_; ++i) {
         results_.data[(first_ + i) * results_.vector_stride] =
-            Output(sum[i] == Scalar(0) ? hidden_score<Scalar>() : Scalar(maximum_[i] + Scalar(log(sum[i]))));
+            Output(sum[i] == Scalar(0) ? hidden_score<Scalar>()
+                                       : Scalar(maximum_[i] + Scalar(log(sum[i]))));
       }
     } else {
       for (Index block = 0; block < scores_.length; block += kBlock) {
-        const bool weighed = Result == SoftmaxResult::weights && scores_.length <= kBlock;  // pass 1 has left the weights
+        const bool weighed = Result == SoftmaxResult::weights &&
+                             scores_.length <= kBlock;  // pass 1 has left the weights
         const Index end = weighed ? round_up(scores_.length, Size::panel) : load(block);
         for (int i = 0; i < count_; ++i) {
           Scalar* s = block_ + i * Size::score_stride;
           if constexpr (Result == SoftmaxResult::weights) {
-            if (!weighed) Softmax::template exponentials<false>(maximum_[i], s, 0, end, unused_lanes_);
+            if (!weighed)
+              Softmax::template exponentials<false>(maximum_[i], s, 0, end, unused_lanes_);
             scale(s, end, sum[i] == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
           } else {
             shift(s, end, maximum_[i], sum[i] == Scalar(0) ? Scalar(0) : Scalar(log(sum[i])));
@@ -89,7 +93,8 @@ class SoftmaxPass {
   }
 
   static void scale(Scalar* s, Index end, const Scalar& factor) {
-    for (Index j = 0; j < end; j += S::width) S::store(s + j, S::mul(S::load(s + j), S::set(factor)));
+    for (Index j = 0; j < end; j += S::width)
+      S::store(s + j, S::mul(S::load(s + j), S::set(factor)));
   }
   static void shift(Scalar* s, Index end, const Scalar& maximum, const Scalar& log_sum) {
     for (Index j = 0; j < end; j += S::width) {
@@ -99,16 +104,20 @@ class SoftmaxPass {
 
   /// Brings a block of the strip to scratch, hides, and finds the lanes' maxima; returns the block's end in whole panels.
   Index load(Index block) {
-    const Index length = std::min(kBlock, scores_.length - block), end = round_up(length, Size::panel);
-    const Input* from = scores_.data + first_ * scores_.vector_stride + block * scores_.element_stride;
+    const Index length = std::min(kBlock, scores_.length - block),
+                end = round_up(length, Size::panel);
+    const Input* from =
+        scores_.data + first_ * scores_.vector_stride + block * scores_.element_stride;
     if (scores_.element_stride == 1) {
       for (int i = 0; i < count_; ++i) {
-        for (Index j = 0; j < length; ++j) block_[i * Size::score_stride + j] = Scalar(from[i * scores_.vector_stride + j]);
+        for (Index j = 0; j < length; ++j)
+          block_[i * Size::score_stride + j] = Scalar(from[i * scores_.vector_stride + j]);
       }
     } else {
       for (Index j = 0; j < length; ++j) {
         for (int i = 0; i < count_; ++i) {
-          block_[i * Size::score_stride + j] = Scalar(from[i * scores_.vector_stride + j * scores_.element_stride]);
+          block_[i * Size::score_stride + j] =
+              Scalar(from[i * scores_.vector_stride + j * scores_.element_stride]);
         }
       }
     }
@@ -126,7 +135,8 @@ class SoftmaxPass {
   void hide(Scalar* s, Index block, Index end, const QueryRow& row) const {
     if constexpr (!std::is_same_v<Mask, detail::SeeAll>) {
       for (Index j = 0; j < end; j += S::width) {
-        S::store(s + j, S::select(mask_.template lanes<S>(row, block + j), S::load(s + j), S::set(hidden_score<Scalar>())));
+        S::store(s + j, S::select(mask_.template lanes<S>(row, block + j), S::load(s + j),
+                                  S::set(hidden_score<Scalar>())));
       }
     }
   }
@@ -136,12 +146,14 @@ class SoftmaxPass {
     Output* to = results_.data + first_ * results_.vector_stride + block * results_.element_stride;
     if (results_.element_stride == 1) {
       for (int i = 0; i < count_; ++i) {
-        for (Index j = 0; j < length; ++j) to[i * results_.vector_stride + j] = Output(block_[i * Size::score_stride + j]);
+        for (Index j = 0; j < length; ++j)
+          to[i * results_.vector_stride + j] = Output(block_[i * Size::score_stride + j]);
       }
     } else {
       for (Index j = 0; j < length; ++j) {
         for (int i = 0; i < count_; ++i) {
-          to[i * results_.vector_stride + j * results_.element_stride] = Output(block_[i * Size::score_stride + j]);
+          to[i * results_.vector_stride + j * results_.element_stride] =
+              Output(block_[i * Size::score_stride + j]);
         }
       }
     }

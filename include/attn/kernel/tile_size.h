@@ -9,7 +9,9 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-constexpr Index round_up(Index n, Index multiple) { return (n + multiple - 1) / multiple * multiple; }
+constexpr Index round_up(Index n, Index multiple) {
+  return (n + multiple - 1) / multiple * multiple;
+}
 
 template <class Scalar>
 struct TileSize {
@@ -41,7 +43,8 @@ struct TileSize {
   static constexpr Index max_key_block = 256;
   static constexpr Index key_block(Index key_dim, Index value_dim) {
     Index keys = max_key_block;
-    while (keys > 64 && keys * (key_dim + value_dim) * Index(sizeof(Scalar)) > 256 * 1024) keys /= 2;
+    while (keys > 64 && keys * (key_dim + value_dim) * Index(sizeof(Scalar)) > 256 * 1024)
+      keys /= 2;
     return keys;
   }
 

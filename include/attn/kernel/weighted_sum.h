@@ -20,8 +20,10 @@ inline Scalar hidden_weight() {
 // NUMERICS the block's sum is a chain from +0 over its keys in order; a key that the row does not see adds +0, so a block that it
 //          does not see at all (r = 1) changes nothing: rows do not notice their tile mates
 template <class S, int R, int C>
-ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v, const DepthRange* runs, int run_count,
-                                    const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
+ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
+                                    const DepthRange* runs, int run_count,
+                                    const typename S::Scalar* rescale, typename S::Scalar* o,
+                                    Index o_stride) {
   using Packet = typename S::Packet;
   using Size = TileSize<typename S::Scalar>;
   Packet acc[R][C];
@@ -48,8 +50,9 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
 // NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
 // visible values are finite. Rare, so it is written for shortness.
 template <class S>
-void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const typename S::Scalar* v, Index panel_stride,
-                        const DepthRange* runs, int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
+void accumulate_visible(int rows, Index features, const typename S::Scalar* p,
+                        const typename S::Scalar* v, Index panel_stride, const DepthRange* runs,
+                        int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
                         Index o_stride) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
@@ -73,12 +76,14 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
 /// o = r·o + p·v over all features; `finite`: every packed value of the block is. panel_stride: scalars from one panel of V to
 /// the next. The last panel may be half a panel wide: one packet instead of two.
 template <class S>
-void weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p, const typename S::Scalar* v,
-                  Index panel_stride, const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
-                  typename S::Scalar* o, Index o_stride) {
+void weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p,
+                  const typename S::Scalar* v, Index panel_stride, const DepthRange* runs,
+                  int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
+                  Index o_stride) {
   using Size = TileSize<typename S::Scalar>;
   if (!finite) {
-    accumulate_visible<S>(rows, features, p, v, panel_stride, runs, run_count, rescale, o, o_stride);
+    accumulate_visible<S>(rows, features, p, v, panel_stride, runs, run_count, rescale, o,
+                          o_stride);
     return;
   }
   with_rows<typename S::Scalar>(rows, [&](auto count) {

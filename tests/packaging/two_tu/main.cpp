@@ -25,7 +25,8 @@ int main() {
   attend_second(q.data(), k.data(), v.data(), n, d, second.data());
 
   float difference = 0;
-  for (int i = 0; i < n * d; ++i) difference = std::fmax(difference, std::fabs(first[i] - second[i]));
+  for (int i = 0; i < n * d; ++i)
+    difference = std::fmax(difference, std::fabs(first[i] - second[i]));
   std::printf("%.7f and %.7f, largest difference %.1e\n", first[n], second[n], difference);
   return difference <= 1e-5f ? 0 : 1;
 }

@@ -1,0 +1,237 @@
+// tests/simd_test.cpp: every operation of Simd<Scalar> against its scalar definition, lane by lane.
+// SPDX-License-Identifier: MIT
+#include <attn/detail/simd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "support/matrix_matchers.h"
+#include "support/random.h"
+
+namespace {
+
+template <class Scalar>
+class SimdOperations : public ::testing::Test {
+ protected:
+  using S = attn::detail::Simd<Scalar>;
+  static constexpr int kWidth = S::width;
+  static constexpr Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
+  static constexpr Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
+
+  struct Lanes {
+    alignas(64) Scalar at[static_cast<std::size_t>(kWidth)];
+  };
+
+  /// Numbers of many magnitudes, both zeros, infinities; the number of them is a multiple of the width.
+  static std::vector<Lanes> samples(std::uint32_t seed) {
+    support::Uniform number(seed);
+    std::vector<Lanes> all(64);
+    const Scalar special[] = {0,          -Scalar(0),    1,           -1, kInfinity,
+                              -kInfinity, Scalar(1e-30), Scalar(1e30)};
+    int n = 0;
+    for (Lanes& lanes : all) {
+      for (Scalar& x : lanes.at) {
+        const auto random = static_cast<Scalar>(number());
+        x = ++n % 3 == 0 ? special[(static_cast<unsigned>(n) * 7u + seed) % 8u]
+                         : random * std::pow(Scalar(10), Scalar(n % 9));
+      }
+    }
+    return all;
+  }
+
+  /// The bits of f on packets are those of `expected` on each lane. (NaN: any NaN.)
+  template <class Packets, class Scalars>
+  static void check(const char* name, Packets f, Scalars expected) {
+    const auto as = samples(1), bs = samples(2), cs = samples(3);
+    for (std::size_t n = 0; n < as.size(); ++n) {
+      Lanes out;
+      S::store(out.at, f(S::load(as[n].at), S::load(bs[n].at), S::load(cs[n].at)));
+      for (int w = 0; w < kWidth; ++w) {
+        const Scalar a = as[n].at[w], b = bs[n].at[w], c = cs[n].at[w], e = expected(a, b, c);
+        if (std::isnan(e)) {
+          ASSERT_TRUE(std::isnan(out.at[w])) << name << " of " << a << ", " << b << ", " << c;
+        } else {
+          ASSERT_EQ(out.at[w], e) << name << " of " << a << ", " << b << ", " << c;
+        }
+      }
+    }
+  }
+};
+using Scalars = ::testing::Types<float, double, long double>;
+TYPED_TEST_SUITE(SimdOperations, Scalars);
+
+TYPED_TEST(SimdOperations, LoadStoreAndSetKeepEveryLane) {
+  using S = typename TestFixture::S;
+  constexpr int kWidth = TestFixture::kWidth;
+  alignas(64) TypeParam from[kWidth + 1], to[kWidth + 1];
+  for (int i = 0; i <= kWidth; ++i) from[i] = static_cast<TypeParam>(i + 1);
+  S::storeu(to + 1, S::loadu(from + 1));
+  for (int w = 1; w <= kWidth; ++w) EXPECT_EQ(to[w], from[w]);
+  S::store(to, S::load(from));
+  for (int w = 0; w < kWidth; ++w) EXPECT_EQ(to[w], from[w]);
+  S::store(to, S::set(TypeParam(42)));
+  for (int w = 0; w < kWidth; ++w) EXPECT_EQ(to[w], TypeParam(42));
+  S::store(to, S::iota());
+  for (int w = 0; w < kWidth; ++w) EXPECT_EQ(to[w], TypeParam(w));
+  EXPECT_EQ(to[kWidth], from[kWidth]) << "a store went past its packet";
+}
+
+TYPED_TEST(SimdOperations, ArithmeticRoundsAsScalarsDo) {
+  using S = typename TestFixture::S;
+  using T = TypeParam;
+  using P = typename S::Packet;
+  using F = TestFixture;
+  F::check(
+      "add", [](P a, P b, P) { return S::add(a, b); }, [](T a, T b, T) { return a + b; });
+  F::check(
+      "sub", [](P a, P b, P) { return S::sub(a, b); }, [](T a, T b, T) { return a - b; });
+  F::check(
+      "mul", [](P a, P b, P) { return S::mul(a, b); }, [](T a, T b, T) { return a * b; });
+  F::check(
+      "div", [](P a, P b, P) { return S::div(a, b); }, [](T a, T b, T) { return a / b; });
+  F::check(
+      "abs", [](P a, P, P) { return S::abs(a); }, [](T a, T, T) { return std::abs(a); });
+  F::check(
+      "max", [](P a, P b, P) { return S::max(a, b); }, [](T a, T b, T) { return std::max(a, b); });
+  F::check(
+      "min", [](P a, P b, P) { return S::min(a, b); }, [](T a, T b, T) { return std::min(a, b); });
+}
+
+// The exact answer is what both roundings would have to lie around: one ulp of the larger part.
+TYPED_TEST(SimdOperations, FmaddRoundsOnceWhereTheHardwareFuses) {
+  using S = typename TestFixture::S;
+  using T = TypeParam;
+  using P = typename S::Packet;
+  volatile bool hardware = attn::detail::kHardwareFma && !std::is_same_v<T, long double>;
+  TestFixture::check(
+      "fmadd", [](P a, P b, P c) { return S::fmadd(a, b, c); },
+      [&](T a, T b, T c) {
+        if (hardware) return std::fma(a, b, c);
+        volatile T product = a * b;
+        return T(product + c);
+      });
+}
+
+// (1 + ε)² − (1 + 2ε) is ε² where the product and the difference fuse, 0 where the product rounds by itself.
+TYPED_TEST(SimdOperations, MulNeverFusesIntoALaterAddition) {
+  using S = typename TestFixture::S;
+  constexpr TypeParam epsilon = std::numeric_limits<TypeParam>::epsilon();
+  typename TestFixture::Lanes x, y, out;
+  for (TypeParam& lane : x.at) lane = 1 + epsilon;
+  for (TypeParam& lane : y.at) lane = 1 + 2 * epsilon;
+  S::store(out.at, S::sub(S::mul(S::load(x.at), S::load(x.at)), S::load(y.at)));
+  for (const TypeParam lane : out.at) EXPECT_EQ(lane, TypeParam(0));
+  for (TypeParam& lane : y.at) lane = -lane;
+  S::store(out.at, S::add(S::mul(S::load(x.at), S::load(x.at)), S::load(y.at)));
+  for (const TypeParam lane : out.at) EXPECT_EQ(lane, TypeParam(0));
+}
+
+TYPED_TEST(SimdOperations, MaxAndMinReturnTheirFirstArgumentWhereEitherIsNaN) {
+  using S = typename TestFixture::S;
+  const TypeParam nan = TestFixture::kNaN;
+  typename TestFixture::Lanes out;
+  const auto first = [&](TypeParam a, TypeParam b) {
+    S::store(out.at, S::max(S::set(a), S::set(b)));
+    const TypeParam max = out.at[0];
+    S::store(out.at, S::min(S::set(a), S::set(b)));
+    EXPECT_TRUE(support::same_bits_of(max, out.at[0]));
+    return max;
+  };
+  EXPECT_TRUE(std::isnan(first(nan, TypeParam(3))));
+  EXPECT_EQ(first(TypeParam(3), nan), TypeParam(3));
+  EXPECT_TRUE(std::isnan(first(nan, -TestFixture::kInfinity)));
+}
+
+TYPED_TEST(SimdOperations, MasksSelectLaneByLane) {
+  using S = typename TestFixture::S;
+  using T = TypeParam;
+  using P = typename S::Packet;
+  using F = TestFixture;
+  const T nan = F::kNaN;
+  const auto one = [](typename S::Mask m) { return S::select(m, S::set(T(1)), S::set(T(0))); };
+  F::check(
+      "less", [&](P a, P b, P) { return one(S::less(a, b)); },
+      [](T a, T b, T) { return T(a < b); });
+  F::check(
+      "less_equal", [&](P a, P b, P) { return one(S::less_equal(a, b)); },
+      [](T a, T b, T) { return T(a <= b); });
+  F::check(
+      "equal", [&](P a, P b, P) { return one(S::equal(a, b)); },
+      [](T a, T b, T) { return T(a == b); });
+  F::check(
+      "and", [&](P a, P b, P c) { return one(S::mask_and(S::less(a, b), S::less(b, c))); },
+      [](T a, T b, T c) { return T(a < b && b < c); });
+  F::check(
+      "or", [&](P a, P b, P c) { return one(S::mask_or(S::less(a, b), S::less(b, c))); },
+      [](T a, T b, T c) { return T(a < b || b < c); });
+  F::check(
+      "not", [&](P a, P b, P) { return one(S::mask_not(S::less(a, b))); },
+      [](T a, T b, T) { return T(!(a < b)); });
+  F::check(
+      "not equal to NaN", [&](P a, P, P) { return one(S::mask_not(S::equal(a, S::set(nan)))); },
+      [](T, T, T) { return T(1); });
+  F::check(
+      "select drops NaN", [&](P a, P b, P) { return S::select(S::less(a, b), a, S::set(nan)); },
+      [&](T a, T b, T) { return a < b ? a : nan; });
+}
+
+TYPED_TEST(SimdOperations, ReductionsCombineAllLanes) {
+  using S = typename TestFixture::S;
+  constexpr int kWidth = TestFixture::kWidth;
+  for (int peak = 0; peak < kWidth; ++peak) {
+    typename TestFixture::Lanes x;
+    for (int w = 0; w < kWidth; ++w) x.at[w] = static_cast<TypeParam>(w == peak ? 100 : -w - 1);
+    EXPECT_EQ(S::reduce_max(S::load(x.at)), TypeParam(100));
+    for (int w = 0; w < kWidth; ++w)
+      x.at[w] = static_cast<TypeParam>(1 << (w % 16));  // exact in any order
+    TypeParam sum = 0;
+    for (const TypeParam lane : x.at) sum += lane;
+    EXPECT_EQ(S::reduce_add(S::load(x.at)), sum);
+  }
+}
+
+TYPED_TEST(SimdOperations, TransposeMakesRowsColumns) {
+  using S = typename TestFixture::S;
+  constexpr int kWidth = TestFixture::kWidth;
+  typename S::Packet rows[kWidth];
+  typename TestFixture::Lanes x;
+  for (int i = 0; i < kWidth; ++i) {
+    for (int j = 0; j < kWidth; ++j) x.at[j] = static_cast<TypeParam>(100 * i + j);
+    rows[i] = S::load(x.at);
+  }
+  S::transpose(rows);
+  for (int i = 0; i < kWidth; ++i) {
+    S::store(x.at, rows[i]);
+    for (int j = 0; j < kWidth; ++j) EXPECT_EQ(x.at[j], TypeParam(100 * j + i));
+  }
+}
+
+TYPED_TEST(SimdOperations, IsFiniteReadsTheBits) {
+  const auto is_finite = [](TypeParam x) { return attn::detail::is_finite(x); };
+  for (const TypeParam x :
+       {TypeParam(0), -TypeParam(0), TypeParam(1), std::numeric_limits<TypeParam>::max(),
+        std::numeric_limits<TypeParam>::lowest(), std::numeric_limits<TypeParam>::denorm_min()}) {
+    EXPECT_TRUE(is_finite(x)) << x;
+  }
+  for (const TypeParam x :
+       {TestFixture::kNaN, -TestFixture::kNaN, TestFixture::kInfinity, -TestFixture::kInfinity,
+        std::numeric_limits<TypeParam>::signaling_NaN()}) {
+    EXPECT_FALSE(is_finite(x)) << x;
+  }
+}
+
+TEST(SimdWidth, IsOneWithoutPackets) {
+  static_assert(attn::detail::Simd<long double>::width == 1);
+  static_assert(attn::detail::Simd<int>::width == 1);
+#if defined(EIGEN_DONT_VECTORIZE)
+  static_assert(attn::detail::Simd<float>::width == 1);
+  static_assert(attn::detail::Simd<double>::width == 1);
+#elif defined(EIGEN_VECTORIZE_SSE2)
+  static_assert(attn::detail::Simd<float>::width >= 4);
+  static_assert(attn::detail::Simd<double>::width >= 2);
+#endif
+}
+
+}  // namespace

@@ -11,6 +11,7 @@
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
+#include "support/scalar_names.h"
 #include "support/textbook.h"
 
 namespace {
@@ -62,7 +63,7 @@ void attend_with_everything(const DynamicMatrix<Scalar>& Q, const DynamicMatrix<
 template <class Scalar>
 class Attention : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(Attention, Scalars);
+TYPED_TEST_SUITE(Attention, Scalars, support::ScalarNames);
 
 // ---- Accuracy
 // -------------------------------------------------------------------------------------------------------

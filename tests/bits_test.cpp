@@ -10,6 +10,7 @@
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
+#include "support/scalar_names.h"
 
 namespace {
 
@@ -69,7 +70,7 @@ class Bits : public ::testing::Test {
   const std::vector<Index> some_rows{0, 1, 2, 5, 6, 7, 11, 12, 13, 149, 255, 256, 298, 299};
 };
 using Scalars = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(Bits, Scalars);
+TYPED_TEST_SUITE(Bits, Scalars, support::ScalarNames);
 
 TYPED_TEST(Bits, OfARowAreThoseItHasAlone) {
   const auto all = plain<TypeParam>(this->query, this->key, this->value);

@@ -1,4 +1,4 @@
-// tests/errors_test.cpp: what is refused at run time, in which words, and before anything is writte
+// tests/errors_test.cpp: what is refused at run time, in which words, and that all is left as it was.
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

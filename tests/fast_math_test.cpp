@@ -74,6 +74,26 @@ TEST_F(FastMath, PlainAttentionIsTheFormula) {
   expect_near(Y, formula(Q, K, V, [](Index, Index) { return true; }));
 }
 
+TEST_F(FastMath, SoftcapIsTheFormula) {
+  const MatrixXf Y = attn::attention(Q, K, V, attn::scale(2.f), attn::softcap(3.f));
+  const Eigen::MatrixXd S =
+      3 * (2.0 / 3 * Q.cast<double>() * K.cast<double>().transpose()).array().tanh();
+  const Eigen::MatrixXd P = S.array().exp();
+  const Eigen::MatrixXd O = P * V.cast<double>();
+  expect_near(Y, (O.array().colwise() / P.rowwise().sum().array()).cast<float>());
+}
+
+TEST_F(FastMath, DoubleKeepsItsDigits) {
+  const Eigen::MatrixXd q = Q.cast<double>(), k = K.cast<double>(), v = V.cast<double>();
+  const Eigen::MatrixXd Y = attn::attention(q, k, v);
+  const Eigen::MatrixXd P = (q * k.transpose() / std::sqrt(double(kFeatures))).array().exp();
+  const Eigen::MatrixXd O = P * v;
+  for (Index i = 0; i < Y.rows(); ++i) {
+    const double sum = P.row(i).sum();
+    for (Index c = 0; c < Y.cols(); ++c) ASSERT_NEAR(Y(i, c), O(i, c) / sum, 1e-13);
+  }
+}
+
 TEST_F(FastMath, LargeScoresStayFinite) {
   const MatrixXf Y = attn::attention(100.f * Q, 100.f * K, V);
   for (Index i = 0; i < Y.size(); ++i) ASSERT_TRUE(is_finite(Y(i)));

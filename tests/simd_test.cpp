@@ -9,14 +9,15 @@
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
+#include "support/scalar_names.h"
 
 namespace {
 
 template <class Scalar>
 class SimdOperations : public ::testing::Test {
  protected:
-  using S = attn::detail::Simd<Scalar>;
-  static constexpr int kWidth = S::width;
+  using Simd = attn::detail::Simd<Scalar>;
+  static constexpr int kWidth = Simd::width;
   static constexpr Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
   static constexpr Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
 
@@ -47,7 +48,7 @@ class SimdOperations : public ::testing::Test {
     const auto as = samples(1), bs = samples(2), cs = samples(3);
     for (std::size_t n = 0; n < as.size(); ++n) {
       Lanes out;
-      S::store(out.at, f(S::load(as[n].at), S::load(bs[n].at), S::load(cs[n].at)));
+      Simd::store(out.at, f(Simd::load(as[n].at), Simd::load(bs[n].at), Simd::load(cs[n].at)));
       for (int w = 0; w < kWidth; ++w) {
         const Scalar a = as[n].at[w], b = bs[n].at[w], c = cs[n].at[w], e = expected(a, b, c);
         if (std::isnan(e)) {
@@ -60,26 +61,26 @@ class SimdOperations : public ::testing::Test {
   }
 };
 using Scalars = ::testing::Types<float, double, long double>;
-TYPED_TEST_SUITE(SimdOperations, Scalars);
+TYPED_TEST_SUITE(SimdOperations, Scalars, support::ScalarNames);
 
 TYPED_TEST(SimdOperations, LoadStoreAndSetKeepEveryLane) {
-  using S = typename TestFixture::S;
-  constexpr int kWidth = TestFixture::kWidth;
-  alignas(64) TypeParam from[kWidth + 1], to[kWidth + 1];
-  for (int i = 0; i <= kWidth; ++i) from[i] = static_cast<TypeParam>(i + 1);
+  using S = attn::detail::Simd<TypeParam>;
+  constexpr int width = TestFixture::kWidth;
+  alignas(64) TypeParam from[width + 1], to[width + 1];
+  for (int i = 0; i <= width; ++i) from[i] = static_cast<TypeParam>(i + 1);
   S::storeu(to + 1, S::loadu(from + 1));
-  for (int w = 1; w <= kWidth; ++w) EXPECT_EQ(to[w], from[w]);
+  for (int w = 1; w <= width; ++w) EXPECT_EQ(to[w], from[w]);
   S::store(to, S::load(from));
-  for (int w = 0; w < kWidth; ++w) EXPECT_EQ(to[w], from[w]);
+  for (int w = 0; w < width; ++w) EXPECT_EQ(to[w], from[w]);
   S::store(to, S::set(TypeParam(42)));
-  for (int w = 0; w < kWidth; ++w) EXPECT_EQ(to[w], TypeParam(42));
+  for (int w = 0; w < width; ++w) EXPECT_EQ(to[w], TypeParam(42));
   S::store(to, S::iota());
-  for (int w = 0; w < kWidth; ++w) EXPECT_EQ(to[w], TypeParam(w));
-  EXPECT_EQ(to[kWidth], from[kWidth]) << "a store went past its packet";
+  for (int w = 0; w < width; ++w) EXPECT_EQ(to[w], TypeParam(w));
+  EXPECT_EQ(to[width], from[width]) << "a store went past its packet";
 }
 
 TYPED_TEST(SimdOperations, ArithmeticRoundsAsScalarsDo) {
-  using S = typename TestFixture::S;
+  using S = attn::detail::Simd<TypeParam>;
   using T = TypeParam;
   using P = typename S::Packet;
   using F = TestFixture;
@@ -101,7 +102,7 @@ TYPED_TEST(SimdOperations, ArithmeticRoundsAsScalarsDo) {
 
 // The exact answer is what both roundings would have to lie around: one ulp of the larger part.
 TYPED_TEST(SimdOperations, FmaddRoundsOnceWhereTheHardwareFuses) {
-  using S = typename TestFixture::S;
+  using S = attn::detail::Simd<TypeParam>;
   using T = TypeParam;
   using P = typename S::Packet;
   volatile bool hardware = attn::detail::kHardwareFma && !std::is_same_v<T, long double>;
@@ -116,7 +117,7 @@ TYPED_TEST(SimdOperations, FmaddRoundsOnceWhereTheHardwareFuses) {
 
 // (1 + ε)² − (1 + 2ε) is ε² where the product and the difference fuse, 0 where the product rounds by itself.
 TYPED_TEST(SimdOperations, MulNeverFusesIntoALaterAddition) {
-  using S = typename TestFixture::S;
+  using S = attn::detail::Simd<TypeParam>;
   constexpr TypeParam epsilon = std::numeric_limits<TypeParam>::epsilon();
   typename TestFixture::Lanes x, y, out;
   for (TypeParam& lane : x.at) lane = 1 + epsilon;
@@ -129,7 +130,7 @@ TYPED_TEST(SimdOperations, MulNeverFusesIntoALaterAddition) {
 }
 
 TYPED_TEST(SimdOperations, MaxAndMinReturnTheirFirstArgumentWhereEitherIsNaN) {
-  using S = typename TestFixture::S;
+  using S = attn::detail::Simd<TypeParam>;
   const TypeParam nan = TestFixture::kNaN;
   typename TestFixture::Lanes out;
   const auto first = [&](TypeParam a, TypeParam b) {
@@ -145,7 +146,7 @@ TYPED_TEST(SimdOperations, MaxAndMinReturnTheirFirstArgumentWhereEitherIsNaN) {
 }
 
 TYPED_TEST(SimdOperations, MasksSelectLaneByLane) {
-  using S = typename TestFixture::S;
+  using S = attn::detail::Simd<TypeParam>;
   using T = TypeParam;
   using P = typename S::Packet;
   using F = TestFixture;
@@ -178,13 +179,13 @@ TYPED_TEST(SimdOperations, MasksSelectLaneByLane) {
 }
 
 TYPED_TEST(SimdOperations, ReductionsCombineAllLanes) {
-  using S = typename TestFixture::S;
-  constexpr int kWidth = TestFixture::kWidth;
-  for (int peak = 0; peak < kWidth; ++peak) {
+  using S = attn::detail::Simd<TypeParam>;
+  constexpr int width = TestFixture::kWidth;
+  for (int peak = 0; peak < width; ++peak) {
     typename TestFixture::Lanes x;
-    for (int w = 0; w < kWidth; ++w) x.at[w] = static_cast<TypeParam>(w == peak ? 100 : -w - 1);
+    for (int w = 0; w < width; ++w) x.at[w] = static_cast<TypeParam>(w == peak ? 100 : -w - 1);
     EXPECT_EQ(S::reduce_max(S::load(x.at)), TypeParam(100));
-    for (int w = 0; w < kWidth; ++w)
+    for (int w = 0; w < width; ++w)
       x.at[w] = static_cast<TypeParam>(1 << (w % 16));  // exact in any order
     TypeParam sum = 0;
     for (const TypeParam lane : x.at) sum += lane;
@@ -193,18 +194,18 @@ TYPED_TEST(SimdOperations, ReductionsCombineAllLanes) {
 }
 
 TYPED_TEST(SimdOperations, TransposeMakesRowsColumns) {
-  using S = typename TestFixture::S;
-  constexpr int kWidth = TestFixture::kWidth;
-  typename S::Packet rows[kWidth];
+  using S = attn::detail::Simd<TypeParam>;
+  constexpr int width = TestFixture::kWidth;
+  typename S::Packet rows[width];
   typename TestFixture::Lanes x;
-  for (int i = 0; i < kWidth; ++i) {
-    for (int j = 0; j < kWidth; ++j) x.at[j] = static_cast<TypeParam>(100 * i + j);
+  for (int i = 0; i < width; ++i) {
+    for (int j = 0; j < width; ++j) x.at[j] = static_cast<TypeParam>(100 * i + j);
     rows[i] = S::load(x.at);
   }
   S::transpose(rows);
-  for (int i = 0; i < kWidth; ++i) {
+  for (int i = 0; i < width; ++i) {
     S::store(x.at, rows[i]);
-    for (int j = 0; j < kWidth; ++j) EXPECT_EQ(x.at[j], TypeParam(100 * j + i));
+    for (int j = 0; j < width; ++j) EXPECT_EQ(x.at[j], TypeParam(100 * j + i));
   }
 }
 

@@ -7,6 +7,7 @@
 // probability; a mask after scaling makes a zero or negative scale harmless.
 #pragma once
 
+#include "detail/load.h"
 #include "detail/vector_math.h"
 #include "mask.h"
 
@@ -41,22 +42,17 @@ struct Softcap : option_base {
   }
 };
 
-/// s + bias.
+/// s + bias; a bias of −∞ hides the pair, whatever its score holds (NaN too).
 template <class Scalar, class T>
 struct BoundBias {
   ScoreTable<T> table;
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
-    const T* from = table.row(row) + key * table.key_stride;
-    const Index seen = row.keys - key;
-    if constexpr (std::is_same_v<T, Scalar>) {
-      if (table.key_stride == 1 && seen >= S::width) return S::add(s, S::loadu(from));
-    }
-    alignas(64) Scalar lanes[S::width];
-    for (Index w = 0; w < S::width; ++w)
-      lanes[w] = w < seen ? Scalar(from[w * table.key_stride]) : Scalar(0);
-    return S::add(s, S::load(lanes));
+    const auto bias =
+        load_strided<S>(table.row(row) + key * table.key_stride, table.key_stride, row.keys - key);
+    const auto hidden = S::less(bias, S::set(Scalar(Eigen::NumTraits<Scalar>::lowest())));
+    return S::select(hidden, bias, S::add(s, bias));
   }
 };
 template <class Source>

@@ -11,17 +11,19 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-// exp_nonpositive(x)                                                                     for x ≤ 0, −∞ and NaN
+// exp_nonpositive(x)                                                     for x ≤ 0, −∞ and NaN
 //
 //   exact     exp(0) = 1, exp(−∞) = +0, exp(NaN) = NaN
-//   float     ≤ 1 ulp down to x = −87.3; below that the true value is under 2⁻¹²⁶: what is returned is subnormal or +0
-//   double    Eigen's packet exponential (≤ 1 ulp), +0 below x = −708
+//   float     ≤ 1 ulp down to x = −87.33; below, the true value is under 2⁻¹²⁶, and what is returned
+//             is subnormal or +0
+//   double    Eigen's packet exponential (≤ 2 ulp), +0 below x = −708
 //   others    the scalar's own exp, found by argument-dependent lookup
 //
-// The float version: n = round(x·log2 e) falls out of the last bits of x·log2 e + 1.5·2²³; what is left, f = x·log2 e − n,
-// takes two fused steps with log2 e in two words (one word costs up to 20 ulp at −87); 2^f is a polynomial of degree 6 with
-// p(0) = 1 (minimax for the relative error on [−½, ½]: 2.6e-9); 2ⁿ is built by an integer shift and multiplied in, so that
-// a NaN stays one whatever its payload.
+// The float version: n = round(x·log2 e) falls out of the last bits of x·log2 e + 1.5·2²³. What is
+// left, g = x − n·log 2, takes two fused steps with log 2 in two words, the first of which is exact.
+// e^g = 1 + g·u with u = 1 + g·q(g), q minimax of degree 4 on ±½ log 2 (relative error 3.1e-9); 2ⁿ
+// is built by an integer shift and enters by one more fused step, 2ⁿ + (2ⁿ·g)·u: a NaN stays one
+// whatever its payload, and g = 0 gives exactly 2ⁿ.
 template <class S>
 ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
@@ -31,15 +33,15 @@ ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
     const Packet clamped = S::max(x, S::set(-88.03f));  // n = −127: the shift below gives 2ⁿ = 0
     const Packet shifted = S::pinned(S::fmadd(clamped, S::set(1.44269504f), magic));
     const Packet minus_n = S::pinned(S::sub(magic, shifted));
-    Packet f = S::fmadd(clamped, S::set(1.44269504f), minus_n);
-    f = S::fmadd(clamped, S::set(1.925963033e-8f), f);  // log2 e − 1.44269504f
-    Packet p = S::fmadd(S::set(1.559467698e-4f), f, S::set(1.340664385e-3f));
-    p = S::fmadd(p, f, S::set(9.617692976e-3f));
-    p = S::fmadd(p, f, S::set(5.550310551e-2f));
-    p = S::fmadd(p, f, S::set(2.402265278e-1f));
-    p = S::fmadd(p, f, S::set(6.931472150e-1f));
-    p = S::fmadd(p, f, S::set(1.0f));
-    return S::mul(p, S::power_of_two(shifted));
+    Packet g = S::fmadd(minus_n, S::set(0.693359375f), clamped);  // ten bits of log 2: no rounding
+    g = S::fmadd(minus_n, S::set(-2.12194440e-4f), g);
+    Packet q = S::fmadd(S::set(1.381453708e-3f), g, S::set(8.368745081e-3f));
+    q = S::fmadd(q, g, S::set(4.166839083e-2f));
+    q = S::fmadd(q, g, S::set(1.666652040e-1f));
+    q = S::fmadd(q, g, S::set(4.999999343e-1f));
+    const Packet u = S::fmadd(q, g, S::set(1.0f));
+    const Packet power = S::power_of_two(shifted);
+    return S::fmadd(S::mul(power, g), u, power);
   } else if constexpr (S::width > 1) {
     return S::select(S::less(x, S::set(Scalar(-708))), S::set(Scalar(0)), S::eigen_exp(x));
   } else {

@@ -241,7 +241,7 @@ class ForwardPass {
       if constexpr (!std::is_same_v<Residual, Absent>) {
         const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
         const Index x_stride = problem_.residual.view.feature_stride;
-        value = S::add(value, load_strided<S>(x + c * x_stride, x_stride, lanes));
+        value = S::add(value, detail::load_strided<S>(x + c * x_stride, x_stride, lanes));
       }
       if constexpr (std::is_same_v<Stored, Scalar>) {
         if (direct && lanes == S::width) {

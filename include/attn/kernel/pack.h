@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "../detail/load.h"
 #include "tile_size.h"
 
 namespace attn {
@@ -27,29 +28,6 @@ struct Source {
 
   const T* token(Index t) const { return data + t * token_stride; }
 };
-
-/// A packet from storage of another type.
-template <class S, class T>
-ATTN_INLINE typename S::Packet load_converted(const T* from) {
-  if constexpr (std::is_same_v<T, typename S::Scalar>) {
-    return S::loadu(from);
-  } else {
-    alignas(64) typename S::Scalar lanes[S::width];
-    for (int w = 0; w < S::width; ++w) lanes[w] = typename S::Scalar(from[w]);
-    return S::load(lanes);
-  }
-}
-
-/// The first `lanes` of a packet from strided storage, zeros behind them: nothing past them is read.
-template <class S, class T>
-ATTN_INLINE typename S::Packet load_strided(const T* from, Index stride, Index lanes) {
-  if (stride == 1 && lanes >= S::width) return load_converted<S>(from);
-  alignas(64) typename S::Scalar values[S::width];
-  for (Index w = 0; w < S::width; ++w) {
-    values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);
-  }
-  return S::load(values);
-}
 
 /// One query row into row i of a strip of R rows.
 template <class S, class T>
@@ -83,7 +61,7 @@ ATTN_INLINE void transpose_tile(const T* from, Index row_stride, typename S::Sca
                                 Index to_stride) {
   typename S::Packet tile[S::width];
   ATTN_UNROLL
-  for (int w = 0; w < S::width; ++w) tile[w] = load_converted<S>(from + w * row_stride);
+  for (int w = 0; w < S::width; ++w) tile[w] = detail::load_converted<S>(from + w * row_stride);
   S::transpose(tile);
   ATTN_UNROLL
   for (int w = 0; w < S::width; ++w) S::store(to + w * to_stride, tile[w]);
@@ -110,7 +88,8 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
             transpose_tile<S>(from + c, keys.token_stride, column + c * kPanel, kPanel);
         } else if (keys.token_stride == 1) {
           for (; c < features; ++c)
-            S::store(column + c * kPanel, load_converted<S>(from + c * keys.feature_stride));
+            S::store(column + c * kPanel,
+                     detail::load_converted<S>(from + c * keys.feature_stride));
         }
       }
       for (; c < depth; ++c) {
@@ -162,7 +141,8 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
         const Index stride =
             values.feature_stride == 1 ? values.token_stride : values.feature_stride;
         ATTN_UNROLL
-        for (int w = 0; w < S::width; ++w) packets[w] = load_converted<S>(from + w * stride);
+        for (int w = 0; w < S::width; ++w)
+          packets[w] = detail::load_converted<S>(from + w * stride);
         ATTN_UNROLL
         for (int w = 0; w < S::width; ++w) check.see(packets[w]);
         if (values.feature_stride != 1) S::transpose(packets);
@@ -171,9 +151,9 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
       } else {
         for (Index w = 0; w < S::width; ++w) {
           const bool seen = range.begin <= block + j + w && block + j + w < range.end;
-          const auto packet =
-              seen ? load_strided<S>(from + w * values.token_stride, values.feature_stride, held)
-                   : S::set(Scalar(0));
+          const auto packet = seen ? detail::load_strided<S>(from + w * values.token_stride,
+                                                             values.feature_stride, held)
+                                   : S::set(Scalar(0));
           check.see(packet);
           S::store(tile + w * kPanel, packet);
         }

@@ -1,0 +1,37 @@
+// attn/detail/load.h: packets from strided storage of any type, converted on the way.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "simd.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// A packet from storage of another type.
+template <class S, class T>
+ATTN_INLINE typename S::Packet load_converted(const T* from) {
+  if constexpr (std::is_same_v<T, typename S::Scalar>) {
+    return S::loadu(from);
+  } else {
+    alignas(64) typename S::Scalar lanes[S::width];
+    for (int w = 0; w < S::width; ++w) lanes[w] = typename S::Scalar(from[w]);
+    return S::load(lanes);
+  }
+}
+
+/// The first `lanes` of a packet from strided storage, zeros behind them: nothing past them is read.
+template <class S, class T>
+ATTN_INLINE typename S::Packet load_strided(const T* from, Eigen::Index stride,
+                                            Eigen::Index lanes) {
+  if (stride == 1 && lanes >= S::width) return load_converted<S>(from);
+  alignas(64) typename S::Scalar values[S::width];
+  for (Eigen::Index w = 0; w < S::width; ++w) {
+    values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);
+  }
+  return S::load(values);
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

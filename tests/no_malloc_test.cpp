@@ -1,0 +1,254 @@
+// tests/no_malloc_test.cpp: no allocation after the first call, nor in the first after reserve(), nor with fixed sizes.
+// SPDX-License-Identifier: MIT
+//
+// Three witnesses: operator new is replaced; malloc, calloc and realloc are replaced where that is possible (glibc, no
+// sanitizer); and Eigen's own check of its allocations, by an eigen_assert that counts instead of aborting.
+#define EIGEN_RUNTIME_NO_MALLOC
+
+namespace {
+long allocations = 0;
+bool watched = false;
+inline void count_allocation() {
+  if (watched) ++allocations;
+}
+}  // namespace
+#define eigen_assert(condition) ((condition) ? (void)0 : count_allocation())
+
+#include <attn/attn.h>
+
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "support/matrix_matchers.h"
+#include "support/random.h"
+#include "support/scalar_names.h"
+
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
+    __has_feature(memory_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#endif
+
+#if defined(__GLIBC__) && !defined(SANITIZED)
+#define COUNTS_MALLOC 1
+extern "C" {
+void* __libc_malloc(std::size_t) noexcept;
+void* __libc_calloc(std::size_t, std::size_t) noexcept;
+void* __libc_realloc(void*, std::size_t) noexcept;
+
+void* malloc(std::size_t bytes) noexcept {
+  count_allocation();
+  return __libc_malloc(bytes);
+}
+void* calloc(std::size_t count, std::size_t bytes) noexcept {
+  count_allocation();
+  return __libc_calloc(count, bytes);
+}
+void* realloc(void* memory, std::size_t bytes) noexcept {
+  count_allocation();
+  return __libc_realloc(memory, bytes);
+}
+}
+#endif
+
+namespace {
+void* counted_new(std::size_t bytes) {
+  count_allocation();
+  if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
+  throw std::bad_alloc();
+}
+void* counted_new(std::size_t bytes, std::align_val_t alignment) {
+  count_allocation();
+  const auto line = static_cast<std::size_t>(alignment);
+  if (void* memory = std::aligned_alloc(line, (bytes + line - 1) / line * line)) return memory;
+  throw std::bad_alloc();
+}
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted_new(bytes); }
+void* operator new[](std::size_t bytes) { return counted_new(bytes); }
+void* operator new(std::size_t bytes, std::align_val_t alignment) {
+  return counted_new(bytes, alignment);
+}
+void* operator new[](std::size_t bytes, std::align_val_t alignment) {
+  return counted_new(bytes, alignment);
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
+
+namespace {
+
+using Eigen::Index;
+using support::DynamicMatrix;
+using support::uniform;
+
+/// Allocations during f(), by any of the witnesses.
+template <class F>
+long allocations_in(F&& f) {
+  allocations = 0;
+  Eigen::internal::set_is_malloc_allowed(false);
+  watched = true;
+  f();
+  watched = false;
+  Eigen::internal::set_is_malloc_allowed(true);
+  return allocations;
+}
+
+template <class Scalar>
+struct Operands {
+  DynamicMatrix<Scalar> Q, K, V, Y, X, B, l;
+  DynamicMatrix<bool> M;
+  Operands(Index queries, Index keys, Index key_dim, Index value_dim)
+      : Q(uniform<Scalar>(queries, key_dim, 1)),
+        K(uniform<Scalar>(keys, key_dim, 2)),
+        V(uniform<Scalar>(keys, value_dim, 3)),
+        Y(queries, value_dim),
+        X(uniform<Scalar>(queries, value_dim, 4)),
+        B(uniform<Scalar>(queries, keys, 5)),
+        l(queries, 1),
+        M(support::random_bools(queries, keys, 6)) {}
+};
+
+template <class Scalar>
+class NoMalloc : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double, long double, Eigen::half>;
+TYPED_TEST_SUITE(NoMalloc, Scalars, support::ScalarNames);
+
+TEST(Witnesses, SeeAllocationsOfEveryKind) {
+  EXPECT_GE(allocations_in([] { delete new int(1); }), 1);
+  EXPECT_GE(allocations_in([] { Eigen::VectorXf::Zero(100).eval(); }), 1);
+  EXPECT_EQ(allocations_in([] { Eigen::Vector4f::Zero().eval(); }), 0);
+#if defined(COUNTS_MALLOC)
+  EXPECT_GE(allocations_in([] {
+              void* volatile memory = std::malloc(100);
+              std::free(memory);
+            }),
+            1);
+#endif
+}
+
+TYPED_TEST(NoMalloc, InTheSecondCallOfTheSameSizesNorInSmallerOnes) {
+  Operands<TypeParam> x(37, 300, 20, 24), small(5, 299, 7, 3);
+  attn::ScaledDotProductAttention<TypeParam> sdpa;
+  const auto call = [&](Operands<TypeParam>& o) { sdpa(o.Q, o.K, o.V, attn::into(o.Y)); };
+  EXPECT_GE(allocations_in([&] { call(x); }), 1);
+  EXPECT_EQ(allocations_in([&] { call(x); }), 0);
+  EXPECT_EQ(allocations_in([&] { call(small); }), 0);
+  EXPECT_EQ(allocations_in([&] { call(x); }), 0);
+}
+
+TYPED_TEST(NoMalloc, InTheFirstCallAfterReserve) {
+  const attn::AttentionShape shapes[] = {
+      {1, 1, 1, 1}, {37, 300, 20, 24}, {1, 4096, 64, 64}, {1500, 5, 3, 70}, {7, 100, 640, 640}};
+  for (const attn::AttentionShape& shape : shapes) {
+    Operands<TypeParam> x(shape.queries, shape.keys, shape.key_dim, shape.value_dim);
+    attn::ScaledDotProductAttention<TypeParam> sdpa;
+    sdpa.reserve(shape);
+    EXPECT_EQ(allocations_in([&] { sdpa(x.Q, x.K, x.V, attn::into(x.Y)); }), 0)
+        << shape.queries << " queries, " << shape.keys << " keys, d " << shape.key_dim << ", "
+        << shape.value_dim;
+  }
+}
+
+TYPED_TEST(NoMalloc, WithALentWorkspaceThatIsLargeEnough) {
+  using Compute = attn::compute_t<TypeParam>;
+  Operands<TypeParam> x(37, 300, 20, 24);
+  attn::Workspace<Compute> workspace;
+  workspace.reserve(attn::ScaledDotProductAttention<TypeParam>::scratch_scalars({37, 300, 20, 24}));
+  const attn::ScaledDotProductAttention<TypeParam> sdpa;
+  EXPECT_EQ(allocations_in([&] { sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::use(workspace)); }), 0);
+  EXPECT_EQ(allocations_in(
+                [&] { attn::attention(x.Q, x.K, x.V, attn::into(x.Y), attn::use(workspace)); }),
+            0);
+}
+
+template <class Scalar>
+class NoMallocFixedSizes : public ::testing::Test {};
+using FixedScalars = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(NoMallocFixedSizes, FixedScalars, support::ScalarNames);
+
+TYPED_TEST(NoMallocFixedSizes, EvenThroughTheFreeFunction) {
+  const Eigen::Matrix<TypeParam, 10, 16> Q = uniform<TypeParam>(10, 16, 1);
+  const Eigen::Matrix<TypeParam, 33, 16, Eigen::RowMajor> K = uniform<TypeParam>(33, 16, 2);
+  const Eigen::Matrix<TypeParam, 33, 7> V = uniform<TypeParam>(33, 7, 3);
+  Eigen::Matrix<TypeParam, 10, 7> Y;
+  EXPECT_EQ(allocations_in([&] { Y = attn::attention(Q, K, V); }), 0);
+  EXPECT_TRUE(support::near(Y, support::reference_attention(Q, K, V).output, 1e-6));
+  Y.setZero();
+  EXPECT_EQ(allocations_in([&] {
+              attn::attention(Q, K, V, attn::into(Y), attn::causal(attn::align::lower_right),
+                              attn::residual(Y));
+            }),
+            0);
+}
+
+class NoMallocOptions : public ::testing::Test {
+ protected:
+  Operands<float> x{24, 300, 20, 24};
+  attn::ScaledDotProductAttention<float> sdpa;
+  void SetUp() override { sdpa.reserve({24, 300, 20, 24}); }
+};
+
+TEST_F(NoMallocOptions, ForMasks) {
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y),
+                   attn::keep(x.M) && attn::causal(attn::align::lower_right), attn::window(100, 7));
+            }),
+            0);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::hide(x.M) || !attn::key_range(3, 20));
+            }),
+            0);
+}
+
+TEST_F(NoMallocOptions, ForBracedAndReferredLists) {
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y),
+                   attn::sequences({0, 5, 12, 24}, {0, 100, 257, 300}),
+                   attn::key_lengths({7, 100, 0}), attn::causal_from({3, 0, 9}));
+            }),
+            0);
+  const std::vector<Index> lengths(24, 9);  // more than a list holds inside itself
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::sequence_length(1, 300),
+                   attn::key_lengths(lengths));
+            }),
+            0);
+}
+
+TEST_F(NoMallocOptions, ForScoresResidualAndSavedSums) {
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::scale(0.5f), attn::softcap(20.0f),
+                   attn::bias(x.B), attn::residual(x.X), attn::save_logsumexp(x.l));
+            }),
+            0);
+}
+
+TEST_F(NoMallocOptions, ForHeads) {
+  Operands<float> wide(24, 300, 4 * 20, 4 * 6);
+  sdpa.reserve({24, 300, 20, 6, 4, 2});
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(attn::heads(wide.Q, 4), attn::heads(wide.K.leftCols(40), 2),
+                   attn::heads(wide.V.leftCols(12), 2), attn::into(wide.Y));
+            }),
+            0);
+}
+
+TEST(NoMallocResidualAdd, IntoAFittingMatrix) {
+  const auto X = uniform<float>(10, 7, 1), Y = uniform<float>(10, 7, 2);
+  DynamicMatrix<float> Z(10, 7);
+  EXPECT_EQ(allocations_in([&] { attn::residual_add(X, Y, attn::into(Z)); }), 0);
+}
+
+}  // namespace

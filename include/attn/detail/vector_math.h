@@ -14,7 +14,8 @@ namespace detail {
 // exp_nonpositive(x)                                                     for x ≤ 0, −∞ and NaN
 //
 //   exact     exp(0) = 1, exp(−∞) = +0, exp(NaN) = NaN
-//   float     ≤ 1 ulp down to x = −87.33; below, the true value is under 2⁻¹²⁶, and what is returned
+//   float     ≤ 1 ulp (≤ 1.25 without fused multiply-add) down to x = −87.33; below, the true value is
+//             under 2⁻¹²⁶, and what is returned
 //             is subnormal or +0
 //   double    Eigen's packet exponential (≤ 2 ulp), +0 below x = −708
 //   others    the scalar's own exp, found by argument-dependent lookup

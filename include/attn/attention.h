@@ -317,22 +317,31 @@ class ScaledDotProductAttention {
  public:
   using Compute = compute_t<Scalar>;
 
-  template <class Query, class Key, class Value, class... Options>
-  auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
-    check_scalar<Query>();
-    return detail::attend_or_return<Compute>(kName, &workspace_, std::forward<Query>(Q),
-                                             std::forward<Key>(K), std::forward<Value>(V),
-                                             std::forward<Options>(options)...);
+  template <class Query, class Key, class Value, class... Options,
+            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  [[nodiscard]] auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
+    return call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+                std::forward<Options>(options)...);
   }
-  template <class Query, class Key, class Value, class... Options>
-  auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
-    check_scalar<Query>();
-    static_assert(detail::count_v<detail::is_use, Options...> == 1,
-                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
-                  "the option use(workspace)");
-    return detail::attend_or_return<Compute>(
-        kName, static_cast<Workspace<Compute>*>(nullptr), std::forward<Query>(Q),
-        std::forward<Key>(K), std::forward<Value>(V), std::forward<Options>(options)...);
+  template <class Query, class Key, class Value, class... Options,
+            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+  void operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
+    call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+         std::forward<Options>(options)...);
+  }
+  template <class Query, class Key, class Value, class... Options,
+            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  [[nodiscard]] auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
+    check_lent<Options...>();
+    return call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+                std::forward<Options>(options)...);
+  }
+  template <class Query, class Key, class Value, class... Options,
+            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+  void operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
+    check_lent<Options...>();
+    call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
+         std::forward<Options>(options)...);
   }
 
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
@@ -348,15 +357,21 @@ class ScaledDotProductAttention {
  private:
   static constexpr const char* kName = "attn::ScaledDotProductAttention";
 
-  template <class Query>
-  static constexpr void check_scalar() {
-    if constexpr (detail::is_operand_v<Query>) {
-      static_assert(
-          std::is_same_v<Compute,
-                         compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>>,
-          "attn::ScaledDotProductAttention: the operands compute in another scalar than this "
-          "functor's");
-    }
+  template <class Query, class Key, class Value, class... Options>
+  static auto call(Workspace<Compute>* own, Query&& Q, Key&& K, Value&& V, Options&&... options) {
+    using Needed = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
+    static_assert(!detail::is_operand_v<Query> || std::is_same_v<Compute, Needed>,
+                  "attn::ScaledDotProductAttention: the operands compute in another scalar than "
+                  "this functor's");
+    return detail::attend_or_return<Compute>(kName, own, std::forward<Query>(Q),
+                                             std::forward<Key>(K), std::forward<Value>(V),
+                                             std::forward<Options>(options)...);
+  }
+  template <class... Options>
+  static constexpr void check_lent() {
+    static_assert(detail::count_v<detail::is_use, Options...> == 1,
+                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
+                  "the option use(workspace)");
   }
 
   Workspace<Compute> workspace_;

@@ -40,7 +40,7 @@ inline detail::Window window(Index left, Index right) { return {left, right}; }
 template <class Matrix>
 auto keep(Matrix&& B) {
   static_assert(
-      detail::is_score_shaped_v<Matrix> && std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
+      detail::is_score_table<Matrix, true>(),
       "attn::keep: expected a matrix of bool; for numbers write keep(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
@@ -50,7 +50,7 @@ auto keep(Matrix&& B) {
 template <class Matrix>
 auto hide(Matrix&& B) {
   static_assert(
-      detail::is_score_shaped_v<Matrix> && std::is_same_v<detail::source_scalar_t<Matrix>, bool>,
+      detail::is_score_table<Matrix, true>(),
       "attn::hide: expected a matrix of bool; for numbers write hide(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));

@@ -38,45 +38,49 @@ auto residual(Matrix&& X) {
 /// Cost       one addition an element; allocates nothing with into() of a fitting size
 struct ResidualAdd {
   template <class X, class Y>
-  [[nodiscard]] auto operator()(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y) const {
-    typename Y::PlainObject sum(y.rows(), y.cols());
-    (*this)(x, y, into(sum));
+  [[nodiscard]] auto operator()(X&& x, Y&& y) const {
+    typename detail::bare_t<Y>::PlainObject sum;
+    (*this)(std::forward<X>(x), std::forward<Y>(y), into(sum));
     return sum;
   }
 
   template <class X, class Y, class Target>
-  void operator()(const Eigen::DenseBase<X>& x, const Eigen::DenseBase<Y>& y,
-                  detail::Into<Target> output) const {
-    using Scalar = compute_t<typename Y::Scalar>;
-    static_assert(std::is_same_v<Scalar, compute_t<typename X::Scalar>>,
-                  "attn::residual_add: both operands must compute in one scalar");
-    if (x.rows() != y.rows() || x.cols() != y.cols()) {
-      detail::fail(detail::text(kName, ": x is ", detail::shape_text(x.rows(), x.cols()), ", y is ",
-                                detail::shape_text(y.rows(), y.cols()), "; both need one shape"));
+  void operator()(X&& x, Y&& y, detail::Into<Target> output) const {
+    static_assert(detail::is_dense_v<X> && detail::is_dense_v<Y>,
+                  "attn::residual_add: expected two dense Eigen matrices");
+    const auto held_x = detail::hold(std::forward<X>(x));
+    const auto held_y = detail::hold(std::forward<Y>(y));
+    const auto a = held_x.view();
+    const auto b = held_y.view();
+    using Scalar = compute_t<typename decltype(b)::Scalar>;
+    static_assert(std::is_same_v<Scalar, compute_t<typename decltype(a)::Scalar>> &&
+                      std::is_same_v<Scalar, compute_t<typename Target::Scalar>>,
+                  "attn::residual_add: both operands and the output must compute in one scalar");
+    if (a.rows != b.rows || a.cols != b.cols) {
+      detail::fail(detail::text(kName, ": x is ", detail::shape_text(a.rows, a.cols), ", y is ",
+                                detail::shape_text(b.rows, b.cols), "; both need one shape"));
     }
-    output.target.check(kName, "output", y.rows(), y.cols());
-    const auto memory = output.target.memory(y.rows(), y.cols());
-    check_operand(memory, "x", x.derived());
-    check_operand(memory, "y", y.derived());
-    output.target.resize(y.rows(), y.cols());
-    const auto z = output.target.view();
-    using Stored = typename Target::Scalar;
-    using Stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
-    using Sum = Eigen::Map<Eigen::Array<Stored, Eigen::Dynamic, Eigen::Dynamic>, 0, Stride>;
-    Sum(z.data, z.rows, z.cols, Stride(z.col_stride, z.row_stride)) =
-        (x.derived().array().template cast<Scalar>() + y.derived().array().template cast<Scalar>())
-            .template cast<Stored>();
+    output.target.check(kName, "output", b.rows, b.cols);
+    const auto memory = output.target.memory(b.rows, b.cols);
+    detail::check_alias(kName, "output", memory, "x", detail::as_tensor(a), true);
+    detail::check_alias(kName, "output", memory, "y", detail::as_tensor(b), true);
+    output.target.resize(b.rows, b.cols);
+    map(output.target.view()) = (map(a).template cast<Scalar>() + map(b).template cast<Scalar>())
+                                    .template cast<typename Target::Scalar>();
   }
 
  private:
   static constexpr const char* kName = "attn::residual_add";
 
-  template <class Memory, class Matrix>
-  static void check_operand(const Memory& memory, const char* name, const Matrix& m) {
-    if constexpr (detail::has_memory<Matrix>::value) {
-      detail::check_alias(kName, "output", memory, name, detail::as_tensor(detail::view_matrix(m)),
-                          true);
-    }
+  /// Eigen's own arithmetic over a view.
+  template <class T>
+  static auto map(const detail::MatrixView<T>& view) {
+    using Scalar = typename detail::MatrixView<T>::Scalar;
+    using Plain = Eigen::Array<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
+    using Stride = Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>;
+    using Mapped = std::conditional_t<std::is_const_v<T>, const Plain, Plain>;
+    return Eigen::Map<Mapped, 0, Stride>(view.data, view.rows, view.cols,
+                                         Stride(view.col_stride, view.row_stride));
   }
 };
 

@@ -216,8 +216,15 @@ auto score_source(T&& x) {
 }
 template <class T>
 inline constexpr bool is_score_shaped_v = is_dense_v<T> || is_heads_v<T> || is_tensor_view_v<T>;
-template <class T>
-using source_scalar_t = typename decltype(score_source(std::declval<T>()))::Scalar;
+/// Shaped like scores, with bool elements if `Bool`, with others if not.
+template <class T, bool Bool>
+constexpr bool is_score_table() {
+  if constexpr (is_score_shaped_v<T>) {
+    return std::is_same_v<typename decltype(score_source(std::declval<T>()))::Scalar, bool> == Bool;
+  } else {
+    return false;
+  }
+}
 
 template <class A, class B>
 struct And : mask_base {

@@ -57,8 +57,13 @@ auto lift(T&& x) {
 }
 
 /// Scalar type, compile-time rows and columns (Dynamic where heads are involved) and storage order of an operand's type.
+/// (Whatever else is given gets a stand-in here, so that the static_assert that names the mistake is the first error.)
 template <class T, class = void>
-struct operand_traits;
+struct operand_traits {
+  using Scalar = float;
+  static constexpr int rows = Eigen::Dynamic, cols = Eigen::Dynamic, order = Eigen::ColMajor;
+  static constexpr bool has_heads = false;
+};
 template <class T>
 struct operand_traits<T, std::enable_if_t<is_dense_v<T>>> {
   using Scalar = typename T::Scalar;

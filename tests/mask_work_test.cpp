@@ -34,21 +34,14 @@ struct Counted {
   friend Counted operator+(Counted a, Counted b) { return a.value + b.value; }
   friend Counted operator-(Counted a, Counted b) { return a.value - b.value; }
   friend Counted operator/(Counted a, Counted b) { return a.value / b.value; }
-  friend Counted operator-(Counted a) { return -a.value; }
   Counted& operator+=(Counted b) { return *this = *this + b; }
   Counted& operator-=(Counted b) { return *this = *this - b; }
   Counted& operator*=(Counted b) { return *this = *this * b; }
   Counted& operator/=(Counted b) { return *this = *this / b; }
   friend bool operator<(Counted a, Counted b) { return a.value < b.value; }
-  friend bool operator<=(Counted a, Counted b) { return a.value <= b.value; }
-  friend bool operator>(Counted a, Counted b) { return a.value > b.value; }
-  friend bool operator>=(Counted a, Counted b) { return a.value >= b.value; }
   friend bool operator==(Counted a, Counted b) { return a.value == b.value; }
-  friend bool operator!=(Counted a, Counted b) { return a.value != b.value; }
   friend Counted exp(Counted a) { return std::exp(a.value); }
-  friend Counted log(Counted a) { return std::log(a.value); }
   friend Counted sqrt(Counted a) { return std::sqrt(a.value); }
-  friend Counted abs(Counted a) { return std::abs(a.value); }
 };
 
 }  // namespace

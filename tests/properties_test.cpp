@@ -13,6 +13,7 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/reference_attention.h"
+#include "support/scalar_names.h"
 
 namespace {
 
@@ -37,7 +38,7 @@ class Property : public ::testing::Test {
   }
 };
 using Scalars = ::testing::Types<float, double>;
-TYPED_TEST_SUITE(Property, Scalars);
+TYPED_TEST_SUITE(Property, Scalars, support::ScalarNames);
 
 TYPED_TEST(Property, WeightsSumToOne) {
   using Matrix = MatrixOf<TypeParam>;

@@ -8,6 +8,7 @@
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
+#include "support/scalar_names.h"
 
 namespace {
 
@@ -84,7 +85,7 @@ TEST(ResidualAdd, WorksInPlace) {
 template <class Storage>
 class ResidualAddOf : public ::testing::Test {};
 using StorageTypes = ::testing::Types<half, bfloat16>;
-TYPED_TEST_SUITE(ResidualAddOf, StorageTypes);
+TYPED_TEST_SUITE(ResidualAddOf, StorageTypes, support::ScalarNames);
 
 TYPED_TEST(ResidualAddOf, SixteenBitsRoundsOnce) {
   // x + y + nothing else: a sum in float that is rounded at the end only.

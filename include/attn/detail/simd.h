@@ -76,6 +76,7 @@ struct Simd {
   static Scalar reduce_add(const Packet& a) { return a; }
   static Scalar reduce_max(const Packet& a) { return a; }
   static void transpose(Packet (&)[1]) {}
+  static void prefetch(const void*) {}
 };
 
 /// Eigen's packets: float and double on every target that Eigen vectorizes.
@@ -121,6 +122,11 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   static ATTN_INLINE Scalar reduce_add(Packet a) { return Eigen::internal::predux(a); }
   static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
+
+  /// Asks for the cache line of an address; no read: any address will do.
+  static ATTN_INLINE void prefetch(const void* p) {
+    Eigen::internal::prefetch(static_cast<const Scalar*>(p));
+  }
 
   /// |x| without its significand: +∞ for infinities and NaN, finite for all else.
   static ATTN_INLINE Packet exponent_bits(Packet a) {

@@ -79,61 +79,17 @@ void attend(const char* function,
   const auto key = read_only(key_held.view(function, "key"));
   const auto value = read_only(value_held.view(function, "value"));
 
-  CallShape shape;
-  shape.function = function;
-  shape.heads = query.heads;
-  shape.kv_heads = key.heads;
-  shape.key_dim = query.features;
-  shape.value_dim = value.features;
-  if (key.features != query.features) {
-    fail(text(function, ": key has ", key.features, " features, query has ", query.features,
-              "; both need d_k, for each head"));
-  }
-  if (query.features < 1) fail(text(function, ": query has 0 features, needs at least 1"));
-  if (value.heads != key.heads)
-    fail(text(function, ": value has ", value.heads, " heads, key has ", key.heads,
-              "; both need one number"));
-  if (key.heads < 1 || query.heads % key.heads != 0) {
-    fail(text(function, ": query has ", query.heads, " heads, needs a multiple of the ", key.heads,
-              " heads of key and value"));
-  }
-  if (key.tokens != value.tokens) {
-    fail(text(function, ": value has ", value.tokens, " rows, key has ", key.tokens,
-              "; both need one row per key"));
-  }
-
-  const IndexList *query_offsets = nullptr, *key_offsets = nullptr;
-  Index query_length = 0, key_length = 0;
   const kernel::Absent none{};
-  if constexpr (count_v<is_batch, Options...> == 1) {
-    const auto& batch = pick<is_batch>(none, options...);
-    if constexpr (std::is_same_v<bare_t<decltype(batch)>, Sequences>) {
-      query_offsets = &batch.query_offsets;
-      key_offsets = batch.same ? query_offsets : &batch.key_offsets;
+  const Batch batch = [&] {
+    if constexpr (count_v<is_batch, Options...> == 1) {
+      return Batch(function, pick<is_batch>(none, options...));
     } else {
-      query_length = batch.queries;
-      key_length = batch.keys;
-      if (query_length < 1 || key_length < 1)
-        fail(text(function, ": sequence_length(", query_length, ", ", key_length,
-                  "): lengths are at least 1"));
+      return Batch();
     }
-  }
-  shape.queries =
-      tokens_of(function, "query", query, query_held.kStacked, query_offsets, query_length);
-  shape.keys = tokens_of(function, "key", key, key_held.kStacked, key_offsets, key_length);
-  const Tokens values =
-      tokens_of(function, "value", value, value_held.kStacked, key_offsets, key_length);
-  if (values.sequences != shape.keys.sequences) {
-    fail(text(function, ": value has ", values.sequences, " sequences, key has ",
-              shape.keys.sequences, "; both need one number"));
-  }
-  if (shape.keys.sequences != shape.queries.sequences) {
-    if (shape.keys.sequences != 1) {
-      fail(text(function, ": key has ", shape.keys.sequences, " sequences, query has ",
-                shape.queries.sequences, "; needs as many, or one that serves all"));
-    }
-    shape.shared_keys = true;
-  }
+  }();
+  const CallShape shape =
+      call_shape(function, {query.extent(), query_held.kStacked}, {key.extent(), key_held.kStacked},
+                 {value.extent(), value_held.kStacked}, batch);
 
   const auto mask = bind_masks(shape, options...);
   const auto softcap = bind_modifier<Scalar, is_softcap>(shape, options...);
@@ -186,7 +142,7 @@ void attend(const char* function,
   }
   keep_apart("query", place(query, query_held.kStacked, shape.queries).view, true);
   keep_apart("key", place(key, key_held.kStacked, shape.keys).view, false);
-  keep_apart("value", place(value, value_held.kStacked, values).view, false);
+  keep_apart("value", place(value, value_held.kStacked, shape.keys).view, false);
   if constexpr (count_v<is_residual, Options...> == 1) keep_apart("residual", residual.view, true);
   (visit_tables(options, keep_apart), ...);
 
@@ -210,7 +166,7 @@ void attend(const char* function,
   const Problem problem{shape,
                         place(query, query_held.kStacked, shape.queries),
                         place(key, key_held.kStacked, shape.keys, shape.shared_keys),
-                        place(value, value_held.kStacked, values, shape.shared_keys),
+                        place(value, value_held.kStacked, shape.keys, shape.shared_keys),
                         output,
                         scale,
                         mask,

@@ -58,7 +58,7 @@ struct owns_tensor<
                    decltype(std::declval<T&>().resize(std::declval<typename T::Dimensions>()))>>
     : std::true_type {};
 
-/// Pointer and strides of an Eigen::Tensor or TensorMap of rank 4 (or anything with data(), dimension(i), NumIndices, Layout).
+/// Pointer and strides of an Eigen::Tensor or TensorMap of rank 4 (or anything with data(), dimensions(), NumIndices, Layout).
 template <class Tensor>
 auto tensor_strides(Tensor&& tensor, Index (&sizes)[4], Index (&strides)[4]) {
   using Bare = bare_t<Tensor>;
@@ -69,7 +69,7 @@ auto tensor_strides(Tensor&& tensor, Index (&sizes)[4], Index (&strides)[4]) {
   Index stride = 1;
   for (int step = 0; step < 4; ++step) {
     const int i = int(Bare::Layout) == int(Eigen::RowMajor) ? 3 - step : step;
-    sizes[i] = Index(tensor.dimension(std::size_t(i)));
+    sizes[i] = Index(tensor.dimensions()[std::size_t(i)]);
     strides[i] = stride;
     stride *= sizes[i];
   }

@@ -98,6 +98,11 @@ struct QueryRows {
   constexpr QueryRow last() const { return row(end - 1, head_begin); }
 };
 
+/// The sizes of memory of rank 4.
+struct TensorExtent {
+  Index sequences, heads, tokens, features;
+};
+
 /// Memory of rank 4 with named dimensions: element (sequence, head, token, feature) lies at
 /// data[sequence·sequence_stride + head·head_stride + token·token_stride + feature·feature_stride].
 /// All operands are brought to this form; layout.h makes them from matrices, raw memory and tensors. Strides count elements.
@@ -109,6 +114,7 @@ struct TensorView {
   Index sequences = 1, heads = 1, tokens = 0, features = 0;
   Index sequence_stride = 0, head_stride = 0, token_stride = 0, feature_stride = 1;
 
+  TensorExtent extent() const { return {sequences, heads, tokens, features}; }
   T* at(Index sequence, Index head, Index token) const {
     return data + sequence * sequence_stride + head * head_stride + token * token_stride;
   }

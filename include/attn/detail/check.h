@@ -4,6 +4,7 @@
 
 #include <cstdio>
 #include <cstdlib>
+#include <initializer_list>
 #include <stdexcept>
 #include <string>
 
@@ -28,19 +29,22 @@ namespace detail {
 #endif
 }
 
-/// Joins the parts of a message; numbers are written in decimal. Only called on the way to fail().
-template <class... Parts>
-ATTN_COLD std::string text(const Parts&... parts) {
+inline std::string part_text(const char* part) { return part; }
+inline std::string part_text(const std::string& part) { return part; }
+inline std::string part_text(long long part) { return std::to_string(part); }
+inline std::string part_text(long part) { return std::to_string(part); }
+inline std::string part_text(int part) { return std::to_string(part); }
+
+ATTN_COLD inline std::string join(std::initializer_list<std::string> parts) {
   std::string joined;
-  const auto append = [&joined](const auto& part) {
-    if constexpr (std::is_arithmetic_v<std::decay_t<decltype(part)>>) {
-      joined += std::to_string(part);
-    } else {
-      joined += part;
-    }
-  };
-  (append(parts), ...);
+  for (const std::string& part : parts) joined += part;
   return joined;
+}
+
+/// Joins the parts of a message, numbers in decimal. Only called on the way to fail().
+template <class... Parts>
+ATTN_COLD std::string text(Parts... parts) {
+  return join({part_text(parts)...});
 }
 
 /// "7x64": how a matrix's shape is written in messages.

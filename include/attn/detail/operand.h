@@ -84,42 +84,113 @@ struct operand_traits<TensorView<T>> {
   static constexpr bool has_heads = true;
 };
 
-/// How the tokens of one operand fall into sequences: by the view itself, by offsets, or by a common length (0: one sequence).
-template <class T>
-Tokens tokens_of(const char* function, const char* name, const TensorView<T>& view, bool stacked,
-                 const IndexList* offsets, Index length) {
+/// What the batch options of a call say: row offsets, or a common length (0: one sequence), of queries and of keys.
+struct Batch {
+  const IndexList *query_offsets = nullptr, *key_offsets = nullptr;
+  Index query_length = 0, key_length = 0;
+
+  Batch() = default;
+  Batch(const char*, const Sequences& option)
+      : query_offsets(&option.query_offsets),
+        key_offsets(option.same ? &option.query_offsets : &option.key_offsets) {}
+  Batch(const char* function, const SequenceLength& option)
+      : query_length(option.queries), key_length(option.keys) {
+    if (query_length < 1 || key_length < 1) {
+      fail(text(function, ": sequence_length(", query_length, ", ", key_length,
+                "): lengths are at least 1"));
+    }
+  }
+};
+
+/// How the tokens of one operand fall into sequences. `stacked`: its rows are the tokens of all of them.
+inline Tokens tokens_of(const char* function, const char* name, const TensorExtent& extent,
+                        bool stacked, const IndexList* offsets, Index length) {
   if (!stacked) {
     if (offsets != nullptr || length != 0) {
       fail(text(function, ": ", name,
                 " is a strided view, which holds its sequences itself; sequences() and "
                 "sequence_length() are for stacked rows"));
     }
-    return {view.sequences, view.tokens, nullptr};
+    return {extent.sequences, extent.tokens, nullptr};
   }
   if (offsets != nullptr) {
     const Index entries = offsets->size();
-    if (entries < 1 || (*offsets)[0] != 0)
+    if (entries < 1 || (*offsets)[0] != 0) {
       fail(text(function, ": sequences: the row offsets of ", name, " must begin with 0"));
+    }
     for (Index b = 0; b + 1 < entries; ++b) {
       if ((*offsets)[b + 1] < (*offsets)[b]) {
         fail(text(function, ": sequences: row offset ", b + 1, " of ", name, " is ",
                   (*offsets)[b + 1], ", below the one before, ", (*offsets)[b]));
       }
     }
-    if (offsets->back() != view.tokens) {
+    if (offsets->back() != extent.tokens) {
       fail(text(function, ": sequences: the row offsets of ", name, " end at ", offsets->back(),
-                ", it has ", view.tokens, " rows"));
+                ", it has ", extent.tokens, " rows"));
     }
     return {entries - 1, 0, offsets};
   }
   if (length != 0) {
-    if (length < 1 || view.tokens % length != 0) {
-      fail(text(function, ": sequence_length: ", name, " has ", view.tokens,
+    if (extent.tokens % length != 0) {
+      fail(text(function, ": sequence_length: ", name, " has ", extent.tokens,
                 " rows, needs a multiple of ", length, " (at least 1)"));
     }
-    return {view.tokens / length, length, nullptr};
+    return {extent.tokens / length, length, nullptr};
   }
-  return {1, view.tokens, nullptr};
+  return {1, extent.tokens, nullptr};
+}
+
+/// An operand's sizes, and whether its rows are stacked sequences.
+struct OperandShape {
+  TensorExtent extent;
+  bool stacked;
+};
+
+/// The shape of a call from its operands' sizes; refuses what does not fit together.
+inline CallShape call_shape(const char* function, const OperandShape& query,
+                            const OperandShape& key, const OperandShape& value,
+                            const Batch& batch) {
+  const TensorExtent &q = query.extent, &k = key.extent, &v = value.extent;
+  if (k.features != q.features) {
+    fail(text(function, ": key has ", k.features, " features, query has ", q.features,
+              "; both need d_k, for each head"));
+  }
+  if (q.features < 1) fail(text(function, ": query has 0 features, needs at least 1"));
+  if (v.heads != k.heads) {
+    fail(text(function, ": value has ", v.heads, " heads, key has ", k.heads,
+              "; both need one number"));
+  }
+  if (k.heads < 1 || q.heads % k.heads != 0) {
+    fail(text(function, ": query has ", q.heads, " heads, needs a multiple of the ", k.heads,
+              " heads of key and value"));
+  }
+  if (k.tokens != v.tokens) {
+    fail(text(function, ": value has ", v.tokens, " rows, key has ", k.tokens,
+              "; both need one row per key"));
+  }
+  CallShape shape;
+  shape.function = function;
+  shape.heads = q.heads;
+  shape.kv_heads = k.heads;
+  shape.key_dim = q.features;
+  shape.value_dim = v.features;
+  shape.queries =
+      tokens_of(function, "query", q, query.stacked, batch.query_offsets, batch.query_length);
+  shape.keys = tokens_of(function, "key", k, key.stacked, batch.key_offsets, batch.key_length);
+  const Tokens values =
+      tokens_of(function, "value", v, value.stacked, batch.key_offsets, batch.key_length);
+  if (values.sequences != shape.keys.sequences) {
+    fail(text(function, ": value has ", values.sequences, " sequences, key has ",
+              shape.keys.sequences, "; both need one number"));
+  }
+  if (shape.keys.sequences != shape.queries.sequences) {
+    if (shape.keys.sequences != 1) {
+      fail(text(function, ": key has ", shape.keys.sequences, " sequences, query has ",
+                shape.queries.sequences, "; needs as many, or one that serves all"));
+    }
+    shape.shared_keys = true;
+  }
+  return shape;
 }
 
 /// The operand with its tokens resolved to addresses.
@@ -135,35 +206,41 @@ TensorView<const T> read_only(const TensorView<T>& v) {
           v.head_stride, v.token_stride, v.feature_stride};
 }
 
-/// An operand shaped like the output, H heads of d_v features for each query token: the output itself, or a residual.
-/// Columns without heads() are the heads side by side.
-template <class T>
-kernel::Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
-                                     bool stacked) {
+/// Refuses what is not shaped like the output, H heads of d_v features for each query token.
+inline void check_like_output(const CallShape& shape, const char* name,
+                              const OperandShape& operand) {
   const Tokens& tokens = shape.queries;
-  if (stacked) {
+  const TensorExtent& has = operand.extent;
+  if (operand.stacked) {
     const Index rows = tokens.total(), cols = shape.heads * shape.value_dim;
-    if (view.tokens != rows || view.heads * view.features != cols ||
-        (view.heads != 1 && view.heads != shape.heads)) {
+    if (has.tokens != rows || has.heads * has.features != cols ||
+        (has.heads != 1 && has.heads != shape.heads)) {
       fail(text(shape.function, ": ", name, " is ",
-                shape_text(view.tokens, view.heads * view.features), " in ", view.heads,
+                shape_text(has.tokens, has.heads * has.features), " in ", has.heads,
                 " heads, needs ", shape_text(rows, cols), " (query rows x value features) in ",
                 shape.heads, " heads"));
     }
-    if (view.heads != shape.heads) {
-      view.heads = shape.heads;
-      view.features = shape.value_dim;
-      view.head_stride = shape.value_dim * view.feature_stride;
-    }
-  } else if (tokens.offsets != nullptr || view.sequences != shape.sequences() ||
-             view.tokens != tokens.common_length || view.heads != shape.heads ||
-             view.features != shape.value_dim) {
-    fail(text(shape.function, ": ", name, " is a view of [", view.sequences, ", ", view.heads, ", ",
-              view.tokens, ", ", view.features, "], needs [", shape.sequences(), ", ", shape.heads,
+  } else if (tokens.offsets != nullptr || has.sequences != shape.sequences() ||
+             has.tokens != tokens.common_length || has.heads != shape.heads ||
+             has.features != shape.value_dim) {
+    fail(text(shape.function, ": ", name, " is a view of [", has.sequences, ", ", has.heads, ", ",
+              has.tokens, ", ", has.features, "], needs [", shape.sequences(), ", ", shape.heads,
               ", ", tokens.longest(), ", ", shape.value_dim,
               "] (sequences, heads, query rows, value features), sequences of equal length"));
   }
-  return place(view, stacked, tokens);
+}
+
+/// The output, or a residual, as an operand. Columns without heads() are the heads side by side.
+template <class T>
+kernel::Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
+                                     bool stacked) {
+  check_like_output(shape, name, {view.extent(), stacked});
+  if (stacked && view.heads != shape.heads) {
+    view.heads = shape.heads;
+    view.features = shape.value_dim;
+    view.head_stride = shape.value_dim * view.feature_stride;
+  }
+  return place(view, stacked, shape.queries);
 }
 
 }  // namespace detail

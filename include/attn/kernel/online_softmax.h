@@ -58,14 +58,15 @@ struct OnlineSoftmax {
   static ATTN_INLINE void rescale_sum(Scalar rescale, Scalar* lanes) {
     const Packet r = S::set(rescale);
     ATTN_UNROLL
-    for (int v = 0; v < Size::packets; ++v)
+    for (int v = 0; v < Size::packets; ++v) {
       S::store(lanes + v * S::width, S::mul(S::load(lanes + v * S::width), r));
+    }
   }
 
   /// p = exp(s − m) over the keys [begin, end) of one row (whole panels), added to the row's lanes.
   template <bool MarkHidden>
-  static ATTN_INLINE void exponentials(Scalar maximum, Scalar* s, Index begin, Index end,
-                                       Scalar* lanes) {
+  static ATTN_NOINLINE void exponentials(Scalar maximum, Scalar* s, Index begin, Index end,
+                                         Scalar* lanes) {
     const Packet m = S::set(maximum);
     Packet sum[Size::packets];
     ATTN_UNROLL

@@ -1,5 +1,6 @@
 // examples/01_attention.cpp: softmax(Q Kᵀ / √d_k) V and the residual, on the three numbers of a
-// textbook example. SPDX-License-Identifier: MIT
+// textbook example.
+// SPDX-License-Identifier: MIT
 //
 // Q = [1 2 3], K = [2 3 4], V = [3 4 5], √d_k = 1. The row vectors can be read in two ways, and
 // both are right: one token with three features, or three tokens with one feature each.

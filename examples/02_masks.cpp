@@ -1,5 +1,6 @@
 // examples/02_masks.cpp: who sees whom: causal, window and padding on one sentence, the weights as
-// heat maps in the terminal. SPDX-License-Identifier: MIT
+// heat maps in the terminal.
+// SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
 #include <cmath>

@@ -1,5 +1,6 @@
 // tests/attention_test.cpp: attention(…) and its functor against the oracle: accuracy, operands,
-// outputs, score options. SPDX-License-Identifier: MIT
+// outputs, score options.
+// SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
 #include <algorithm>

@@ -1,5 +1,6 @@
 // tests/bits_test.cpp: a row's bits depend on its query, the keys it sees and the options, and on
-// nothing else. SPDX-License-Identifier: MIT
+// nothing else.
+// SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
 #include <algorithm>

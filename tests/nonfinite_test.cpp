@@ -1,5 +1,6 @@
 // tests/nonfinite_test.cpp: NaN and infinity: without effect where hidden, seen where visible, and
-// only there. SPDX-License-Identifier: MIT
+// only there.
+// SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
 #include <cmath>

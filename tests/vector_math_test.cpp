@@ -111,7 +111,7 @@ TYPED_TEST(ExpNonpositive, IsTheSameInEveryLane) {
   }
 }
 
-TEST(ExpNonpositiveOfFloat, ErrsAtMostOneUlpWhileTheResultIsNormal) {
+TEST(ExpNonpositiveOfFloat, ErrsAtMostOneUlpWhileTheResultIsNormalAndOneAndAQuarterWithoutFma) {
   const std::vector<float> xs = floats(1e-9f, 87.336f, 101, -1);
   const std::vector<float> ys = lanes_of<Exp>(xs);
   double worst = 0;
@@ -120,7 +120,7 @@ TEST(ExpNonpositiveOfFloat, ErrsAtMostOneUlpWhileTheResultIsNormal) {
     const double error = ulps(ys[n], std::exp(static_cast<long double>(xs[n])));
     if (!(error <= worst)) worst = error, where = xs[n];
   }
-  EXPECT_LE(worst, 1.0) << "at " << where;
+  EXPECT_LE(worst, attn::detail::kHardwareFma ? 1.0 : 1.25) << "at " << where;
   RecordProperty("ulps", std::to_string(worst));
 }
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // The functor's own conditions (attention.h).
 //
 // expect 1: a const functor has no scratch of its own: add the option use\(workspace\)

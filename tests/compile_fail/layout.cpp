@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Tensors that are no operands (layout.h).
 //
 // expect 1: a tensor operand has rank 4

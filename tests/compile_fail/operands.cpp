@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Queries, keys and values that cannot attend together (attention.h).
 //
 // expect 1: integer matrices have no softmax: cast<float>\(\) them first

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Options: unknown, doubled, or matrices that do not say what they are (detail/options.h).
 //
 // expect 1: a matrix of bool among the options: write keep\(B\) \(attend where true\) or hide\(B\)

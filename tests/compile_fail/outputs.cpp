@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Outputs that cannot be written, and results that would be lost (detail/output.h, attention.h).
 //
 // expect 1: the output is const

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // A user's first program: returns 0 if attention is there and right.
 
 #include <attn/attn.h>

@@ -2,9 +2,8 @@
 // SPDX-License-Identifier: MIT
 //
 //   EXPECT_TRUE(near(actual, expected, 1e-6));        |actual − expected| ≤ tolerance; NaN fails
-//   EXPECT_TRUE(same_bits(actual, expected));         equal bits: −0 is not +0, NaN is that same
-//   NaN worst_error(actual, expected)                     the largest |actual − expected|; NaN if
-//   one is
+//   EXPECT_TRUE(same_bits(actual, expected));         equal bits: −0 is not +0, NaN is that same NaN
+//   worst_error(actual, expected)                     the largest |actual − expected|; NaN if one is
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,5 +1,6 @@
 // tests/support/textbook.h: the formula as one writes it by hand in Eigen: what accuracy is
-// measured by. SPDX-License-Identifier: MIT
+// measured by.
+// SPDX-License-Identifier: MIT
 #pragma once
 
 #include "random.h"

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Causal attention of n tokens with d features, as a function called ATTEND. Plain pointers in its
 // signature: Eigen's own matrices differ with the flags.
 

@@ -1,3 +1,4 @@
+// SPDX-License-Identifier: MIT
 // Calls the two sources' functions on the same numbers and compares.
 
 #include <cmath>

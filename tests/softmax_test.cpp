@@ -9,6 +9,7 @@
 #include <stdexcept>
 
 #include "support/random.h"
+#include "support/scalar_names.h"
 
 namespace {
 
@@ -73,7 +74,7 @@ Matrix<Scalar> random_scores(Index rows, Index cols, double range) {
 template <class Scalar>
 class SoftmaxOf : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double, long double>;
-TYPED_TEST_SUITE(SoftmaxOf, Scalars);
+TYPED_TEST_SUITE(SoftmaxOf, Scalars, support::ScalarNames);
 
 // 256 is the block of the online state: one below, at, above, and several of them.
 const Index lengths[] = {1, 2, 7, 31, 32, 33, 255, 256, 257, 700, 4096};

@@ -33,6 +33,8 @@ struct AttentionShape {
   Index queries = 0, keys = 0;
   Index key_dim = 0, value_dim = 0;
   Index heads = 1, kv_heads = 1;
+  Index sequences = 1;  ///< matters only with several workers
+  int workers = 1;      ///< as in parallel(workers) or on(pool)
 };
 
 namespace detail {
@@ -174,19 +176,32 @@ void attend(const char* function,
                         kernel::OffsetOf(offset),
                         residual,
                         logsumexp};
-  const kernel::ScratchSize<Scalar> size(shape.queries.longest() * (shape.heads / shape.kv_heads),
-                                         shape.keys.longest(), shape.key_dim, shape.value_dim);
-  if constexpr (stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::value) {
+  const Serial serial;
+  const auto& executor = pick<is_executor>(serial, options...);
+  if (executor.workers() < 1)
+    fail(text(function, ": ", executor.workers(), " threads asked for, needs at least 1"));
+  const Index group = shape.heads / shape.kv_heads;
+  const Index chunk_rows =
+      kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, executor.workers());
+  const kernel::ScratchSize<Scalar> size(shape.queries.longest() * group, shape.keys.longest(),
+                                         shape.key_dim, shape.value_dim, chunk_rows);
+  const auto run = [&](auto&& reserve) {
+    kernel::forward(problem, size, reserve(size.total() * executor.workers()), executor.workers(),
+                    executor);
+  };
+  constexpr bool on_stack = stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::value &&
+                            count_v<is_executor, Options...> == 0;
+  if constexpr (on_stack) {
     alignas(64) Scalar memory[stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::total];
-    kernel::forward(problem, size, Workspace<Scalar>::aligned(memory));
+    run([&](Index) { return Workspace<Scalar>::aligned(memory); });
   } else if constexpr (count_v<is_use, Options...> == 1) {
     const auto& lent = pick<is_use>(none, options...);
     static_assert(std::is_same_v<bare_t<decltype(lent)>, Use<Scalar>>,
                   "attn::use: the workspace has another scalar than the call computes in");
-    kernel::forward(problem, size, lent.workspace->reserve(size.total()));
+    run([&](Index n) { return lent.workspace->reserve(n); });
   } else {
     Workspace<Scalar> brought;
-    kernel::forward(problem, size, (own != nullptr ? *own : brought).reserve(size.total()));
+    run([&](Index n) { return (own != nullptr ? *own : brought).reserve(n); });
   }
 }
 
@@ -232,7 +247,7 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, K
 /// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq × Lk scores.
 ///
 /// Shapes     Q [Lq, d_k]  K [Lk, d_k]  V [Lk, d_v]  →  [Lq, d_v]; with heads [Lq, H·d_k] [Lk, H_kv·d_k] [Lk, H_kv·d_v] → [Lq, H·d_v]
-/// Options    into(Y) (then nothing is returned), causal(), window(), keep(), hide(), key_lengths(), key_range(), && || ! of them,
+/// Options    into(Y) (then nothing is returned), parallel(n), on(pool), causal(), window(), keep(), hide(), key_lengths(), key_range(), && || ! of them,
 ///            query_offset(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), sequences(),
 ///            sequence_length(), use(); in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
@@ -303,11 +318,16 @@ class ScaledDotProductAttention {
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
 
-  /// Scalars of scratch that a call of these sizes takes.
+  /// Scalars of scratch that a call of these sizes takes, by one worker or by as many as the shape names.
   static Index scratch_scalars(const AttentionShape& s) {
-    return kernel::ScratchSize<Compute>(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim,
-                                        s.value_dim)
-        .total();
+    const auto shared_by = [&s](int workers) {
+      const Index chunk_rows =
+          kernel::TileSize<Compute>::chunk_rows(s.sequences * s.queries * s.heads, workers);
+      const Index rows = s.queries * (s.heads / s.kv_heads);
+      return workers *
+             kernel::ScratchSize<Compute>(rows, s.keys, s.key_dim, s.value_dim, chunk_rows).total();
+    };
+    return std::max(shared_by(1), shared_by(s.workers));
   }
 
  private:

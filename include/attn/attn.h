@@ -12,4 +12,5 @@
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "residual.h"   //   5  Output = x + Output
+#include "parallel.h"   //      several threads for one call
 // clang-format on

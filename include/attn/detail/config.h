@@ -14,6 +14,24 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #else
 #define ATTN_EXCEPTIONS 0
 #endif
+#if ATTN_EXCEPTIONS
+#define ATTN_TRY try
+#define ATTN_CATCH_ALL catch (...)
+#else
+#define ATTN_TRY if constexpr (true)
+#define ATTN_CATCH_ALL else
+#endif
+
+// ---- Threads ----------------------------------------------------------------------------------------
+// ATTN_OPENMP_FOR(n) gives each iteration of the loop that follows a thread of its own.
+#if defined(_OPENMP)
+#define ATTN_OPENMP 1
+#define ATTN_PRAGMA(text) _Pragma(#text)
+#define ATTN_OPENMP_FOR(n) ATTN_PRAGMA(omp parallel for num_threads(n) schedule(static, 1))
+#else
+#define ATTN_OPENMP 0
+#define ATTN_OPENMP_FOR(n)
+#endif
 
 // ---- Inlining and unrolling -----------------------------------------------------------------------------------------
 // ATTN_INLINE also holds on lambdas and at -O2: the register tile is only fast while its accumulators stay in one frame.

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../parallel.h"
 #include "../residual.h"
 #include "../score.h"
 #include "positions.h"
@@ -81,6 +82,8 @@ constexpr void check_options() {
   static_assert(count_v<is_use, Options...> <= 1, "attn: two workspaces in one call");
   static_assert(count_v<is_batch, Options...> <= 1,
                 "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
+  static_assert(count_v<is_executor, Options...> <= 1,
+                "attn: threads asked for twice: one of parallel(n) and on(pool)");
   static_assert(offsets_named_v<Options...> <= 1,
                 "attn: the query offset is named twice: one of causal(align::...), "
                 "causal_from(...) and query_offset(...)");

@@ -17,6 +17,7 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 
 #include "../score.h"
 #include "online_softmax.h"
@@ -55,7 +56,7 @@ class ForwardPass {
       for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
            block += block_keys) {
         const KeyRange keys = intersect(visible, {block, block + block_keys});
-        if (cover(problem_.mask, rows, keys) == detail::Cover::none) continue;
+        if (detail::cover(problem_.mask, rows, keys) == detail::Cover::none) continue;
         pack(block, keys);
         for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
       }
@@ -174,13 +175,13 @@ class ForwardPass {
 
   /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
   void plan(const QueryRows& rows, Index block, KeyRange seen, Visit& visit) const {
-    const bool whole = cover(problem_.mask, rows, seen) == detail::Cover::all;
+    const bool whole = detail::cover(problem_.mask, rows, seen) == detail::Cover::all;
     for (Index j = block + (seen.begin - block) / Size::panel * Size::panel; j < seen.end;
          j += Size::panel) {
       const KeyRange panel{j, j + Size::panel};
       const bool inside = seen.contains(panel);
       const detail::Cover covered =
-          whole ? detail::Cover::all : cover(problem_.mask, rows, intersect(panel, seen));
+          whole ? detail::Cover::all : detail::cover(problem_.mask, rows, intersect(panel, seen));
       if (covered == detail::Cover::none) continue;
       visit.add((j - block) / Size::panel, inside && covered == detail::Cover::all);
     }
@@ -303,22 +304,57 @@ class ForwardPass {
   bool finite_ = true;  ///< the packed values are
 };
 
-/// Attends all rows of the problem; `memory` holds ScratchSize::total() scalars.
-template <class Problem>
-void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
-             typename Problem::Scalar* memory) {
-  using Size = TileSize<typename Problem::Scalar>;
-  ForwardPass<Problem> pass(problem, Scratch<typename Problem::Scalar>(size, memory));
-  const detail::CallShape& shape = problem.shape;
-  for (Index sequence = 0; sequence < shape.sequences(); ++sequence) {
-    const Index rows = shape.queries.length(sequence) * (shape.heads / shape.kv_heads);
-    for (Index head = 0; head < shape.kv_heads; ++head) {
-      for (Index begin = 0; begin < rows; begin += Size::max_chunk_rows) {
-        pass({sequence, head, begin,
-              rows < begin + Size::max_chunk_rows ? rows : begin + Size::max_chunk_rows});
-      }
-    }
+/// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the first, which see most under a
+/// causal mask. Workers each walk it and stop at the numbers they drew.
+class ChunkWalk {
+ public:
+  ChunkWalk(const detail::CallShape& shape, Index chunk_rows)
+      : shape_(shape), chunk_rows_(chunk_rows) {
+    enter();
   }
+
+  /// Goes on to chunk `number`, which must not lie behind; false if there is none.
+  bool seek(Index number) {
+    while (sequence_ < shape_.sequences()) {
+      const Index here = chunks_ * shape_.kv_heads;
+      if (number < passed_ + here) {
+        const Index n = number - passed_, head = n / chunks_,
+                    end = rows_ - (n - head * chunks_) * chunk_rows_;
+        chunk_ = {sequence_, head, std::max<Index>(end - chunk_rows_, 0), end};
+        return true;
+      }
+      passed_ += here;
+      ++sequence_;
+      enter();
+    }
+    return false;
+  }
+  const Chunk& chunk() const { return chunk_; }
+
+ private:
+  void enter() {
+    if (sequence_ >= shape_.sequences()) return;
+    rows_ = shape_.queries.length(sequence_) * (shape_.heads / shape_.kv_heads);
+    chunks_ = (rows_ + chunk_rows_ - 1) / chunk_rows_;
+  }
+
+  const detail::CallShape& shape_;
+  Index chunk_rows_, sequence_ = 0, rows_ = 0, chunks_ = 0;
+  Index passed_ = 0;  ///< chunks of the sequences before
+  Chunk chunk_{};
+};
+
+/// Attends all rows of the problem, `workers` at a time; `memory` holds ScratchSize::total() scalars for each.
+template <class Problem, class Executor>
+void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
+             typename Problem::Scalar* memory, int workers, const Executor& executor) {
+  using Scalar = typename Problem::Scalar;
+  std::atomic<Index> drawn{0};
+  executor.run(workers, [&](int worker) {
+    ForwardPass<Problem> pass(problem, Scratch<Scalar>(size, memory + worker * size.total()));
+    ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1));
+    while (walk.seek(drawn++)) pass(walk.chunk());
+  });
 }
 
 }  // namespace kernel

@@ -70,8 +70,10 @@ struct ScratchSize {
   using Size = TileSize<Scalar>;
   Index rows, keys, depth, features;  ///< chunk rows; keys of a block; padded d_k and d_v
 
-  constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim)
-      : rows(query_rows < Size::max_chunk_rows ? query_rows : Size::max_chunk_rows),
+  /// query_rows: of one sequence and key/value head; no chunk has more than chunk_rows of them.
+  constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim,
+                        Index chunk_rows = Size::max_chunk_rows)
+      : rows(query_rows < chunk_rows ? query_rows : chunk_rows),
         keys(round_up(all_keys < Size::key_block(key_dim, value_dim)
                           ? all_keys
                           : Size::key_block(key_dim, value_dim),

@@ -1,0 +1,166 @@
+// attn/parallel.h: several threads for one call: parallel(n) with OpenMP, on(pool) with Eigen's or any thread pool.
+// SPDX-License-Identifier: MIT
+//
+// Serial unless asked, and no global state. The work is cut by sequence, key/value head and rows of queries; workers take the
+// next piece when they are done with one, the costliest (last) rows of a head first, so that causal and ragged work is shared
+// by cost. Which worker computes a row changes no bit of it. Workers take over the caller's floating-point environment
+// (flush-to-zero, rounding); an exception in a worker reaches the caller once all workers have stopped.
+#pragma once
+
+#include <atomic>
+#include <cfenv>
+#include <condition_variable>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <type_traits>
+#include <utility>
+
+#include "layout.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+
+/// parallel(n) has threads behind it: the program is compiled with OpenMP. Without, it runs on the calling thread.
+inline constexpr bool has_openmp = ATTN_OPENMP != 0;
+
+namespace detail {
+
+/// One task that several workers run at once: each of them as task(worker). Keeps the first exception for the caller.
+template <class Task>
+class SharedTask {
+ public:
+  explicit SharedTask(const Task& task) : task_(task) { std::fegetenv(&environment_); }
+
+  /// Runs the task as one worker, under the caller's floating-point environment.
+  void operator()(int worker) {
+    std::fenv_t own;
+    std::fegetenv(&own);
+    std::fesetenv(&environment_);
+    ATTN_TRY { task_(worker); }
+    ATTN_CATCH_ALL {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (!failure_) failure_ = std::current_exception();
+    }
+    std::fesetenv(&own);
+  }
+  /// On the calling thread, after all workers have returned.
+  void finish() {
+    if (failure_) std::rethrow_exception(failure_);
+  }
+
+ private:
+  const Task& task_;
+  std::fenv_t environment_;
+  std::mutex mutex_;
+  std::exception_ptr failure_;
+};
+
+/// The calling thread alone.
+struct Serial {
+  int workers() const { return 1; }
+  template <class Task>
+  void run(int, const Task& task) const {
+    task(0);
+  }
+};
+
+/// parallel(n).
+struct Parallel : option_base {
+  int count;
+  explicit Parallel(int n) : count(n) {}
+  int workers() const { return has_openmp ? count : 1; }
+  template <class Task>
+  void run(int workers, const Task& task) const {
+    if (workers == 1) return task(0);
+    SharedTask<Task> shared(task);
+    ATTN_OPENMP_FOR(workers)
+    for (int worker = 0; worker < workers; ++worker) shared(worker);
+    shared.finish();
+  }
+};
+
+template <class Pool, class = void>
+struct has_parallel_for : std::false_type {};
+template <class Pool>
+struct has_parallel_for<Pool, std::void_t<decltype(std::declval<Pool&>().parallel_for(
+                                  0, std::declval<void (*)(int)>()))>> : std::true_type {};
+
+/// on(pool). Two kinds of pool: parallel_for(n, f) runs f(0) … f(n − 1) and returns when all are done; Schedule(f) queues f
+/// and NumThreads() tells how many threads there are (Eigen::ThreadPool).
+template <class Pool>
+struct OnPool : option_base {
+  Pool* pool;
+  int count;
+  OnPool(Pool& p, int n) : pool(&p), count(n) {}
+  int workers() const { return count; }
+
+  template <class Task>
+  void run(int workers, const Task& task) const {
+    if (workers == 1) return task(0);
+    SharedTask<Task> shared(task);
+    if constexpr (has_parallel_for<Pool>::value) {
+      pool->parallel_for(workers, [&shared](auto worker) { shared(int(worker)); });
+    } else {
+      schedule(workers, shared);
+    }
+    shared.finish();
+  }
+
+ private:
+  /// What queued tasks and the caller agree on. It outlives the call in tasks that start too late and find it closed, so a call
+  /// from inside a busy pool cannot wait for itself.
+  struct Roll {
+    std::mutex mutex;
+    std::condition_variable left;
+    int joined = 1, running = 0;  // the caller is worker 0
+    bool closed = false;
+  };
+
+  template <class Shared>
+  void schedule(int workers, Shared& shared) const {
+    const auto roll = std::make_shared<Roll>();
+    for (int n = 1; n < workers; ++n) {
+      pool->Schedule([roll, &shared] {
+        int worker;
+        {
+          const std::lock_guard<std::mutex> lock(roll->mutex);
+          if (roll->closed) return;
+          worker = roll->joined++;
+          ++roll->running;
+        }
+        shared(worker);
+        const std::lock_guard<std::mutex> lock(roll->mutex);
+        if (--roll->running == 0) roll->left.notify_one();
+      });
+    }
+    shared(0);
+    std::unique_lock<std::mutex> lock(roll->mutex);
+    roll->closed = true;
+    roll->left.wait(lock, [&] { return roll->running == 0; });
+  }
+};
+
+template <class T>
+using is_executor = std::bool_constant<std::is_same_v<T, Parallel> || is_instance_v<OnPool, T>>;
+
+}  // namespace detail
+
+/// Up to n threads by OpenMP, the caller among them. Scratch grows to one share for each.
+///
+/// Requires   n ≥ 1                                          (std::invalid_argument from the call otherwise)
+inline detail::Parallel parallel(int n) { return detail::Parallel(n); }
+
+/// Up to n threads of a pool (default: all it has), the caller among them: an Eigen::ThreadPool (anything with Schedule(f) and
+/// NumThreads()), or any object with parallel_for(n, f).
+template <class Pool>
+detail::OnPool<Pool> on(Pool& pool, int n) {
+  return detail::OnPool<Pool>(pool, n);
+}
+template <class Pool>
+auto on(Pool& pool) -> decltype(detail::OnPool<Pool>(pool, int(pool.NumThreads()))) {
+  return detail::OnPool<Pool>(pool, int(pool.NumThreads()));
+}
+
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,195 @@
+// tests/parallel_test.cpp: several threads give the same bits, share the work, and hand exceptions to the caller.
+// SPDX-License-Identifier: MIT
+#include <attn/attn.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cfenv>
+#include <mutex>
+#include <set>
+#include <stdexcept>
+#include <thread>
+#include <unsupported/Eigen/CXX11/ThreadPool>
+#include <vector>
+
+#include "support/matrix_matchers.h"
+#include "support/random.h"
+
+namespace {
+
+using Eigen::Index;
+using support::same_bits;
+using Matrix = support::DynamicMatrix<float>;
+
+/// The least a pool can be: parallel_for on threads made for the call; remembers which ran.
+struct OwnPool {
+  std::mutex mutex;
+  std::set<std::thread::id> seen;
+
+  template <class F>
+  void parallel_for(int n, const F& f) {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < n; ++i) {
+      threads.emplace_back([&, i] {
+        {
+          const std::lock_guard<std::mutex> lock(mutex);
+          seen.insert(std::this_thread::get_id());
+        }
+        f(i);
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+  }
+};
+
+struct Operands {
+  Matrix Q, K, V;
+  Operands(Index queries, Index keys, Index heads, Index kv_heads, Index d)
+      : Q(support::uniform<float>(queries, heads * d, 1)),
+        K(support::uniform<float>(keys, kv_heads * d, 2)),
+        V(support::uniform<float>(keys, kv_heads * d, 3)) {}
+};
+
+/// Serial, then with 2, 3 and 5 workers on each kind of executor: one answer.
+template <class... Options>
+void expect_same_bits(const Operands& x, Index query_heads, Index kv_heads,
+                      const Options&... options) {
+  const auto attend = [&](const auto&... more) {
+    Matrix Y, l;
+    attn::attention(attn::heads(x.Q, query_heads), attn::heads(x.K, kv_heads),
+                    attn::heads(x.V, kv_heads), attn::into(Y), attn::save_logsumexp(l), options...,
+                    more...);
+    Matrix both(Y.rows(), Y.cols() + l.cols());
+    both << Y, l;
+    return both;
+  };
+  const Matrix serial = attend();
+  OwnPool own;
+  Eigen::ThreadPool pool(3);
+  for (const int workers : {1, 2, 3, 5}) {
+    EXPECT_TRUE(same_bits(attend(attn::parallel(workers)), serial)) << workers << " by OpenMP";
+    EXPECT_TRUE(same_bits(attend(attn::on(own, workers)), serial)) << workers << " by parallel_for";
+    EXPECT_TRUE(same_bits(attend(attn::on(pool, workers)), serial)) << workers << " by Schedule";
+  }
+  EXPECT_TRUE(same_bits(attend(attn::on(pool)), serial));
+}
+
+TEST(Parallel, OneHeadOfManyQueriesHasTheSameBits) {
+  expect_same_bits(Operands(700, 500, 1, 1, 24), 1, 1);
+}
+TEST(Parallel, CausalGroupedHeadsHaveTheSameBits) {
+  expect_same_bits(Operands(333, 333, 6, 2, 16), 6, 2, attn::causal());
+}
+TEST(Parallel, ARaggedBatchHasTheSameBits) {
+  const std::vector<int> offsets{0, 5, 5, 300, 301, 420};
+  expect_same_bits(Operands(420, 420, 2, 2, 8), 2, 2, attn::sequences(offsets), attn::causal());
+}
+TEST(Parallel, FewerRowsThanWorkersHaveTheSameBits) {
+  expect_same_bits(Operands(1, 90, 2, 1, 8), 2, 1);
+}
+TEST(Parallel, NoQueriesAtAllAreValid) {
+  Operands x(0, 9, 1, 1, 4);
+  OwnPool pool;
+  EXPECT_EQ(Matrix(attn::attention(x.Q, x.K, x.V, attn::on(pool, 2))).rows(), 0);
+}
+
+TEST(Parallel, OneHeadReachesSeveralThreads) {
+  const Operands x(2000, 300, 1, 1, 32);
+  OwnPool pool;
+  Matrix Y;
+  attn::attention(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 4));
+  EXPECT_EQ(pool.seen.size(), 4u);
+}
+
+TEST(Parallel, ACallFromInsideABusyPoolDoesNotWaitForItself) {
+  const Operands x(600, 100, 1, 1, 16);
+  const Matrix serial = attn::attention(x.Q, x.K, x.V);
+  Eigen::ThreadPool pool(1);  // its only thread makes the call, so nobody is left to help
+  Matrix Y;
+  std::atomic<bool> done{false};
+  pool.Schedule([&] {
+    attn::attention(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 4));
+    done = true;
+  });
+  while (!done) std::this_thread::yield();
+  EXPECT_TRUE(same_bits(Y, serial));
+}
+
+/// A mask that throws in the middle of the work.
+struct Thrower : attn::mask_base {
+  attn::KeyRange keys(const attn::QueryRows& rows) const {
+    if (rows.begin > 100) throw std::domain_error("thrown by a worker");
+    return {0, rows.keys};
+  }
+  attn::KeyRange full_keys(const attn::QueryRows& rows) const { return {0, rows.keys}; }
+  bool operator()(const attn::QueryRow&, Index) const { return true; }
+  template <class S>
+  typename S::Mask lanes(const attn::QueryRow&, Index) const {
+    return S::less(S::set(typename S::Scalar(0)), S::set(typename S::Scalar(1)));
+  }
+  Thrower bind(const attn::detail::CallShape&) const { return {}; }
+};
+
+TEST(Parallel, AnExceptionInAWorkerReachesTheCaller) {
+  const Operands x(900, 60, 1, 1, 8);
+  OwnPool own;
+  Eigen::ThreadPool pool(2);
+  attn::ScaledDotProductAttention<float> sdpa;
+  Matrix Y;
+  for (int repeat = 0; repeat < 3; ++repeat) {
+    EXPECT_THROW(sdpa(x.Q, x.K, x.V, attn::into(Y), Thrower{}, attn::on(own, 3)),
+                 std::domain_error);
+    EXPECT_THROW(sdpa(x.Q, x.K, x.V, attn::into(Y), Thrower{}, attn::on(pool, 3)),
+                 std::domain_error);
+    EXPECT_THROW(sdpa(x.Q, x.K, x.V, attn::into(Y), Thrower{}, attn::parallel(3)),
+                 std::domain_error);
+  }
+  sdpa(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 3));  // and the functor and the pool live on
+  EXPECT_TRUE(same_bits(Y, Matrix(attn::attention(x.Q, x.K, x.V))));
+}
+
+TEST(Parallel, WorkersTakeTheCallersRounding) {
+  const Operands x(400, 300, 1, 1, 16);
+  std::fesetround(FE_UPWARD);
+  OwnPool own;
+  Eigen::ThreadPool pool(2);
+  const Matrix serial = attn::attention(x.Q, x.K, x.V);
+  const Matrix threads = attn::attention(x.Q, x.K, x.V, attn::on(own, 3));
+  const Matrix pooled = attn::attention(x.Q, x.K, x.V, attn::on(pool, 3));
+  std::fesetround(FE_TONEAREST);
+  EXPECT_TRUE(same_bits(threads, serial));
+  EXPECT_TRUE(same_bits(pooled, serial));
+  EXPECT_FALSE(
+      same_bits(serial, Matrix(attn::attention(x.Q, x.K, x.V))));  // rounding upward does show
+}
+
+TEST(Parallel, ReserveMakesRoomForAllWorkers) {
+  const Operands x(500, 200, 4, 2, 16);
+  attn::AttentionShape shape{500, 200, 16, 16, 4, 2};
+  shape.workers = 3;
+  attn::Workspace<float> workspace;
+  workspace.reserve(attn::ScaledDotProductAttention<float>::scratch_scalars(shape));
+  const Index capacity = workspace.capacity();
+  OwnPool pool;
+  Matrix Y(500, 64);
+  attn::attention(attn::heads(x.Q, 4), attn::heads(x.K, 2), attn::heads(x.V, 2), attn::into(Y),
+                  attn::on(pool, 3), attn::use(workspace));
+  attn::attention(attn::heads(x.Q, 4), attn::heads(x.K, 2), attn::heads(x.V, 2), attn::into(Y),
+                  attn::use(workspace));
+  EXPECT_EQ(workspace.capacity(), capacity);
+}
+
+TEST(Parallel, NoThreadsAreRefused) {
+  const Operands x(5, 5, 1, 1, 4);
+  Matrix Y = Matrix::Zero(5, 4);
+  OwnPool pool;
+  try {
+    attn::attention(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 0));
+    FAIL() << "nothing was thrown";
+  } catch (const std::invalid_argument& error) {
+    EXPECT_STREQ(error.what(), "attn::attention: 0 threads asked for, needs at least 1");
+  }
+  EXPECT_EQ(Y, Matrix::Zero(5, 4));
+}
+
+}  // namespace

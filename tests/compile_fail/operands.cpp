@@ -11,7 +11,7 @@
 // expect 8: a strided view has no matrix of its own shape to return: write into\(bhld\(...\)\)
 // expect 9: residual: the residual must compute in the query's scalar: cast it
 // expect 10: use: the workspace has another scalar than the call computes in
-// expect 11: residual_add: both operands must compute in one scalar
+// expect 11: residual_add: both operands and the output must compute in one scalar
 // expect 12: heads: expected a dense Eigen matrix
 #include <attn/attn.h>
 

@@ -15,15 +15,15 @@
 //   half and bfloat16 are storage types, for each operand separately, computed in float; every other scalar computes in itself.
 //
 // The same bits: a row's result depends on its query, the keys it sees and the options; not on Lq, the other rows, what hidden
-// keys hold, the batch, the storage order, or fixed or dynamic sizes. Outside that promise: -ffast-math, x87, other builds.
+// keys hold, the batch, the threads, the storage order, or fixed or dynamic sizes. Outside that promise: -ffast-math, x87, other builds.
 //
 // No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack where all sizes are fixed; the
 // free function without use(ws) allocates its scratch for the call.
 #pragma once
 
-#include "detail/options.h"
 #include "detail/overlap.h"
 #include "kernel/forward.h"
+#include "options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -81,7 +81,7 @@ void attend(const char* function,
   const auto key = read_only(key_held.view(function, "key"));
   const auto value = read_only(value_held.view(function, "value"));
 
-  const kernel::Absent none{};
+  const NoOption none{};
   const Batch batch = [&] {
     if constexpr (count_v<is_batch, Options...> == 1) {
       return Batch(function, pick<is_batch>(none, options...));
@@ -254,7 +254,7 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, K
 ///            are then untouched). Empty inputs are valid
 /// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused
 /// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch O(L·d), here allocated for the call
-/// Accuracy   max |error| ≤ 2 × that of the textbook formula in the same scalar (tests/attention_test.cpp)
+/// Accuracy   max |error| ≤ 2 × that of the textbook formula, as a matrix product in the same scalar (tests/attention_test.cpp)
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867); Dao 2023, FlashAttention-2
 ///            (arXiv:2307.08691).     Example: examples/01_attention.cpp
 template <class Query, class Key, class Value, class... Options,

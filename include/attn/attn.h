@@ -12,5 +12,8 @@
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "residual.h"   //   5  Output = x + Output
+#include "output.h"     //      where results go
+#include "options.h"    //      the table of all options
+#include "workspace.h"  //      scratch memory
 #include "parallel.h"   //      several threads for one call
 // clang-format on

@@ -12,7 +12,7 @@
 // joined by "and". A hidden pair contributes nothing, whatever its key and value hold; a row with no key left gives zeros.
 #pragma once
 
-#include "detail/masks.h"
+#include "detail/positions.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -30,6 +30,21 @@ template <class Offsets = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
 detail::CausalFrom causal_from(Offsets&& offsets) {
   return detail::CausalFrom(detail::IndexList(std::forward<Offsets>(offsets)));
+}
+
+/// Query row i is at position i + offset, for everything that asks for positions.
+inline detail::QueryOffset query_offset(Index offset) {
+  detail::QueryOffset option;
+  option.offset = detail::IndexList(offset);
+  return option;
+}
+/// An offset for each sequence of the batch.
+template <class Offsets = std::initializer_list<Index>,
+          std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
+detail::QueryOffset query_offset(Offsets&& offsets) {
+  detail::QueryOffset option;
+  option.offset = detail::IndexList(std::forward<Offsets>(offsets));
+  return option;
 }
 
 /// A query at position p sees the keys p − left ≤ j ≤ p + right, ends included; −1 = unbounded.

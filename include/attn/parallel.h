@@ -16,7 +16,7 @@
 #include <type_traits>
 #include <utility>
 
-#include "layout.h"
+#include "detail/traits.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

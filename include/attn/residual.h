@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/output.h"
 #include "detail/overlap.h"
+#include "output.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

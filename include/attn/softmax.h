@@ -10,9 +10,9 @@
 
 #include <cmath>
 
-#include "detail/options.h"
 #include "detail/overlap.h"
 #include "kernel/softmax_pass.h"
+#include "options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -120,7 +120,7 @@ struct SoftmaxFunctor {
     const auto mask = bind_masks(shape, options...);
     const Index offset = query_offset_of(shape, 0, options...);
 
-    const kernel::Absent none{};
+    const detail::NoOption none{};
     auto& target = pick<is_into>(none, options...).target;
     using Output = typename bare_t<decltype(target)>::Scalar;
     static_assert(std::is_same_v<compute_t<Output>, Scalar>,
@@ -225,7 +225,7 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
       fail(text(function, ": the outputs have ", cols, " columns, need a multiple of the ", heads,
                 " columns of logsumexp"));
     }
-    const kernel::Absent none{};
+    const detail::NoOption none{};
     auto& target = detail::pick<detail::is_into>(none, options...).target;
     target.check(function, "output", rows, cols);
     const auto check_inputs = [&](const char* name, const auto& memory, bool for_output) {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../types.h"
 #include "check.h"
 #include "index_list.h"
 

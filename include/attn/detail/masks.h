@@ -13,7 +13,8 @@
 
 #include <algorithm>
 
-#include "../layout.h"
+#include "call_shape.h"
+#include "heads.h"
 #include "simd.h"
 
 namespace attn {

@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../kernel/problem.h"
-#include "../layout.h"
+#include "call_shape.h"
+#include "heads.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -193,10 +193,27 @@ inline CallShape call_shape(const char* function, const OperandShape& query,
   return shape;
 }
 
+/// An operand resolved to addresses: where row `token` of a sequence and head begins.
+template <class T>
+struct Operand {
+  using Scalar = std::remove_const_t<T>;
+
+  TensorView<T> view;
+  Tokens
+      tokens;  ///< ragged sequences start at their offset; else view.sequence_stride leads to them
+  bool shared = false;  ///< one sequence stands for all
+
+  T* row(Index sequence, Index head, Index token) const {
+    if (shared) sequence = 0;
+    const Index base = tokens.offsets != nullptr ? tokens.begin(sequence) * view.token_stride
+                                                 : sequence * view.sequence_stride;
+    return view.data + base + head * view.head_stride + token * view.token_stride;
+  }
+};
+
 /// The operand with its tokens resolved to addresses.
 template <class T>
-kernel::Operand<T> place(TensorView<T> view, bool stacked, const Tokens& tokens,
-                         bool shared = false) {
+Operand<T> place(TensorView<T> view, bool stacked, const Tokens& tokens, bool shared = false) {
   if (stacked) view.sequence_stride = tokens.common_length * view.token_stride;
   return {view, tokens, shared};
 }
@@ -232,8 +249,8 @@ inline void check_like_output(const CallShape& shape, const char* name,
 
 /// The output, or a residual, as an operand. Columns without heads() are the heads side by side.
 template <class T>
-kernel::Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
-                                     bool stacked) {
+Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
+                             bool stacked) {
   check_like_output(shape, name, {view.extent(), stacked});
   if (stacked && view.heads != shape.heads) {
     view.heads = shape.heads;

@@ -1,4 +1,4 @@
-// attn/detail/output.h: into(Y) and save_…(X): outputs are taken by forwarding reference and refused if writing would be lost.
+// attn/detail/output.h: what output.h makes: matrices and views that are checked first, sized last, and only then written.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -145,30 +145,6 @@ struct SaveLogSumExp : option_base {
 };
 
 }  // namespace detail
-
-/// The output: Y [Lq, H·d_v], resized if it is a plain dynamic matrix; or heads(Y, H); or a strided view.
-/// Refused at compile time: const, temporary or not directly writable outputs.
-template <class Output>
-auto into(Output&& Y) {
-  detail::check_output_type<Output>();
-  if constexpr (detail::is_dense_v<Output>) {
-    auto target = detail::matrix_output(std::forward<Output>(Y));
-    return detail::Into<decltype(target)>(target);
-  } else {
-    auto target = detail::lift(std::forward<Output>(Y));
-    return detail::Into<decltype(target)>(std::move(target));
-  }
-}
-
-/// Saves the natural logarithm of Σ_j exp(s_j) of every row: l [Lq, H]; −∞ for a row that sees no key.
-/// Two partial results over disjoint keys combine by it: see merge() in softmax.h.
-template <class Output>
-auto save_logsumexp(Output&& l) {
-  static_assert(detail::is_dense_v<Output>,
-                "attn::save_logsumexp: expected a matrix to write to, query rows x heads");
-  auto target = detail::matrix_output(std::forward<Output>(l));
-  return detail::SaveLogSumExp<decltype(target)>(target);
-}
 
 }  // namespace ATTN_ABI
 }  // namespace attn

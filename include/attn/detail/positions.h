@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../mask.h"
+#include "masks.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -138,21 +138,6 @@ Index query_offset_of(const CallShape& shape, Index sequence, const Options&... 
 }
 
 }  // namespace detail
-
-/// Query row i is at position i + offset, for everything that asks for positions.
-inline detail::QueryOffset query_offset(Index offset) {
-  detail::QueryOffset option;
-  option.offset = detail::IndexList(offset);
-  return option;
-}
-/// An offset for each sequence of the batch.
-template <class Offsets = std::initializer_list<Index>,
-          std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
-detail::QueryOffset query_offset(Offsets&& offsets) {
-  detail::QueryOffset option;
-  option.offset = detail::IndexList(std::forward<Offsets>(offsets));
-  return option;
-}
 
 }  // namespace ATTN_ABI
 }  // namespace attn

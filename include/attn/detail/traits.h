@@ -13,6 +13,9 @@ inline namespace ATTN_ABI {
 template <class T>
 struct TensorView;
 
+/// Base of every option of attention(...): lets the call tell options from matrices.
+struct option_base {};
+
 namespace detail {
 
 template <class T>

@@ -2,30 +2,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../mask.h"
+#include "../detail/operand.h"
 #include "tile_size.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// An operand resolved to addresses: where row `token` of a sequence and head begins.
-template <class T>
-struct Operand {
-  using Scalar = std::remove_const_t<T>;
-
-  TensorView<T> view;
-  detail::Tokens
-      tokens;  ///< ragged sequences start at their offset; else view.sequence_stride leads to them
-  bool shared = false;  ///< one sequence stands for all
-
-  T* row(Index sequence, Index head, Index token) const {
-    if (shared) sequence = 0;
-    const Index base = tokens.offsets != nullptr ? tokens.begin(sequence) * view.token_stride
-                                                 : sequence * view.sequence_stride;
-    return view.data + base + head * view.head_stride + token * view.token_stride;
-  }
-};
+using detail::Operand;
 
 /// An optional operand that is not there.
 struct Absent {};

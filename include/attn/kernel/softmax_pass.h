@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../mask.h"
+#include "../detail/masks.h"
 #include "online_softmax.h"
 
 namespace attn {

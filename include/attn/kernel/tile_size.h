@@ -56,11 +56,11 @@ struct TileSize {
   /// WHY  packing a key block costs about 1 % of what 512 rows do with it.
   static constexpr Index max_chunk_rows = 1024;
 
-  /// Rows of a chunk where several workers share `rows` rows in all: eight chunks for each, so that the last to finish is late
+  /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the last to finish is late
   /// by a sixteenth of its work at most, but not so few rows that packing shows.
-  static constexpr Index chunk_rows(Index rows, int workers) {
+  static constexpr Index chunk_rows(Index all, int workers) {
     if (workers <= 1) return max_chunk_rows;
-    const Index share = round_up((rows + 8 * workers - 1) / (8 * workers), TileSize::rows);
+    const Index share = round_up((all + 8 * workers - 1) / (8 * workers), TileSize::rows);
     return share < 16 * TileSize::rows ? 16 * TileSize::rows
            : share < max_chunk_rows    ? share
                                        : max_chunk_rows;

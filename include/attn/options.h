@@ -1,11 +1,18 @@
-// attn/detail/options.h: the options of a call: known types, each at most once, found by what they are.
+// attn/options.h: the options of a call: known types, each at most once, found by what they are.
 // SPDX-License-Identifier: MIT
+//
+//   masks     (mask.h)       causal() window() keep() hide() key_lengths() key_range(), && || ! of them; query_offset()
+//   scores    (score.h)      scale() softcap() bias()
+//   batch     (layout.h)     sequences() sequence_length()
+//   outputs   (output.h)     into() save_logsumexp()
+//   residual  (residual.h)   residual()
+//   means     (workspace.h)  use(), (parallel.h) parallel() on()
 #pragma once
 
-#include "../parallel.h"
-#include "../residual.h"
-#include "../score.h"
-#include "positions.h"
+#include "output.h"
+#include "parallel.h"
+#include "residual.h"
+#include "score.h"
 #include "workspace.h"
 
 namespace attn {
@@ -34,6 +41,9 @@ using is_batch =
 
 template <template <class> class Is, class... Options>
 inline constexpr int count_v = (0 + ... + int(Is<bare_t<Options>>::value));
+
+/// What pick() finds where an option is not given and nothing stands in for it.
+struct NoOption {};
 
 /// The first option of a kind, or `otherwise`.
 template <template <class> class Is, class Default>
@@ -136,7 +146,7 @@ auto bind_modifier(const CallShape& shape, const Options&... options) {
   if constexpr (count_v<Is, Options...> == 0) {
     return Unmodified{};
   } else {
-    const kernel::Absent none{};
+    const NoOption none{};
     return pick<Is>(none, options...).template bind<Scalar>(shape);
   }
 }

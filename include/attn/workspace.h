@@ -1,10 +1,10 @@
-// attn/detail/workspace.h: the scratch memory of a call: owned by a functor or the caller, grown on demand, never shrunk.
+// attn/workspace.h: the scratch memory of a call: owned by a functor or the caller, grown on demand, never shrunk.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <cstdint>
 
-#include "../layout.h"
+#include "detail/traits.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -18,12 +18,12 @@ template <class Scalar>
 class Workspace {
  public:
   /// Room for n scalars, aligned for packets and cache lines; allocates only where it has to grow.
-  Scalar* reserve(Index n) {
+  Scalar* reserve(Eigen::Index n) {
     if (memory_.size() < n + kSlack) memory_.resize(n + kSlack);
     return aligned(memory_.data());
   }
   /// Scalars that fit without growing.
-  Index capacity() const { return memory_.size() < kSlack ? 0 : memory_.size() - kSlack; }
+  Eigen::Index capacity() const { return memory_.size() < kSlack ? 0 : memory_.size() - kSlack; }
 
   /// The first scalar at or after `memory` on a cache line, where Scalar's size divides one.
   static Scalar* aligned(Scalar* memory) {
@@ -36,7 +36,8 @@ class Workspace {
   }
 
  private:
-  static constexpr Index kSlack = 64 % sizeof(Scalar) == 0 ? Index(64 / sizeof(Scalar)) : 0;
+  static constexpr Eigen::Index kSlack =
+      64 % sizeof(Scalar) == 0 ? Eigen::Index(64 / sizeof(Scalar)) : 0;
   Eigen::Array<Scalar, Eigen::Dynamic, 1> memory_;
 };
 

@@ -98,8 +98,7 @@ void attend(const char* function,
   const auto bias = bind_modifier<Scalar, is_bias>(shape, options...);
   const Modifiers<bare_t<decltype(softcap)>, bare_t<decltype(bias)>> modify{softcap, bias};
   const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
-  for (Index b = 0; b < shape.sequences(); ++b)
-    offset(b);  // refuses an open question before anything is written
+  for (Index b = 0; b < shape.sequences(); ++b) offset(b);  // refuses what is left open
 
   Scalar scale = Scalar(1);
   if constexpr (count_v<is_scale, Options...> == 1) {
@@ -122,6 +121,11 @@ void attend(const char* function,
       return kernel::Absent{};
     }
   }();
+
+  const Serial serial;
+  const auto& executor = pick<is_executor>(serial, options...);
+  if (executor.workers() < 1)
+    fail(text(function, ": ", executor.workers(), " threads asked for, needs at least 1"));
 
   auto& into_option = pick<is_into>(none, options...);
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
@@ -176,10 +180,7 @@ void attend(const char* function,
                         kernel::OffsetOf(offset),
                         residual,
                         logsumexp};
-  const Serial serial;
-  const auto& executor = pick<is_executor>(serial, options...);
-  if (executor.workers() < 1)
-    fail(text(function, ": ", executor.workers(), " threads asked for, needs at least 1"));
+
   const Index group = shape.heads / shape.kv_heads;
   const Index chunk_rows =
       kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, executor.workers());

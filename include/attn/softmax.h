@@ -170,8 +170,8 @@ inline detail::ColumnWise colwise() { return {}; }
 /// Requires   P's shape                                     (std::invalid_argument otherwise)
 /// Semantics  stable for any finite scores; a row with nothing visible gives zeros; hidden scores give 0 whatever they hold
 /// Cost       two reads and two exp a score, one write; no scratch but 12 KiB of stack
-/// Accuracy   relative error ≤ 12 ε for scores within ±5 and rows up to 4096 (tests/softmax_test.cpp); beyond, rounding
-///            s − m adds at most ½ ulp of it
+/// Accuracy   relative error ≤ (8 + √(N / lanes)) ε for scores within ±5 (tests/softmax_test.cpp); beyond, rounding s − m adds
+///            at most ½ ulp of it
 using Softmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::weights>;
 /// The logarithm of softmax, without taking exp back; −∞ for hidden scores. Otherwise as Softmax.
 using LogSoftmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::log_weights>;

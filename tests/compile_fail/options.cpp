@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Options: unknown, doubled, or matrices that do not say what they are (detail/options.h).
+// Options: unknown, doubled, or matrices that do not say what they are (options.h).
 //
 // expect 1: a matrix of bool among the options: write keep\(B\) \(attend where true\) or hide\(B\)
 // expect 2: a matrix among the options: write what it is: into\(Y\) for the output, bias\(B\)

@@ -79,8 +79,8 @@ class SoftmaxOf : public ::testing::Test {};
 using Scalars = ::testing::Types<float, double, long double>;
 TYPED_TEST_SUITE(SoftmaxOf, Scalars, support::ScalarNames);
 
-// 256 is the block of the online state: one below, at, above, and several of them.
-const Index lengths[] = {1, 2, 7, 31, 32, 33, 255, 256, 257, 700, 4096};
+// Around the panel, and around the 32 KiB beyond which a row is folded in blocks of 256 (8192 floats).
+const Index lengths[] = {1, 2, 7, 31, 32, 33, 255, 256, 257, 700, 4096, 8191, 8192, 8193, 9000};
 
 TYPED_TEST(SoftmaxOf, RowsIsWithinAFewUlpOfTheExactValue) {
   // Scores within ±5, so that s − m rounds by at most a few ulp of the weight. The row sum is kept in `panel` chains, and the

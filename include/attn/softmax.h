@@ -169,7 +169,7 @@ inline detail::ColumnWise colwise() { return {}; }
 /// Options    into(P) (then nothing is returned; P may be S itself: in place), colwise(), and for rows any mask: causal(), keep(B), …
 /// Requires   P's shape                                     (std::invalid_argument otherwise)
 /// Semantics  stable for any finite scores; a row with nothing visible gives zeros; hidden scores give 0 whatever they hold
-/// Cost       two reads and two exp a score, one write; no scratch but 12 KiB of stack
+/// Cost       one read, one exp and one write a score (two reads and exp beyond 32 KiB a row); scratch: 32 KiB of stack
 /// Accuracy   relative error ≤ (8 + √(N / lanes)) ε for scores within ±5 (tests/softmax_test.cpp); beyond, rounding s − m adds
 ///            at most ½ ulp of it
 using Softmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::weights>;

@@ -19,12 +19,13 @@ struct Vectors {
 enum class SoftmaxResult { weights, log_weights, logsumexp };
 
 // WHAT     weights p = exp(s − m) / l,  log-weights (s − m) − log l,  or log-sum-exp m + log l     of each vector
-// PICTURE  a strip of vectors × a block of 256 scores is brought to rows of scratch (converted, masked), whatever its strides;
-//          pass 1 folds the blocks into (m, l), pass 2 writes the results
-// TRAFFIC  reads each score twice and takes exp twice; vectors of one block are read and weighed once
-// WHY      strips of as many vectors as the register tile has rows: neighbouring columns of a row-major matrix share cache lines
+// PICTURE  a strip of vectors is brought to rows of scratch (converted, masked), whatever its strides: whole where 32 KiB hold
+//          at least one, else in blocks of 256 scores; pass 1 folds the blocks into (m, l), pass 2 writes the results
+// TRAFFIC  vectors that fit are read and weighed once, longer ones twice
+// WHY      32 KiB stay in L2 and hold 7 rows of 1024 floats, so that neighbouring columns of a row-major matrix, which share
+//          cache lines, are brought together. (Blocks of 256 throughout took two exp a score: 1.4 ms for 1024 × 1024 floats.)
 // EDGES    lanes beyond the length and hidden scores are −∞; a vector with nothing visible gives zeros, −∞ and −∞
-// NUMERICS the state is that of attention: same block bounds, same lanes, one reduction
+// NUMERICS the state is that of attention: lanes are summed apart and reduced once
 template <SoftmaxResult Result, class Scalar, class Input, class Output, class Mask>
 class SoftmaxPass {
   using S = detail::Simd<Scalar>;
@@ -33,29 +34,36 @@ class SoftmaxPass {
 
  public:
   SoftmaxPass(Vectors<const Input> scores, Vectors<Output> results, const Mask& mask, Index offset)
-      : scores_(scores), results_(results), mask_(mask), offset_(offset) {}
+      : scores_(scores), results_(results), mask_(mask), offset_(offset) {
+    const Index whole = round_up(std::max<Index>(scores.length, 1), Size::panel);
+    fits_ = whole <= kCapacity;
+    block_length_ = fits_ ? whole : Size::max_key_block;
+    row_stride_ = fits_ ? whole : Size::score_stride;
+    strip_ = std::min<Index>(Size::rows, kCapacity / row_stride_);
+  }
 
   void operator()() {
-    for (first_ = 0; first_ < scores_.count; first_ += Size::rows) {
-      count_ = int(std::min<Index>(Size::rows, scores_.count - first_));
+    for (first_ = 0; first_ < scores_.count; first_ += strip_) {
+      count_ = int(std::min<Index>(strip_, scores_.count - first_));
       fold();
       write();
     }
   }
 
  private:
-  static constexpr Index kBlock = Size::max_key_block;
+  static constexpr Index kCapacity =
+      std::max<Index>(32 * 1024 / Index(sizeof(Scalar)), Size::rows* Size::score_stride);
 
   /// Pass 1: the state of every vector of the strip.
   void fold() {
     for (int i = 0; i < count_; ++i) maximum_[i] = no_maximum<Scalar>();
     for (Scalar& lane : lanes_) lane = Scalar(0);
-    for (Index block = 0; block < scores_.length; block += kBlock) {
+    for (Index block = 0; block < scores_.length; block += block_length_) {
       const Index end = load(block);
       Softmax::advance(count_, lane_max_, maximum_, rescale_);
       for (int i = 0; i < count_; ++i) {
         Softmax::rescale_sum(rescale_[i], lanes_ + i * Size::panel);
-        Softmax::template exponentials<false>(maximum_[i], block_ + i * Size::score_stride, 0, end,
+        Softmax::template exponentials<false>(maximum_[i], block_ + i * row_stride_, 0, end,
                                               lanes_ + i * Size::panel);
       }
     }
@@ -73,12 +81,12 @@ class SoftmaxPass {
                                        : Scalar(maximum_[i] + Scalar(log(sum[i]))));
       }
     } else {
-      for (Index block = 0; block < scores_.length; block += kBlock) {
-        const bool weighed = Result == SoftmaxResult::weights &&
-                             scores_.length <= kBlock;  // pass 1 has left the weights
+      for (Index block = 0; block < scores_.length; block += block_length_) {
+        const bool weighed =
+            Result == SoftmaxResult::weights && fits_;  // pass 1 has left the weights
         const Index end = weighed ? round_up(scores_.length, Size::panel) : load(block);
         for (int i = 0; i < count_; ++i) {
-          Scalar* s = block_ + i * Size::score_stride;
+          Scalar* s = block_ + i * row_stride_;
           if constexpr (Result == SoftmaxResult::weights) {
             if (!weighed)
               Softmax::template exponentials<false>(maximum_[i], s, 0, end, unused_lanes_);
@@ -104,25 +112,25 @@ class SoftmaxPass {
 
   /// Brings a block of the strip to scratch, hides, and finds the lanes' maxima; returns the block's end in whole panels.
   Index load(Index block) {
-    const Index length = std::min(kBlock, scores_.length - block),
+    const Index length = std::min(block_length_, scores_.length - block),
                 end = round_up(length, Size::panel);
     const Input* from =
         scores_.data + first_ * scores_.vector_stride + block * scores_.element_stride;
     if (scores_.element_stride == 1) {
       for (int i = 0; i < count_; ++i) {
         for (Index j = 0; j < length; ++j)
-          block_[i * Size::score_stride + j] = Scalar(from[i * scores_.vector_stride + j]);
+          block_[i * row_stride_ + j] = Scalar(from[i * scores_.vector_stride + j]);
       }
     } else {
       for (Index j = 0; j < length; ++j) {
         for (int i = 0; i < count_; ++i) {
-          block_[i * Size::score_stride + j] =
+          block_[i * row_stride_ + j] =
               Scalar(from[i * scores_.vector_stride + j * scores_.element_stride]);
         }
       }
     }
     for (int i = 0; i < count_; ++i) {
-      Scalar* s = block_ + i * Size::score_stride;
+      Scalar* s = block_ + i * row_stride_;
       for (Index j = length; j < end; ++j) s[j] = hidden_score<Scalar>();
       hide(s, block, end, {0, 0, first_ + i, first_ + i, first_ + i + offset_, scores_.length});
       auto largest = S::set(no_maximum<Scalar>());
@@ -142,18 +150,18 @@ class SoftmaxPass {
   }
 
   void store(Index block) {
-    const Index length = std::min(kBlock, results_.length - block);
+    const Index length = std::min(block_length_, results_.length - block);
     Output* to = results_.data + first_ * results_.vector_stride + block * results_.element_stride;
     if (results_.element_stride == 1) {
       for (int i = 0; i < count_; ++i) {
         for (Index j = 0; j < length; ++j)
-          to[i * results_.vector_stride + j] = Output(block_[i * Size::score_stride + j]);
+          to[i * results_.vector_stride + j] = Output(block_[i * row_stride_ + j]);
       }
     } else {
       for (Index j = 0; j < length; ++j) {
         for (int i = 0; i < count_; ++i) {
           to[i * results_.vector_stride + j * results_.element_stride] =
-              Output(block_[i * Size::score_stride + j]);
+              Output(block_[i * row_stride_ + j]);
         }
       }
     }
@@ -163,8 +171,10 @@ class SoftmaxPass {
   Vectors<Output> results_;
   const Mask& mask_;
   Index offset_, first_ = 0;
+  Index block_length_, row_stride_, strip_;
+  bool fits_;  ///< whole vectors fit the scratch
   int count_ = 0;
-  alignas(64) Scalar block_[Size::rows * Size::score_stride];
+  alignas(64) Scalar block_[kCapacity];
   alignas(64) Scalar lanes_[Size::rows * Size::panel];
   alignas(64) Scalar unused_lanes_[Size::panel] = {};
   alignas(64) Scalar lane_max_[Size::rows * S::width];

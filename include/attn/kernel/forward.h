@@ -105,12 +105,14 @@ class ForwardPass {
     strips_ = (count_ + Size::rows - 1) / Size::rows;
     strip_rows_ = strips_ == 0 ? 0 : count_ / strips_;
     higher_strips_ = count_ - strip_rows_ * strips_;
+    RowCursor cursor = cursor_at(0);
     for (Index strip = 0; strip < strips_; ++strip) {
-      const Index first = strip_begin(strip), last = strip_begin(strip + 1);
-      for (Index r = first; r < last; ++r) {
-        pack_query<S>(query_row(r), problem_.query.view.feature_stride, shape.key_dim,
-                      work_.size.depth, problem_.scale, int(r - first), int(last - first),
-                      work_.query + first * work_.size.depth);
+      const Index first = strip_begin(strip), rows = strip_begin(strip + 1) - first;
+      for (Index i = 0; i < rows; ++i, cursor.next()) {
+        const QueryRow& row = cursor.row;
+        pack_query<S>(problem_.query.row(row.sequence, row.head, row.row),
+                      problem_.query.view.feature_stride, shape.key_dim, work_.size.depth,
+                      problem_.scale, i, rows, work_.query + first * work_.size.depth);
       }
     }
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
@@ -189,8 +191,9 @@ class ForwardPass {
 
   /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
   void modify(Index first, int rows, Index block, const Segment& segment) {
-    for (int i = 0; i < rows; ++i) {
-      const QueryRow row = row_of(first + i);
+    RowCursor cursor = cursor_at(first);
+    for (int i = 0; i < rows; ++i, cursor.next()) {
+      const QueryRow& row = cursor.row;
       Scalar* s = work_.scores + i * Size::score_stride;
       auto largest = S::load(work_.lane_max + i * S::width);
       for (Index j = segment.first * Size::panel; j < segment.last * Size::panel; j += S::width) {
@@ -215,8 +218,9 @@ class ForwardPass {
 
   /// Stage 5: divides each row once, adds the residual, rounds to storage.
   void finish() {
-    for (Index r = 0; r < count_; ++r) {
-      const QueryRow row = row_of(r);
+    RowCursor cursor = cursor_at(0);
+    for (Index r = 0; r < count_; ++r, cursor.next()) {
+      const QueryRow& row = cursor.row;
       const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
       const bool empty = sum == Scalar(0);
       write_output(row, work_.output + r * work_.size.features,
@@ -275,19 +279,25 @@ class ForwardPass {
   /// n / group, without the integer division that would cost as much as several packets of products: with half a row added the
   /// product cannot fall on the wrong side of an integer while n < 2⁵¹.
   Index token_of(Index n) const { return Index((double(n) + 0.5) * inverse_group_); }
-  QueryRow row_of(Index r) const {
-    const Index n = chunk_.begin + r;
-    const Index row = token_of(n);
-    return {chunk_.sequence,
-            chunk_.kv_head * group_ + (n - row * group_),
-            row,
-            row + first_token_,
-            row + offset_,
-            keys_};
-  }
-  const auto* query_row(Index r) const {
-    const QueryRow row = row_of(r);
-    return problem_.query.row(row.sequence, row.head, row.row);
+  /// The rows of a chunk one after the other: a division at the start, then counting.
+  struct RowCursor {
+    QueryRow row;
+    Index member, group;  ///< which of the group's heads
+
+    void next() {
+      ++row.head;
+      if (++member < group) return;
+      member = 0;
+      row.head -= group;
+      ++row.row, ++row.token, ++row.position;
+    }
+  };
+  RowCursor cursor_at(Index r) const {
+    const Index n = chunk_.begin + r, row = token_of(n), member = n - row * group_;
+    return {{chunk_.sequence, chunk_.kv_head * group_ + member, row, row + first_token_,
+             row + offset_, keys_},
+            member,
+            group_};
   }
 
   using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;

@@ -39,6 +39,7 @@ auto residual(Matrix&& X) {
 struct ResidualAdd {
   template <class X, class Y>
   [[nodiscard]] auto operator()(X&& x, Y&& y) const {
+    check_types<X, Y>();
     typename detail::bare_t<Y>::PlainObject sum;
     (*this)(std::forward<X>(x), std::forward<Y>(y), into(sum));
     return sum;
@@ -46,8 +47,7 @@ struct ResidualAdd {
 
   template <class X, class Y, class Target>
   void operator()(X&& x, Y&& y, detail::Into<Target> output) const {
-    static_assert(detail::is_dense_v<X> && detail::is_dense_v<Y>,
-                  "attn::residual_add: expected two dense Eigen matrices");
+    check_types<X, Y>();
     const auto held_x = detail::hold(std::forward<X>(x));
     const auto held_y = detail::hold(std::forward<Y>(y));
     const auto a = held_x.view();
@@ -71,6 +71,12 @@ struct ResidualAdd {
 
  private:
   static constexpr const char* kName = "attn::residual_add";
+
+  template <class X, class Y>
+  static constexpr void check_types() {
+    static_assert(detail::is_dense_v<X> && detail::is_dense_v<Y>,
+                  "attn::residual_add: expected two dense Eigen matrices");
+  }
 
   /// Eigen's own arithmetic over a view.
   template <class T>

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 
@@ -15,20 +16,11 @@ namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXf;
+using support::error_of;
 using support::same_bits;
 
 MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
   return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
-}
-
-template <class Call>
-std::string error_of(Call&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
 }
 
 /// The call with these options is refused in these words; outputs keep their sizes and their bits.

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 
@@ -17,6 +18,7 @@ namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXf;
+using support::error_of;
 using support::same_bits;
 
 // ---- may_overlap against sets of addresses ------------------------------------------------
@@ -157,16 +159,6 @@ TEST(MayOverlap, ComparesBytesOfDifferentScalars) {
 
 MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
   return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
-}
-
-template <class Call>
-std::string error_of(Call&& call) {
-  try {
-    call();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was refused";
 }
 
 auto split(const MatrixXf& X, Index n = 1) { return attn::heads(X, n); }

@@ -6,14 +6,15 @@
 #include <cmath>
 #include <functional>
 #include <limits>
-#include <stdexcept>
 
+#include "support/error_of.h"
 #include "support/random.h"
 #include "support/scalar_names.h"
 
 namespace {
 
 using Eigen::Index;
+using support::error_of;
 template <class Scalar>
 using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 template <class Scalar>
@@ -240,30 +241,19 @@ TEST(Softmax, EmptyMatricesAreValid) {
             Eigen::VectorXf::Constant(4, -std::numeric_limits<float>::infinity()));
 }
 
-/// Runs f and returns the message of the std::invalid_argument it throws.
-template <class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const std::invalid_argument& error) {
-    return error.what();
-  }
-  return "nothing was thrown";
-}
-
 TEST(Softmax, WrongShapesAreRefusedAndNothingIsWritten) {
   const Eigen::MatrixXf s = Eigen::MatrixXf::Random(4, 5);
   Eigen::MatrixXf big = Eigen::MatrixXf::Constant(9, 9, 3.0f);
   const Eigen::MatrixXf before = big;
-  EXPECT_EQ(message_of([&] { attn::softmax(s, attn::into(big.topLeftCorner(4, 4))); }),
+  EXPECT_EQ(error_of([&] { attn::softmax(s, attn::into(big.topLeftCorner(4, 4))); }),
             "attn::softmax: output is 4x4, needs 4x5");
-  EXPECT_EQ(message_of([&] { attn::logsumexp(s, attn::into(big.topLeftCorner(1, 4))); }),
+  EXPECT_EQ(error_of([&] { attn::logsumexp(s, attn::into(big.topLeftCorner(1, 4))); }),
             "attn::logsumexp: output is 1x4, needs 4x1");
-  EXPECT_EQ(message_of(
-                [&] { attn::softmax(big.topLeftCorner(4, 5), attn::into(big.block(1, 1, 4, 5))); }),
-            "attn::softmax: output overlaps the scores without being the same matrix; write to "
-            "memory of its own");
-  EXPECT_NE(message_of([&] {
+  EXPECT_EQ(
+      error_of([&] { attn::softmax(big.topLeftCorner(4, 5), attn::into(big.block(1, 1, 4, 5))); }),
+      "attn::softmax: output overlaps the scores without being the same matrix; write to "
+      "memory of its own");
+  EXPECT_NE(error_of([&] {
               (void)attn::log_softmax(s, attn::causal());
             }).find("attn::log_softmax: causal() with 4 queries"),
             std::string::npos);
@@ -324,18 +314,18 @@ TEST(Merge, ARowThatSawNoKeyTakesTheOtherSide) {
 TEST(Merge, RefusesShapesThatDoNotFit) {
   const Eigen::MatrixXf a = Eigen::MatrixXf::Zero(3, 4), l = Eigen::MatrixXf::Zero(3, 2);
   Eigen::MatrixXf y = a;
-  EXPECT_EQ(message_of([&] { (void)attn::merge(a, l, a.topRows(2), l); }),
+  EXPECT_EQ(error_of([&] { (void)attn::merge(a, l, a.topRows(2), l); }),
             "attn::merge: the second output is 2x4, needs 3x4");
-  EXPECT_EQ(message_of([&] { (void)attn::merge(a, l.topRows(1), a, l); }),
+  EXPECT_EQ(error_of([&] { (void)attn::merge(a, l.topRows(1), a, l); }),
             "attn::merge: the first logsumexp is 1x2, needs 3x2");
-  EXPECT_EQ(message_of([&] { (void)attn::merge(a, l, a, l.leftCols(1)); }),
+  EXPECT_EQ(error_of([&] { (void)attn::merge(a, l, a, l.leftCols(1)); }),
             "attn::merge: the second logsumexp is 3x1, needs 3x2");
   const Eigen::MatrixXf three = Eigen::MatrixXf::Zero(3, 3);
   EXPECT_EQ(
-      message_of([&] { (void)attn::merge(a, three, a, three); }),
+      error_of([&] { (void)attn::merge(a, three, a, three); }),
       "attn::merge: the outputs have 4 columns, need a multiple of the 3 columns of logsumexp");
-  EXPECT_NE(message_of([&] { attn::merge(y, l, a, l, attn::into(y.transpose())); }),
-            "nothing was thrown");
+  EXPECT_NE(error_of([&] { attn::merge(y, l, a, l, attn::into(y.transpose())); }),
+            "nothing was refused");
 }
 
 }  // namespace

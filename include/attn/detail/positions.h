@@ -22,56 +22,51 @@ inline Index offset_of_list(const CallShape& shape, const char* name, const Inde
   return list[list.size() == 1 ? 0 : sequence];
 }
 
-/// What an option says about positions. `named`: it names the offset; `asks`: it is causal without saying from where;
-/// keys(…): the key length it gives, where the option bounds the keys of the whole call.
+/// What an option says about positions; this much by default. `named`: it names the offset; `asks`: it is causal without saying
+/// from where; keys(…): the key length it gives, where the option bounds the keys of the whole call.
+struct NoPosition {
+  static constexpr int named = 0;
+  static constexpr bool asks = false;
+  template <class Option>
+  static Index keys(const Option&, Index, Index all) {
+    return all;
+  }
+  template <class Option>
+  static Index offset(const Option&, const CallShape&, Index, Index, Index) {
+    return 0;
+  }
+};
 template <class Option>
-struct position_of {
-  static constexpr int named = 0;
-  static constexpr bool asks = false;
-  static Index keys(const Option&, Index, Index all) { return all; }
-  static Index offset(const Option&, const CallShape&, Index, Index, Index) { return 0; }
-};
+struct position_of : NoPosition {};
 template <>
-struct position_of<Causal> {
-  static constexpr int named = 0;
+struct position_of<Causal> : NoPosition {
   static constexpr bool asks = true;
-  static Index keys(const Causal&, Index, Index all) { return all; }
-  static Index offset(const Causal&, const CallShape&, Index, Index, Index) { return 0; }
 };
 template <>
-struct position_of<KeyBounds> {
-  static constexpr int named = 0;
-  static constexpr bool asks = false;
+struct position_of<KeyBounds> : NoPosition {
   static Index keys(const KeyBounds& mask, Index sequence, Index all) {
     return std::min(all, BoundKeyRange::of(mask.end, sequence));
   }
-  static Index offset(const KeyBounds&, const CallShape&, Index, Index, Index) { return 0; }
 };
 template <>
-struct position_of<CausalAligned> {
+struct position_of<CausalAligned> : NoPosition {
   static constexpr int named = 1;
-  static constexpr bool asks = false;
-  static Index keys(const CausalAligned&, Index, Index all) { return all; }
   static Index offset(const CausalAligned& mask, const CallShape&, Index, Index queries,
                       Index keys) {
     return mask.alignment == align::lower_right ? keys - queries : 0;
   }
 };
 template <>
-struct position_of<CausalFrom> {
+struct position_of<CausalFrom> : NoPosition {
   static constexpr int named = 1;
-  static constexpr bool asks = false;
-  static Index keys(const CausalFrom&, Index, Index all) { return all; }
   static Index offset(const CausalFrom& mask, const CallShape& shape, Index sequence, Index,
                       Index) {
     return offset_of_list(shape, "causal_from", mask.offset, sequence);
   }
 };
 template <>
-struct position_of<QueryOffset> {
+struct position_of<QueryOffset> : NoPosition {
   static constexpr int named = 1;
-  static constexpr bool asks = false;
-  static Index keys(const QueryOffset&, Index, Index all) { return all; }
   static Index offset(const QueryOffset& option, const CallShape& shape, Index sequence, Index,
                       Index) {
     return offset_of_list(shape, "query_offset", option.offset, sequence);
@@ -102,10 +97,9 @@ struct position_of<And<A, B>> : position_of_pair<A, B, true> {};
 template <class A, class B>
 struct position_of<Or<A, B>> : position_of_pair<A, B, false> {};
 template <class A>
-struct position_of<Not<A>> {
+struct position_of<Not<A>> : NoPosition {
   static constexpr int named = position_of<A>::named;
   static constexpr bool asks = position_of<A>::asks;
-  static Index keys(const Not<A>&, Index, Index all) { return all; }
   static Index offset(const Not<A>& mask, const CallShape& shape, Index sequence, Index queries,
                       Index keys) {
     return position_of<A>::offset(mask.a, shape, sequence, queries, keys);

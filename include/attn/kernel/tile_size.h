@@ -53,7 +53,7 @@ struct TileSize {
   static constexpr Index score_stride = max_key_block + 16;
 
   /// Query rows whose outputs are accumulated while the key blocks go by.
-  /// WHY  packing a key block costs about 1 % of what 512 rows do with it.
+  /// WHY  with 1024 rows packing keys and values takes 1.8 % of pre1k, queries 1 % (Cascade Lake, AVX2); fewer rows pack more often.
   static constexpr Index max_chunk_rows = 1024;
 
   /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the last to finish is late

@@ -2,17 +2,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "online_softmax.h"
 #include "register_tile.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
-
-/// A weight that is no weight: the pair is hidden. Only written where a block of V holds a value that is not finite.
-template <class Scalar>
-inline Scalar hidden_weight() {
-  return Scalar(-1);
-}
 
 // WHAT     O[i, c] = r[i]·O[i, c] + Σ_j p[i, j] · v[j, c]     R rows × one panel of features, j over the visited runs of keys
 // TRAFFIC  registers as in register_tile.h; a panel of V (C·W scalars a key) streams from L2 once a strip, p stays in L1

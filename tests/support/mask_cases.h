@@ -160,7 +160,7 @@ void expect_honest(const Case& c, const Rule& rule, const Offset& offset, const 
           }
         }
       }
-      const attn::detail::Cover covered = cover(bound, rows, range);
+      const attn::detail::Cover covered = attn::detail::cover(bound, rows, range);
       ASSERT_TRUE(covered != attn::detail::Cover::none || none_seen);
       ASSERT_TRUE(covered != attn::detail::Cover::all || all_seen);
     }

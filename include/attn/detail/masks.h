@@ -8,7 +8,9 @@
 //   bool operator()(row, key)    the definition
 //   KeyRange keys(rows)          every key that some of the rows sees lies inside: nothing else is visited or read
 //   KeyRange full_keys(rows)     every row sees all keys inside: no mask code runs there
-//   Mask lanes<Simd>(row, key)   the definition for the keys key, key + 1, …, one per lane
+//   Mask lanes<Simd>(row, key)   the definition for the keys key, key + 1, …, one per lane; false or anything past the last key
+//   Cover cover(rows, keys)      optional: whether the rows see none, some or all of some keys, where that is more than the
+//                                two ranges tell (several intervals: a union, a row of a block-sparse mask)
 #pragma once
 
 #include <algorithm>
@@ -60,6 +62,25 @@ struct IntervalMask : mask_base {
  private:
   const Derived& self() const { return static_cast<const Derived&>(*this); }
 };
+
+/// How much of a rectangle rows × keys a mask lets through; none and all are certain, some is what is left.
+enum class Cover { none, some, all };
+
+template <class Mask, class = void>
+struct has_cover : std::false_type {};
+template <class Mask>
+struct has_cover<Mask, std::void_t<decltype(std::declval<const Mask&>().cover(
+                           std::declval<const QueryRows&>(), KeyRange{}))>> : std::true_type {};
+
+template <class Mask>
+Cover cover(const Mask& mask, const QueryRows& rows, KeyRange keys) {
+  if constexpr (has_cover<Mask>::value) {
+    return mask.cover(rows, keys);
+  } else {
+    if (intersect(mask.keys(rows), keys).empty()) return Cover::none;
+    return mask.full_keys(rows).contains(keys) ? Cover::all : Cover::some;
+  }
+}
 
 inline constexpr Index kUnbounded = std::numeric_limits<Index>::max() / 4;
 
@@ -227,98 +248,6 @@ constexpr bool is_score_table() {
   }
 }
 
-template <class A, class B>
-struct And : mask_base {
-  A a;
-  B b;
-  And(A x, B y) : a(std::move(x)), b(std::move(y)) {}
-  bool operator()(const QueryRow& row, Index key) const { return a(row, key) && b(row, key); }
-  KeyRange keys(const QueryRows& rows) const { return intersect(a.keys(rows), b.keys(rows)); }
-  KeyRange full_keys(const QueryRows& rows) const {
-    return intersect(a.full_keys(rows), b.full_keys(rows));
-  }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_and(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
-  }
-  auto bind(const CallShape& shape) const {
-    return detail::And<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape),
-                                                                         b.bind(shape));
-  }
-};
-template <class A, class B>
-struct Or : mask_base {
-  A a;
-  B b;
-  Or(A x, B y) : a(std::move(x)), b(std::move(y)) {}
-  bool operator()(const QueryRow& row, Index key) const { return a(row, key) || b(row, key); }
-  KeyRange keys(const QueryRows& rows) const { return hull(a.keys(rows), b.keys(rows)); }
-  KeyRange full_keys(const QueryRows& rows) const {
-    const KeyRange x = a.full_keys(rows), y = b.full_keys(rows);
-    if (!x.empty() && !y.empty() && x.begin <= y.end && y.begin <= x.end) return hull(x, y);
-    return x.end - x.begin > y.end - y.begin ? x : y;
-  }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_or(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
-  }
-  auto bind(const CallShape& shape) const {
-    return detail::Or<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape),
-                                                                        b.bind(shape));
-  }
-};
-template <class A>
-struct Not : mask_base {
-  A a;
-  explicit Not(A x) : a(std::move(x)) {}
-  bool operator()(const QueryRow& row, Index key) const { return !a(row, key); }
-  KeyRange keys(const QueryRows& rows) const { return outside(a.full_keys(rows), true); }
-  KeyRange full_keys(const QueryRows& rows) const { return outside(a.keys(rows), false); }
-  template <class S>
-  ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_not(a.template lanes<S>(row, key));
-  }
-  auto bind(const CallShape& shape) const {
-    return detail::Not<decltype(a.bind(shape))>(a.bind(shape));
-  }
-
- private:
-  /// What lies outside an interval: its hull, or its longer part.
-  static KeyRange outside(KeyRange inside, bool whole) {
-    const KeyRange before{0, inside.begin}, after{inside.end, kUnbounded};
-    if (inside.empty()) return {0, kUnbounded};
-    if (before.empty()) return after;
-    if (inside.end >= kUnbounded) return before;
-    return whole ? KeyRange{0, kUnbounded} : after;
-  }
-};
-
-/// How much of a rectangle rows × keys a mask lets through.
-enum class Cover { none, some, all };
-
-template <class Mask>
-Cover cover(const Mask& mask, const QueryRows& rows, KeyRange keys) {
-  if (intersect(mask.keys(rows), keys).empty()) return Cover::none;
-  return mask.full_keys(rows).contains(keys) ? Cover::all : Cover::some;
-}
-// Composed from the parts, a union of two intervals keeps the gap between them, and a difference its hole.
-template <class A, class B>
-Cover cover(const And<A, B>& mask, const QueryRows& rows, KeyRange keys) {
-  const Cover a = cover(mask.a, rows, keys), b = cover(mask.b, rows, keys);
-  return a < b ? a : b;
-}
-template <class A, class B>
-Cover cover(const Or<A, B>& mask, const QueryRows& rows, KeyRange keys) {
-  const Cover a = cover(mask.a, rows, keys), b = cover(mask.b, rows, keys);
-  return a < b ? b : a;
-}
-template <class A>
-Cover cover(const Not<A>& mask, const QueryRows& rows, KeyRange keys) {
-  const Cover a = cover(mask.a, rows, keys);
-  return a == Cover::none ? Cover::all : a == Cover::all ? Cover::none : Cover::some;
-}
-
 }  // namespace detail
-
 }  // namespace ATTN_ABI
 }  // namespace attn

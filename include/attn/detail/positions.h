@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "masks.h"
+#include "mask_algebra.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

@@ -56,8 +56,9 @@ class ForwardPass {
       for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
            block += block_keys) {
         const KeyRange keys = intersect(visible, {block, block + block_keys});
-        if (detail::cover(problem_.mask, rows, keys) == detail::Cover::none) continue;
-        pack(block, keys);
+        const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
+        if (covered == detail::Cover::none) continue;
+        pack(rows, block, keys, covered);
         for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
       }
     }
@@ -120,7 +121,27 @@ class ForwardPass {
     for (Index n = 0; n < count_ * work_.size.features; ++n) work_.output[n] = Scalar(0);
   }
 
-  void pack(Index block, KeyRange keys) {
+  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read.
+  void pack(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered) {
+    finite_ = true;
+    KeyRange run{};
+    for (Index panel = 0; panel < Visit::kMost; ++panel) {
+      const Index first = block + panel * Size::panel;
+      const KeyRange part = intersect(keys, {first, first + Size::panel});
+      packed_[panel] =
+          !part.empty() && (covered == detail::Cover::all ||
+                            detail::cover(problem_.mask, rows, part) != detail::Cover::none);
+      if (packed_[panel]) {
+        run = hull(run, part);
+      } else {
+        pack_run(block, run);
+        run = {};
+      }
+    }
+    pack_run(block, run);
+  }
+  void pack_run(Index block, KeyRange keys) {
+    if (keys.empty()) return;
     const auto source = [&](const auto& operand) {
       return Source<const typename std::decay_t<decltype(operand)>::Scalar>{
           operand.row(chunk_.sequence, chunk_.kv_head, 0), operand.view.token_stride,
@@ -128,8 +149,8 @@ class ForwardPass {
     };
     pack_keys<S>(source(problem_.key), block, keys, problem_.shape.key_dim, work_.size.depth,
                  work_.key);
-    finite_ = pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim,
-                             work_.size.keys, work_.value);
+    finite_ &= pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim,
+                              work_.size.keys, work_.value);
   }
 
   /// Stages 1 to 4 of one strip and one block.
@@ -180,6 +201,7 @@ class ForwardPass {
     const bool whole = detail::cover(problem_.mask, rows, seen) == detail::Cover::all;
     for (Index j = block + (seen.begin - block) / Size::panel * Size::panel; j < seen.end;
          j += Size::panel) {
+      if (!packed_[(j - block) / Size::panel]) continue;
       const KeyRange panel{j, j + Size::panel};
       const bool inside = seen.contains(panel);
       const detail::Cover covered =
@@ -311,7 +333,8 @@ class ForwardPass {
   Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
   Index strips_ = 0, strip_rows_ = 0, higher_strips_ = 0;
   double inverse_group_ = 1;
-  bool finite_ = true;  ///< the packed values are
+  bool packed_[Visit::kMost] = {};  ///< panels of the block
+  bool finite_ = true;              ///< the packed values are
 };
 
 /// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the first, which see most under a

@@ -7,7 +7,7 @@
 //   sizes. Expressions and temporaries are evaluated once; everything else is referred to.
 //   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv). A batch is its sequences'
 //   tokens stacked in rows.
-//   Order: scale → softcap → bias → mask → softmax.
+//   Order: scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
 //   Positions: key j is at j, query row i at i + offset; the offset is named once in the call (mask.h).
 //   A row with no key left gives zeros and log-sum-exp −∞, on every path. A hidden pair contributes nothing, whatever its key and
 //   value hold. NaN in a visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is hidden.
@@ -94,9 +94,7 @@ void attend(const char* function,
                  {value.extent(), value_held.kStacked}, batch);
 
   const auto mask = bind_masks(shape, options...);
-  const auto softcap = bind_modifier<Scalar, is_softcap>(shape, options...);
-  const auto bias = bind_modifier<Scalar, is_bias>(shape, options...);
-  const Modifiers<bare_t<decltype(softcap)>, bare_t<decltype(bias)>> modify{softcap, bias};
+  const auto modify = bind_modifiers<Scalar>(shape, options...);
   const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
   for (Index b = 0; b < shape.sequences(); ++b) offset(b);  // refuses what is left open
 

@@ -8,6 +8,7 @@
 #include "types.h"      //      vocabulary and the table of symbols
 #include "layout.h"     //      heads, batches, strided views
 #include "mask.h"       //   1  which query sees which key
+#include "lanes.h"      //   2  what a score functor computes with
 #include "score.h"      //   2  what happens to a score before the mask
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 //
 //   masks     (mask.h)       causal() window() keep() hide() key_lengths() key_range(), && || ! of them; query_offset()
-//   scores    (score.h)      scale() softcap() bias()
+//   scores    (score.h)      scale() softcap() bias() alibi() score() sink()
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp()
 //   residual  (residual.h)   residual()
@@ -27,6 +27,13 @@ template <class T>
 using is_softcap = is_instance<Softcap, T>;
 template <class T>
 using is_bias = is_instance<Bias, T>;
+template <class T>
+using is_alibi = is_instance<Alibi, T>;
+template <class T>
+using is_sink = is_instance<Sink, T>;
+template <class T>
+using is_score_functor =
+    std::bool_constant<is_instance_v<LanesFunctor, T> || is_instance_v<KeyFunctor, T>>;
 template <class T>
 using is_residual = is_instance<Residual, T>;
 template <class T>
@@ -84,6 +91,11 @@ constexpr void check_options() {
   static_assert(count_v<is_softcap, Options...> <= 1, "attn: two softcaps in one call");
   static_assert(count_v<is_bias, Options...> <= 1,
                 "attn: two biases in one call: add the matrices, bias(A + B)");
+  static_assert(count_v<is_alibi, Options...> <= 1, "attn: two alibis in one call");
+  static_assert(count_v<is_sink, Options...> <= 1, "attn: two sinks in one call");
+  static_assert(count_v<is_score_functor, Options...> <= 1,
+                "attn: two score functors in one call: options have no order, so write one functor "
+                "that does both");
   static_assert(count_v<is_residual, Options...> <= 1,
                 "attn: two residuals in one call: add the matrices, residual(A + B)");
   static_assert(count_v<is_into, Options...> <= 1, "attn: two outputs in one call");
@@ -105,6 +117,14 @@ void visit_tables(const Option&, const Visit&) {}
 template <class Source, class Visit>
 void visit_tables(const Bias<Source>& option, const Visit& visit) {
   visit("bias", option.source.memory(), false);
+}
+template <class Number, class Visit>
+void visit_tables(const Alibi<Number>& option, const Visit& visit) {
+  visit("alibi", option.slopes.memory(), false);
+}
+template <class Number, class Visit>
+void visit_tables(const Sink<Number>& option, const Visit& visit) {
+  visit("sink", option.logits.memory(), false);
 }
 template <class Source, bool Value, class Visit>
 void visit_tables(const BoolMask<Source, Value>& mask, const Visit& visit) {
@@ -149,6 +169,18 @@ auto bind_modifier(const CallShape& shape, const Options&... options) {
     const NoOption none{};
     return pick<Is>(none, options...).template bind<Scalar>(shape);
   }
+}
+
+/// All modifiers of the call, bound to its shape.
+template <class Scalar, class... Options>
+auto bind_modifiers(const CallShape& shape, const Options&... options) {
+  auto softcap = bind_modifier<Scalar, is_softcap>(shape, options...);
+  auto bias = bind_modifier<Scalar, is_bias>(shape, options...);
+  auto alibi = bind_modifier<Scalar, is_alibi>(shape, options...);
+  auto user = bind_modifier<Scalar, is_score_functor>(shape, options...);
+  auto sink = bind_modifier<Scalar, is_sink>(shape, options...);
+  return Modifiers<decltype(softcap), decltype(bias), decltype(alibi), decltype(user),
+                   decltype(sink)>{softcap, bias, alibi, user, sink};
 }
 
 }  // namespace detail

@@ -51,6 +51,24 @@ ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
   }
 }
 
+// exp(x)                                                                                               for every x
+//
+//   exact     exp(0) = 1, exp(−∞) = +0, exp(+∞) = +∞, exp(NaN) = NaN
+//   packets   ≤ 3 ulp: as above for x ≤ 0, its reciprocal for x > 0; +∞ already from 87.7 on (float), 708 (double)
+//   others    the scalar's own exp, found by argument-dependent lookup
+template <class S>
+ATTN_INLINE typename S::Packet exp_lanes(const typename S::Packet& x) {
+  using Scalar = typename S::Scalar;
+  if constexpr (S::width > 1) {
+    const auto zero = S::set(Scalar(0));
+    const auto small = exp_nonpositive<S>(S::sub(zero, S::abs(x)));
+    return S::select(S::less(zero, x), S::div(S::set(Scalar(1)), small), small);
+  } else {
+    using std::exp;
+    return Scalar(exp(x));
+  }
+}
+
 // tanh(x)                                                                                              for every x
 //
 //   exact     tanh(±0) = ±0 up to the sign of zero, tanh(±∞) = ±1, tanh(NaN) = NaN; |result| ≤ 1

@@ -119,6 +119,18 @@ class ForwardPass {
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
     for (Index n = 0; n < count_ * Size::panel; ++n) work_.lanes[n] = Scalar(0);
     for (Index n = 0; n < count_ * work_.size.features; ++n) work_.output[n] = Scalar(0);
+    if constexpr (Modify::kSink) sink();
+  }
+
+  /// Rows start as if they had seen a key of this score and no value.
+  void sink() {
+    RowCursor cursor = cursor_at(0);
+    for (Index r = 0; r < count_; ++r, cursor.next()) {
+      const Scalar logit = problem_.modify.sink.logit(cursor.row);
+      if (!(no_maximum<Scalar>() < logit)) continue;
+      work_.maximum[r] = logit;
+      work_.lanes[r * Size::panel] = Scalar(1);
+    }
   }
 
   /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read.
@@ -219,8 +231,14 @@ class ForwardPass {
       Scalar* s = work_.scores + i * Size::score_stride;
       auto largest = S::load(work_.lane_max + i * S::width);
       for (Index j = segment.first * Size::panel; j < segment.last * Size::panel; j += S::width) {
-        auto score = problem_.modify.template apply<S>(S::load(s + j), row, block + j);
-        if (!segment.full) score = hide(score, row, block + j);
+        auto score = S::load(s + j);
+        if (segment.full) {
+          score = problem_.modify.template apply<S>(score, row, block + j);
+        } else {
+          const auto visible = seen(row, block + j);
+          score = problem_.modify.template apply_seen<S>(score, row, block + j, visible);
+          score = S::select(visible, score, S::set(hidden_score<Scalar>()));
+        }
         S::store(s + j, score);
         largest = S::max(score, largest);
       }
@@ -228,14 +246,12 @@ class ForwardPass {
     }
   }
 
-  ATTN_INLINE typename S::Packet hide(const typename S::Packet& score, const QueryRow& row,
-                                      Index key) const {
-    auto visible = problem_.mask.template lanes<S>(row, key);
-    if (key + S::width > row.keys) {
-      const Index held = row.keys > key ? row.keys - key : 0;
-      visible = S::mask_and(visible, S::less(S::iota(), S::set(Scalar(int(held)))));
-    }
-    return S::select(visible, score, S::set(hidden_score<Scalar>()));
+  /// Which of the keys key, key + 1, … the row sees.
+  ATTN_INLINE typename S::Mask seen(const QueryRow& row, Index key) const {
+    const auto visible = problem_.mask.template lanes<S>(row, key);
+    if (key + S::width <= row.keys) return visible;
+    const Index held = row.keys > key ? row.keys - key : 0;
+    return S::mask_and(visible, S::less(S::iota(), S::set(Scalar(int(held)))));
   }
 
   /// Stage 5: divides each row once, adds the residual, rounds to storage.

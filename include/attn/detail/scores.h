@@ -1,0 +1,164 @@
+// attn/detail/scores.h: the modifiers behind the options of score.h, and what the engine asks of them.
+// SPDX-License-Identifier: MIT
+//
+// An option holds what the user gave; bind(shape) checks it against the call and leaves a light modifier:
+//   Packet apply<Simd>(s, row, key)             the scores of the keys key, key + 1, …, modified
+//   Packet apply_seen<Simd>(s, row, key, seen)  the same where only the lanes `seen` count: the others are hidden afterwards
+#pragma once
+
+#include "call_shape.h"
+#include "load.h"
+#include "masks.h"
+#include "number_list.h"
+#include "score_functor.h"
+#include "vector_math.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+template <class Number>
+struct Scale : option_base {
+  Number value;
+  explicit Scale(Number v) : value(std::move(v)) {}
+};
+
+/// c·tanh(s / c).
+template <class Scalar>
+struct BoundSoftcap {
+  Scalar cap, inverse;
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
+    return S::mul(S::set(cap), tanh_lanes<S>(S::mul(s, S::set(inverse))));
+  }
+};
+template <class Number>
+struct Softcap : option_base {
+  Number cap;
+  explicit Softcap(Number c) : cap(std::move(c)) {}
+  template <class Scalar>
+  BoundSoftcap<Scalar> bind(const CallShape& shape) const {
+    if (!(cap > Number(0)) || !is_finite(Scalar(cap)))
+      fail(text(shape.function, ": softcap needs a finite cap above zero"));
+    return {Scalar(cap), Scalar(Scalar(1) / Scalar(cap))};
+  }
+};
+
+/// s + bias; a bias of −∞ hides the pair, whatever its score holds (NaN too).
+template <class Scalar, class T>
+struct BoundBias {
+  ScoreTable<T> table;
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
+                                       Index key) const {
+    const auto bias =
+        load_strided<S>(table.row(row) + key * table.key_stride, table.key_stride, row.keys - key);
+    const auto hidden = S::less(bias, S::set(Scalar(Eigen::NumTraits<Scalar>::lowest())));
+    return S::select(hidden, bias, S::add(s, bias));
+  }
+};
+template <class Source>
+struct Bias : option_base {
+  Source source;
+  explicit Bias(Source s) : source(std::move(s)) {}
+  template <class Scalar>
+  BoundBias<Scalar, typename Source::Scalar> bind(const CallShape& shape) const {
+    return {source.table(shape, "bias")};
+  }
+};
+
+/// s − slope·|p − j|, in one rounding where the hardware fuses.
+template <class Scalar, class Number>
+struct BoundAlibi {
+  const NumberList<Number>* slopes;
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
+                                       Index key) const {
+    const auto distance = S::abs(S::sub(S::set(from_index<Scalar>(row.position - key)), S::iota()));
+    return S::fmadd(S::set(Scalar(-Scalar(slopes->of(row.head)))), distance, s);
+  }
+};
+template <class Number>
+struct Alibi : option_base {
+  NumberList<Number> slopes;
+  explicit Alibi(NumberList<Number> s) : slopes(std::move(s)) {}
+  template <class Scalar>
+  BoundAlibi<Scalar, Number> bind(const CallShape& shape) const {
+    slopes.check(shape.function, "alibi", shape.heads);
+    return {&slopes};
+  }
+};
+
+/// A logit for each head that takes part in the softmax and has no value: the state of a row starts from it.
+template <class Scalar, class Number>
+struct BoundSink {
+  const NumberList<Number>* logits;
+  Scalar logit(const QueryRow& row) const { return Scalar(logits->of(row.head)); }
+};
+template <class Number>
+struct Sink : option_base {
+  NumberList<Number> logits;
+  explicit Sink(NumberList<Number> l) : logits(std::move(l)) {}
+  template <class Scalar>
+  BoundSink<Scalar, Number> bind(const CallShape& shape) const {
+    logits.check(shape.function, "sink", shape.heads);
+    for (Index h = 0; h < logits.size(); ++h) {
+      const Scalar logit = Scalar(logits[h]);
+      if (!is_finite(logit) && !(logit < Scalar(0)))
+        fail(text(shape.function, ": sink: logit ", h, " is not a finite number (or -infinity)"));
+    }
+    return {&logits};
+  }
+};
+
+/// A modifier that is not there.
+struct Unmodified {
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
+    return s;
+  }
+};
+
+/// The modifiers of a call in the library's order: softcap → bias → ALiBi → the user's functor. Beside them the sink.
+template <class Softcap, class Bias, class Alibi, class User, class Sink>
+struct Modifiers {
+  Softcap softcap;
+  Bias bias;
+  Alibi alibi;
+  User user;
+  Sink sink;
+
+  /// Scores enter the softmax (or the mask) as they are.
+  static constexpr bool kIdentity =
+      std::is_same_v<Softcap, Unmodified> && std::is_same_v<Bias, Unmodified> &&
+      std::is_same_v<Alibi, Unmodified> && std::is_same_v<User, Unmodified>;
+  static constexpr bool kSink = !std::is_same_v<Sink, Unmodified>;
+
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
+                                       Index key) const {
+    return user.template apply<S>(built_in<S>(s, row, key), row, key);
+  }
+  template <class S>
+  ATTN_INLINE typename S::Packet apply_seen(const typename S::Packet& s, const QueryRow& row,
+                                            Index key, const typename S::Mask& seen) const {
+    const auto modified = built_in<S>(s, row, key);
+    if constexpr (is_instance_v<BoundKeyFunctor, User>) {
+      return user.template apply_seen<S>(modified, row, key, seen);
+    } else {
+      return user.template apply<S>(modified, row, key);
+    }
+  }
+
+ private:
+  template <class S>
+  ATTN_INLINE typename S::Packet built_in(const typename S::Packet& s, const QueryRow& row,
+                                          Index key) const {
+    return alibi.template apply<S>(
+        bias.template apply<S>(softcap.template apply<S>(s, row, key), row, key), row, key);
+  }
+};
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -239,6 +239,17 @@ TEST_F(NoMallocOptions, ForScoresResidualAndSavedSums) {
             0);
 }
 
+TEST_F(NoMallocOptions, ForRotary) {
+  attn::AttentionShape shape{24, 300, 20, 24};
+  shape.rotary_dims = 20;
+  sdpa.reserve(shape);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::query_offset(276),
+                   attn::rotary(attn::pairing::half_split));
+            }),
+            0);
+}
+
 TEST_F(NoMallocOptions, ForHeads) {
   Operands<float> wide(24, 300, 4 * 20, 4 * 6);
   sdpa.reserve({24, 300, 20, 6, 4, 2});

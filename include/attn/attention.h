@@ -7,7 +7,7 @@
 //   sizes. Expressions and temporaries are evaluated once; everything else is referred to.
 //   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv). A batch is its sequences'
 //   tokens stacked in rows.
-//   Order: scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
+//   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
 //   Positions: key j is at j, query row i at i + offset; the offset is named once in the call (mask.h).
 //   A row with no key left gives zeros and log-sum-exp −∞, on every path. A hidden pair contributes nothing, whatever its key and
 //   value hold. NaN in a visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is hidden.
@@ -33,8 +33,9 @@ struct AttentionShape {
   Index queries = 0, keys = 0;
   Index key_dim = 0, value_dim = 0;
   Index heads = 1, kv_heads = 1;
-  Index sequences = 1;  ///< matters only with several workers
-  int workers = 1;      ///< as in parallel(workers) or on(pool)
+  Index sequences = 1;    ///< matters only with several workers
+  int workers = 1;        ///< as in parallel(workers) or on(pool)
+  Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
 };
 
 namespace detail {
@@ -53,8 +54,20 @@ struct result {
   using type = Eigen::Matrix<typename q::Scalar, rows, cols, order>;
 };
 
+/// Scalars of scratch that a call of these sizes takes with this many workers, rotary()'s table among them.
+template <class Scalar>
+constexpr Index scratch_scalars(const AttentionShape& s, int workers) {
+  using Size = kernel::TileSize<Scalar>;
+  const Index chunk_rows = Size::chunk_rows(s.sequences * s.queries * s.heads, workers);
+  kernel::ScratchSize<Scalar> size(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim,
+                                   s.value_dim, chunk_rows);
+  if (s.rotary_dims > 0) size.rotated_keys = Size::panel;
+  const Index angles = RotaryTable<Scalar>::size(s.sequences * (s.queries + s.keys), s.rotary_dims);
+  return workers * size.total() + angles;
+}
+
 /// Scratch that fits the stack: all sizes are known to the compiler, and few.
-template <class Query, class Key, class Value>
+template <class Query, class Key, class Value, bool Rotates>
 struct stack_scratch {
   using q = operand_traits<Query>;
   using k = operand_traits<Key>;
@@ -63,9 +76,22 @@ struct stack_scratch {
   static constexpr bool known = q::rows != Eigen::Dynamic && q::cols != Eigen::Dynamic &&
                                 k::rows != Eigen::Dynamic && v::cols != Eigen::Dynamic;
   static constexpr Index total =
-      known ? kernel::ScratchSize<Scalar>(q::rows, k::rows, q::cols, v::cols).total() + 16 : 0;
+      known
+          ? scratch_scalars<Scalar>(
+                {q::rows, k::rows, q::cols, v::cols, 1, 1, 1, 1, Rotates ? Index(q::cols) : 0}, 1) +
+                16
+          : 0;
   static constexpr bool value =
       known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
+};
+
+/// In place of BoundRotary in a call without rotary().
+struct NoRotary {
+  static constexpr Index scalars() { return 0; }
+  template <class Scalar>
+  static kernel::Absent fill(Scalar*) {
+    return {};
+  }
 };
 
 /// Understands the operands, checks everything, then runs the engine. `own` may be null: then the call brings its scratch.
@@ -81,6 +107,7 @@ void attend(const char* function,
   const auto key = read_only(key_held.view(function, "key"));
   const auto value = read_only(value_held.view(function, "value"));
 
+  constexpr bool kRotates = count_v<is_rotary, Options...> == 1;
   const NoOption none{};
   const Batch batch = [&] {
     if constexpr (count_v<is_batch, Options...> == 1) {
@@ -97,6 +124,16 @@ void attend(const char* function,
   const auto modify = bind_modifiers<Scalar>(shape, options...);
   const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
   for (Index b = 0; b < shape.sequences(); ++b) offset(b);  // refuses what is left open
+
+  const auto rotary = [&] {
+    if constexpr (kRotates) {
+      const auto& option = pick<is_rotary>(none, options...);
+      return BoundRotary<Scalar, bare_t<decltype(option.angles)>, decltype(offset)>(shape, option,
+                                                                                    offset);
+    } else {
+      return NoRotary{};
+    }
+  }();
 
   Scalar scale = Scalar(1);
   if constexpr (count_v<is_scale, Options...> == 1) {
@@ -166,32 +203,36 @@ void attend(const char* function,
                       kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
                       kernel::Operand<std::remove_pointer_t<decltype(value.data)>>,
                       bare_t<decltype(output)>, bare_t<decltype(mask)>, bare_t<decltype(modify)>,
-                      bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>>;
-  const Problem problem{shape,
-                        place(query, query_held.kStacked, shape.queries),
-                        place(key, key_held.kStacked, shape.keys, shape.shared_keys),
-                        place(value, value_held.kStacked, shape.keys, shape.shared_keys),
-                        output,
-                        scale,
-                        mask,
-                        modify,
-                        kernel::OffsetOf(offset),
-                        residual,
-                        logsumexp};
+                      bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>,
+                      decltype(rotary.fill(static_cast<Scalar*>(nullptr)))>;
+  Problem problem{shape,
+                  place(query, query_held.kStacked, shape.queries),
+                  place(key, key_held.kStacked, shape.keys, shape.shared_keys),
+                  place(value, value_held.kStacked, shape.keys, shape.shared_keys),
+                  output,
+                  scale,
+                  mask,
+                  modify,
+                  kernel::OffsetOf(offset),
+                  residual,
+                  logsumexp};
 
   const Index group = shape.heads / shape.kv_heads;
   const Index chunk_rows =
       kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, executor.workers());
-  const kernel::ScratchSize<Scalar> size(shape.queries.longest() * group, shape.keys.longest(),
-                                         shape.key_dim, shape.value_dim, chunk_rows);
+  kernel::ScratchSize<Scalar> size(shape.queries.longest() * group, shape.keys.longest(),
+                                   shape.key_dim, shape.value_dim, chunk_rows);
+  if constexpr (kRotates) size.rotated_keys = kernel::TileSize<Scalar>::panel;
   const auto run = [&](auto&& reserve) {
-    kernel::forward(problem, size, reserve(size.total() * executor.workers()), executor.workers(),
-                    executor);
+    const Index all = size.total() * executor.workers();
+    Scalar* const memory = reserve(all + rotary.scalars());
+    problem.rotation = rotary.fill(memory + all);
+    kernel::forward(problem, size, memory, executor.workers(), executor);
   };
-  constexpr bool on_stack = stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::value &&
-                            count_v<is_executor, Options...> == 0;
+  using OnStack = stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>, kRotates>;
+  constexpr bool on_stack = OnStack::value && count_v<is_executor, Options...> == 0;
   if constexpr (on_stack) {
-    alignas(64) Scalar memory[stack_scratch<bare_t<Query>, bare_t<Key>, bare_t<Value>>::total];
+    alignas(64) Scalar memory[OnStack::total];
     run([&](Index) { return Workspace<Scalar>::aligned(memory); });
   } else if constexpr (count_v<is_use, Options...> == 1) {
     const auto& lent = pick<is_use>(none, options...);
@@ -247,7 +288,7 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, K
 ///
 /// Shapes     Q [Lq, d_k]  K [Lk, d_k]  V [Lk, d_v]  →  [Lq, d_v]; with heads [Lq, H·d_k] [Lk, H_kv·d_k] [Lk, H_kv·d_v] → [Lq, H·d_v]
 /// Options    into(Y) (then nothing is returned), parallel(n), on(pool), causal(), window(), keep(), hide(), key_lengths(), key_range(), && || ! of them,
-///            query_offset(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), sequences(),
+///            query_offset(), rotary(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), sequences(),
 ///            sequence_length(), use(); in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
 ///            are then untouched). Empty inputs are valid
@@ -319,14 +360,8 @@ class ScaledDotProductAttention {
 
   /// Scalars of scratch that a call of these sizes takes, by one worker or by as many as the shape names.
   static Index scratch_scalars(const AttentionShape& s) {
-    const auto shared_by = [&s](int workers) {
-      const Index chunk_rows =
-          kernel::TileSize<Compute>::chunk_rows(s.sequences * s.queries * s.heads, workers);
-      const Index rows = s.queries * (s.heads / s.kv_heads);
-      return workers *
-             kernel::ScratchSize<Compute>(rows, s.keys, s.key_dim, s.value_dim, chunk_rows).total();
-    };
-    return std::max(shared_by(1), shared_by(s.workers));
+    return std::max(detail::scratch_scalars<Compute>(s, 1),
+                    detail::scratch_scalars<Compute>(s, s.workers));
   }
 
  private:

@@ -11,6 +11,7 @@
 #include "lanes.h"      //   2  what a score functor computes with
 #include "score.h"      //   2  what happens to a score before the mask
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
+#include "rotary.h"     //      positions as rotations of queries and keys
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "residual.h"   //   5  Output = x + Output
 #include "output.h"     //      where results go

@@ -3,12 +3,14 @@
 //
 //   masks     (mask.h)       causal() window() keep() hide() key_lengths() key_range(), && || ! of them; query_offset()
 //   scores    (score.h)      scale() softcap() bias() alibi() score() sink()
+//   positions (rotary.h)     rotary()
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp()
 //   residual  (residual.h)   residual()
 //   means     (workspace.h)  use(), (parallel.h) parallel() on()
 #pragma once
 
+#include "detail/rotary.h"
 #include "output.h"
 #include "parallel.h"
 #include "residual.h"
@@ -34,6 +36,8 @@ using is_sink = is_instance<Sink, T>;
 template <class T>
 using is_score_functor =
     std::bool_constant<is_instance_v<LanesFunctor, T> || is_instance_v<KeyFunctor, T>>;
+template <class T>
+using is_rotary = is_instance<Rotary, T>;
 template <class T>
 using is_residual = is_instance<Residual, T>;
 template <class T>
@@ -96,6 +100,9 @@ constexpr void check_options() {
   static_assert(count_v<is_score_functor, Options...> <= 1,
                 "attn: two score functors in one call: options have no order, so write one functor "
                 "that does both");
+  static_assert(count_v<is_rotary, Options...> <= 1,
+                "attn: two rotary rotations in one call: name both operands' positions in one, "
+                "rotary(...).positions(query_ids, key_ids)");
   static_assert(count_v<is_residual, Options...> <= 1,
                 "attn: two residuals in one call: add the matrices, residual(A + B)");
   static_assert(count_v<is_into, Options...> <= 1, "attn: two outputs in one call");

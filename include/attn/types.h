@@ -51,6 +51,12 @@ enum class align {
   lower_right,  ///< the last query row is at the last key's position: offset Lk − Lq, Lk being the key length where one is given
 };
 
+/// Which two features of a head turn together under rotary positions, among its first n features, those that turn.
+enum class pairing {
+  interleaved,  ///< features 2i and 2i + 1 (RoFormer, GPT-J, Llama's own weights, ONNX with interleaved = 1)
+  half_split,   ///< features i and i + n/2 (GPT-NeoX, Hugging Face's weights, ONNX's default)
+};
+
 /// A half-open interval of key positions; empty where end ≤ begin.
 struct KeyRange {
   Index begin = 0;

@@ -23,6 +23,7 @@
 #include "online_softmax.h"
 #include "pack.h"
 #include "problem.h"
+#include "rotary.h"
 #include "scores.h"
 #include "weighted_sum.h"
 
@@ -111,9 +112,19 @@ class ForwardPass {
       const Index first = strip_begin(strip), rows = strip_begin(strip + 1) - first;
       for (Index i = 0; i < rows; ++i, cursor.next()) {
         const QueryRow& row = cursor.row;
-        pack_query<S>(problem_.query.row(row.sequence, row.head, row.row),
-                      problem_.query.view.feature_stride, shape.key_dim, work_.size.depth,
-                      problem_.scale, i, rows, work_.query + first * work_.size.depth);
+        const auto* from = problem_.query.row(row.sequence, row.head, row.row);
+        const Index stride = problem_.query.view.feature_stride;
+        const auto put = [&](const auto* q, Index q_stride) {
+          pack_query<S>(q, q_stride, shape.key_dim, work_.size.depth, problem_.scale, i, rows,
+                        work_.query + first * work_.size.depth);
+        };
+        if constexpr (kRotates) {
+          rotate_row<S>(problem_.rotation, problem_.rotation.query.of(row.token, row.row), from,
+                        stride, shape.key_dim, work_.rotated);
+          put(work_.rotated, 1);
+        } else {
+          put(from, stride);
+        }
       }
     }
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
@@ -159,8 +170,15 @@ class ForwardPass {
           operand.row(chunk_.sequence, chunk_.kv_head, 0), operand.view.token_stride,
           operand.view.feature_stride};
     };
-    pack_keys<S>(source(problem_.key), block, keys, problem_.shape.key_dim, work_.size.depth,
-                 work_.key);
+    const Index key_dim = problem_.shape.key_dim, depth = work_.size.depth;
+    if constexpr (kRotates) {
+      const detail::CallShape& shape = problem_.shape;
+      const Index first_token = shape.keys.begin(shape.shared_keys ? 0 : chunk_.sequence);
+      pack_rotated_keys<S>(problem_.rotation, first_token, source(problem_.key), block, keys,
+                           key_dim, depth, work_.rotated, work_.key);
+    } else {
+      pack_keys<S>(source(problem_.key), block, keys, key_dim, depth, work_.key);
+    }
     finite_ &= pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim,
                               work_.size.keys, work_.value);
   }
@@ -342,6 +360,9 @@ class ForwardPass {
   using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
   using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
   using LogSumExp = std::decay_t<decltype(std::declval<Problem>().logsumexp)>;
+
+  static constexpr bool kRotates =
+      !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
 
   const Problem& problem_;
   Scratch<Scalar> work_;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "../detail/operand.h"
+#include "../detail/rotary.h"
 #include "tile_size.h"
 
 namespace attn {
@@ -31,7 +32,7 @@ class OffsetOf {
 
 /// Everything one call computes from and to.
 template <class Query, class Key, class Value, class Output, class Mask, class Modify,
-          class Residual, class LogSumExp>
+          class Residual, class LogSumExp, class Rotation = Absent>
 struct Problem {
   using Scalar = compute_t<typename Query::Scalar>;
 
@@ -46,6 +47,7 @@ struct Problem {
   OffsetOf offset;
   Residual residual;    ///< an operand shaped like the output, or Absent
   LogSumExp logsumexp;  ///< a MatrixView, query tokens × heads, or Absent
+  Rotation rotation{};  ///< of queries and keys by their positions, or Absent
 };
 
 /// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the largest sequence.
@@ -53,6 +55,7 @@ template <class Scalar>
 struct ScratchSize {
   using Size = TileSize<Scalar>;
   Index rows, keys, depth, features;  ///< chunk rows; keys of a block; padded d_k and d_v
+  Index rotated_keys = 0;  ///< a panel of them where they are turned before they are packed
 
   /// query_rows: of one sequence and key/value head; no chunk has more than chunk_rows of them.
   constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim,
@@ -77,9 +80,10 @@ struct ScratchSize {
   constexpr Index maximum() const { return line(rows); }
   constexpr Index lanes() const { return line(rows * Size::panel); }
   constexpr Index output() const { return line(rows * features); }
+  constexpr Index rotated() const { return line(rotated_keys * depth); }
   constexpr Index total() const {
-    return query() + key() + value() + scores() + 2 * lane_max() + rescale() + maximum() + lanes() +
-           output();
+    return rotated() + query() + key() + value() + scores() + 2 * lane_max() + rescale() +
+           maximum() + lanes() + output();
   }
 };
 
@@ -87,7 +91,8 @@ struct ScratchSize {
 template <class Scalar>
 struct Scratch {
   ScratchSize<Scalar> size;
-  Scalar *query, *key, *value, *scores, *lane_max, *unused_max, *rescale, *maximum, *lanes, *output;
+  Scalar *rotated, *query, *key, *value, *scores, *lane_max, *unused_max, *rescale, *maximum,
+      *lanes, *output;
 
   Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
     const auto take = [&memory](Index n) {
@@ -95,6 +100,7 @@ struct Scratch {
       memory += n;
       return part;
     };
+    rotated = take(s.rotated());
     query = take(s.query());
     key = take(s.key());
     value = take(s.value());

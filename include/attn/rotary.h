@@ -1,0 +1,144 @@
+// attn/rotary.h: rotary positions: queries and keys turned by angles that grow with their position, alone and as an option.
+// SPDX-License-Identifier: MIT
+//
+//   pair i of a head at position p:   (x₀, x₁) → (x₀ cos α − x₁ sin α, x₀ sin α + x₁ cos α),   α = p · base^(−2i/n)
+//   of n features that turn:          pairing::interleaved: features 2i, 2i + 1;  pairing::half_split: features i, i + n/2
+//
+// A score then depends on positions by their difference alone. Positions belong to the call: query row i is at i + offset
+// (mask.h names it), key j at j. Keys that are turned already (a cache's) want only their queries turned: rotate() does that.
+#pragma once
+
+#include "detail/output.h"
+#include "detail/positions.h"
+#include "kernel/rotary.h"
+#include "options.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+
+/// Option: turns queries and keys while they are packed. Changed by .dims(n): only the first n features of each head turn (default
+/// all); .positions(ids) or .positions(query_ids, key_ids): explicit positions of this rotation, one for each row; masks keep the
+/// call's.
+///
+/// Requires   base > 0 and finite; n even, 2 ≤ n ≤ d_k                            (std::invalid_argument otherwise)
+/// Semantics  angles in double (long double for that scalar), rounded once to the scalar of the call
+/// Cost       a pass over each packed row; cosines and sines once a call, O((Lq + Lk) · n) scratch
+/// Reference  Su et al. 2021, RoFormer (arXiv:2104.09864)
+inline detail::Rotary<detail::AnglesOfBase> rotary(pairing pairs, double base = 10000) {
+  return {pairs, {base}};
+}
+/// The same with cosines and sines given: row p for position p, column i for pair i (half as many as features that turn). For
+/// scaled or learned frequencies, and ONNX's caches. Row numbers are what .positions() lists.
+///
+/// Requires   equal shapes, a row for each position that occurs                  (std::invalid_argument otherwise)
+template <class Cosines, class Sines>
+auto rotary(pairing pairs, Cosines&& cosines, Sines&& sines) {
+  static_assert(detail::is_dense_v<Cosines> && detail::is_dense_v<Sines>,
+                "attn::rotary: expected two matrices, the cosines and the sines");
+  using Given = detail::GivenAngles<detail::held_t<Cosines>, detail::held_t<Sines>>;
+  return detail::Rotary<Given>(pairs, Given{detail::hold(std::forward<Cosines>(cosines)),
+                                            detail::hold(std::forward<Sines>(sines))});
+}
+
+namespace detail {
+
+/// The options that rotate() takes beside the rotation.
+template <class T>
+using is_rotate_option = std::bool_constant<is_into<T>::value || is_use<T>::value ||
+                                            is_batch<T>::value || std::is_same_v<T, QueryOffset>>;
+
+template <class T, class Angles, class... Options>
+void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
+  static_assert(is_operand_v<T>, "attn::rotate: expected a matrix, heads(X, n) or a strided view");
+  static_assert((is_rotate_option<bare_t<Options>>::value && ...),
+                "attn::rotate: takes into(), query_offset(), sequences(), sequence_length() and "
+                "use()");
+  static constexpr const char* function = "attn::rotate";
+  using Scalar = compute_t<typename operand_traits<bare_t<T>>::Scalar>;
+  using S = Simd<Scalar>;
+  const auto held = lift(std::forward<T>(X));
+  const auto from = read_only(held.view(function, "X"));
+  const NoOption none{};
+  CallShape shape;
+  shape.function = function;
+  shape.heads = shape.kv_heads = from.heads;
+  shape.key_dim = shape.value_dim = from.features;
+  const Batch batch = [&] {
+    if constexpr (count_v<is_batch, Options...> == 1) {
+      return Batch(function, pick<is_batch>(none, options...));
+    } else {
+      return Batch();
+    }
+  }();
+  shape.queries = tokens_of(function, "X", from.extent(), held.kStacked, batch.query_offsets,
+                            batch.query_length);
+  const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
+  const Index dims = option.checked_dims(function, shape.key_dim);
+  const OperandPositions<decltype(offset)> positions(function, "X", option.angles, shape.queries,
+                                                     option.has_ids ? &option.query_ids : nullptr,
+                                                     offset);
+
+  auto& into_option = pick<is_into>(none, options...);
+  static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
+                "attn::rotate: X and the output must compute in one scalar: cast one of them");
+  const auto input = place(from, held.kStacked, shape.queries);
+  check_alias(function, "output", into_option.check(shape), "X", input.view, true);
+  const auto output = into_option.prepare(shape);
+
+  const Index table = RotaryTable<Scalar>::size(positions.rows(), dims);
+  Workspace<Scalar> brought;
+  auto& workspace = [&]() -> Workspace<Scalar>& {
+    if constexpr (count_v<is_use, Options...> == 1) {
+      return *pick<is_use>(none, options...).workspace;
+    } else {
+      return brought;
+    }
+  }();
+  Scalar* const memory = workspace.reserve(table + from.features);
+  Scalar* const row = memory + table;
+  const Rotation<Scalar> rotation{
+      option.pairs, dims, positions.table(option.angles, option.pairs, dims, memory), {}};
+  for (Index b = 0; b < shape.sequences(); ++b) {
+    for (Index i = 0; i < shape.queries.length(b); ++i) {
+      const Scalar* angles = rotation.query.of(shape.queries.begin(b) + i, i);
+      for (Index h = 0; h < shape.heads; ++h) {
+        using Stored = std::remove_pointer_t<decltype(output.row(b, h, i))>;
+        kernel::rotate_row<S>(rotation, angles, input.row(b, h, i), from.feature_stride,
+                              from.features, row);
+        Stored* to = output.row(b, h, i);
+        for (Index c = 0; c < from.features; ++c)
+          to[c * output.view.feature_stride] = Stored(row[c]);
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
+/// Turns the rows of X, alone: what the option does to queries or keys inside a call, with the same bits.
+///
+/// Shapes     X [L, d], heads(X, H) [L, H·d] or a strided view  →  the same; half and bfloat16 turn in float, rounded once
+/// Options    into(Y) (then nothing is returned; Y may be X), query_offset(n) (row i is at i + n), sequences(), sequence_length(), use()
+/// Requires   as rotary()
+/// Cost       one pass over X; scratch O(L · n), here allocated for the call unless use(workspace) lends it
+template <class T, class Angles, class... Options,
+          std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+[[nodiscard]] auto rotate(T&& X, const detail::Rotary<Angles>& rotation, Options&&... options) {
+  static_assert(detail::is_dense_v<T> || detail::is_heads_v<T>,
+                "attn::rotate: expected a matrix or heads(X, n); a strided view needs into(...)");
+  using Bare = detail::bare_t<T>;
+  using Traits = detail::operand_traits<Bare>;
+  using Result = Eigen::Matrix<typename Traits::Scalar, Traits::rows, Traits::cols, Traits::order>;
+  Result Y;
+  auto target = into(Y);
+  detail::rotate_into(std::forward<T>(X), rotation, options..., target);
+  return Y;
+}
+template <class T, class Angles, class... Options,
+          std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+void rotate(T&& X, const detail::Rotary<Angles>& rotation, Options&&... options) {
+  detail::rotate_into(std::forward<T>(X), rotation, options...);
+}
+
+}  // namespace ATTN_ABI
+}  // namespace attn

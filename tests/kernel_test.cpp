@@ -177,6 +177,7 @@ TYPED_TEST(Kernel, PackValuesFindsTheOneThatIsNotFinite) {
   EXPECT_TRUE(finite({0, keys}));
 }
 
+// Panels 1, 2 and, up to `end`, 3: behind it the lanes of panel 3 are hidden, or not written where no packet holds a key.
 TYPED_TEST(Kernel, ScoresAreDotProductsOfEveryRowCount) {
   using S = attn::detail::Simd<TypeParam>;
   using Size = kernel::TileSize<TypeParam>;
@@ -184,27 +185,35 @@ TYPED_TEST(Kernel, ScoresAreDotProductsOfEveryRowCount) {
   const Index panels = 5;
   for (const Index depth : {4, 8, 60}) {
     for (int R = 1; R <= Size::rows; ++R) {
-      Buffer<TypeParam> q(R * depth, 1), k(panels * P * depth, 2),
-          s(Size::rows * Size::score_stride), lane_max(Size::rows * S::width);
-      s.fill(99);
-      lane_max.fill(-7);
-      kernel::scores<S>(R, q.data(), k.data(), depth, 1, 4, s.data(), lane_max.data());
-      for (int i = 0; i < Size::rows; ++i) {
-        std::vector<TypeParam> largest(static_cast<std::size_t>(S::width), TypeParam(-7));
-        for (Index j = 0; j < panels * P; ++j) {
-          TypeParam expected = 99;
-          if (i < R && P <= j && j < 4 * P) {
-            expected = 0;
-            for (Index c = 0; c < depth; ++c)
-              expected += q[c / 4 * 4 * R + 4 * i + c % 4] * k[j / P * P * depth + c * P + j % P];
-            TypeParam& lane = largest[static_cast<std::size_t>(j % S::width)];
-            lane = std::max(lane, expected);
+      for (Index end = 3 * P + 1; end <= 4 * P; ++end) {
+        Buffer<TypeParam> q(R * depth, 1), k(panels * P * depth, 2),
+            s(Size::rows * Size::score_stride), lane_max(Size::rows * S::width),
+            unused(Size::rows * S::width);
+        s.fill(99);
+        lane_max.fill(-7);
+        kernel::scores<S>(R, q.data(), k.data(), depth, 1, 4, end, s.data(), lane_max.data(),
+                          unused.data());
+        for (int i = 0; i < Size::rows; ++i) {
+          std::vector<TypeParam> largest(static_cast<std::size_t>(S::width), TypeParam(-7));
+          for (Index j = 0; j < panels * P; ++j) {
+            if (i < R && kernel::round_up(end, S::width) <= j && j < 4 * P) continue;
+            TypeParam expected = 99;
+            if (i < R && P <= j && j < end) {
+              expected = 0;
+              for (Index c = 0; c < depth; ++c)
+                expected += q[c / 4 * 4 * R + 4 * i + c % 4] * k[j / P * P * depth + c * P + j % P];
+              TypeParam& lane = largest[static_cast<std::size_t>(j % S::width)];
+              lane = std::max(lane, expected);
+            } else if (i < R && end <= j && j < 4 * P) {
+              expected = kernel::hidden_score<TypeParam>();
+            }
+            ASSERT_EQ(s[i * Size::score_stride + j], expected)
+                << "row " << i << " of " << R << ", key " << j << " of " << end << ", depth "
+                << depth;
           }
-          ASSERT_EQ(s[i * Size::score_stride + j], expected)
-              << "row " << i << " of " << R << ", key " << j << ", depth " << depth;
+          for (int w = 0; w < S::width; ++w)
+            ASSERT_EQ(lane_max[i * S::width + w], largest[static_cast<std::size_t>(w)]);
         }
-        for (int w = 0; w < S::width; ++w)
-          ASSERT_EQ(lane_max[i * S::width + w], largest[static_cast<std::size_t>(w)]);
       }
     }
   }
@@ -216,7 +225,8 @@ TYPED_TEST(Kernel, ScoresOfNoPanelWriteNothing) {
   Buffer<TypeParam> q(Size::rows * 4), k(Size::panel * 4), s(Size::rows * Size::score_stride),
       lane_max(Size::rows * S::width);
   const auto before = s.copy();
-  kernel::scores<S>(Size::rows, q.data(), k.data(), 4, 1, 1, s.data(), lane_max.data());
+  kernel::scores<S>(Size::rows, q.data(), k.data(), 4, 1, 1, Size::panel, s.data(), lane_max.data(),
+                    lane_max.data());
   EXPECT_EQ(s.copy(), before);
 }
 
@@ -310,42 +320,55 @@ TYPED_TEST(Kernel, AdvanceOfARowThatSeesNothingKeepsItsState) {
   }
 }
 
-TYPED_TEST(Kernel, ExponentialsWeighScoresAndSumThemByLane) {
+// Two runs, the second of every length that a tail can have; lanes of a last packet beyond the run are hidden ones.
+TYPED_TEST(Kernel, WeighTurnsScoresIntoWeightsAndSumsThemByLane) {
   using S = attn::detail::Simd<TypeParam>;
   using Size = kernel::TileSize<TypeParam>;
   using Softmax = kernel::OnlineSoftmax<S>;
-  constexpr Index P = Size::panel;
+  constexpr Index P = Size::panel, all = Size::score_stride;
   const TypeParam hidden = kernel::hidden_score<TypeParam>(), maximum = 4;
-  for (const Index panels : {1, 2, 3, 4, 5}) {
+  const int rows = 2;
+  for (Index last = 2 * P; last <= 7 * P; last += Size::depth) {
     for (const bool mark : {false, true}) {
-      Buffer<TypeParam> s(8 * P, 5), lanes(P, 6);
-      for (Index j = 0; j < 8 * P; j += 3) s[j] = hidden;
+      Buffer<TypeParam> s(rows * all, 5), lanes(rows * P, 6), m(rows), rescale(rows);
+      m.fill(maximum);
+      rescale.fill(TypeParam(0.25));
+      const kernel::DepthRange runs[] = {{0, P}, {2 * P, last}};
+      const Index end = kernel::round_up(last, S::width);
+      for (int i = 0; i < rows; ++i) {
+        for (Index j = i; j < all; j += 3) s[i * all + j] = hidden;
+        for (Index j = last; j < end; ++j) s[i * all + j] = hidden;
+      }
       const auto scores = s.copy(), before = lanes.copy();
-      const Index begin = P, end = (1 + panels) * P;
-      if (mark) {
-        Softmax::template exponentials<true>(maximum, s.data(), begin, end, lanes.data());
-      } else {
-        Softmax::template exponentials<false>(maximum, s.data(), begin, end, lanes.data());
-      }
-      std::vector<double> sums(before.begin(), before.end());
-      for (Index j = 0; j < 8 * P; ++j) {
-        const TypeParam score = scores[static_cast<std::size_t>(j)];
-        if (j < begin || j >= end) {
-          ASSERT_EQ(s[j], score) << "key " << j;
-        } else if (score == hidden) {
-          ASSERT_EQ(s[j], mark ? kernel::hidden_weight<TypeParam>() : TypeParam(0)) << "key " << j;
-        } else {
-          const double p = std::exp(static_cast<double>(score - maximum));
-          ASSERT_NEAR(static_cast<double>(s[j]), p, 2e-7 * p) << "key " << j;
-          sums[static_cast<std::size_t>(j % P)] += p;
+      const auto weigh = mark ? Softmax::template weigh<true> : Softmax::template weigh<false>;
+      weigh(rows, m.data(), rescale.data(), s.data(), all, runs, 2, lanes.data());
+      for (int i = 0; i < rows; ++i) {
+        std::vector<double> sums;
+        for (Index lane = 0; lane < P; ++lane)
+          sums.push_back(static_cast<double>(before[static_cast<std::size_t>(i * P + lane)]) / 4);
+        for (Index j = 0; j < all; ++j) {
+          const TypeParam score = scores[static_cast<std::size_t>(i * all + j)],
+                          weight = s[i * all + j];
+          const bool visited = j < P || (2 * P <= j && j < end);
+          if (!visited) {
+            ASSERT_EQ(weight, score) << "key " << j;
+          } else if (score == hidden) {
+            ASSERT_EQ(weight, mark ? kernel::hidden_weight<TypeParam>() : TypeParam(0))
+                << "key " << j;
+          } else {
+            const double p = std::exp(static_cast<double>(score - maximum));
+            ASSERT_NEAR(static_cast<double>(weight), p, 2e-7 * p) << "key " << j;
+            sums[static_cast<std::size_t>(j % P)] += p;
+          }
+          if (score == maximum && visited) {
+            ASSERT_EQ(weight, TypeParam(1)) << "the maximum weighs exactly 1";
+          }
         }
-        if (score == maximum && begin <= j && j < end) {
-          ASSERT_EQ(s[j], TypeParam(1)) << "the maximum weighs exactly 1";
+        for (Index lane = 0; lane < P; ++lane) {
+          ASSERT_NEAR(static_cast<double>(lanes[i * P + lane]),
+                      sums[static_cast<std::size_t>(lane)], 2e-6)
+              << "lane " << lane;
         }
-      }
-      for (Index lane = 0; lane < P; ++lane) {
-        ASSERT_NEAR(static_cast<double>(lanes[lane]), sums[static_cast<std::size_t>(lane)], 2e-6)
-            << "lane " << lane;
       }
     }
   }
@@ -358,16 +381,6 @@ TYPED_TEST(Kernel, ReduceLanesAddsThemAll) {
   TypeParam sum = 0;
   for (Index lane = 0; lane < P; ++lane) sum += lanes[lane];
   EXPECT_EQ(kernel::reduce_lanes<S>(lanes.data()), sum);
-}
-
-TYPED_TEST(Kernel, RescaleSumMultipliesEveryLane) {
-  using S = attn::detail::Simd<TypeParam>;
-  constexpr Index P = kernel::TileSize<TypeParam>::panel;
-  Buffer<TypeParam> lanes(P, 8);
-  const auto before = lanes.copy();
-  kernel::OnlineSoftmax<S>::rescale_sum(TypeParam(0.25), lanes.data());
-  for (Index lane = 0; lane < P; ++lane)
-    EXPECT_EQ(lanes[lane], before[static_cast<std::size_t>(lane)] / 4);
 }
 
 }  // namespace

@@ -67,9 +67,9 @@ class ForwardPass {
   }
 
  private:
-  /// Panels [first, last) of a block; `full`: all rows of the strip see all their keys.
+  /// Panels [first, last) of a block, up to its key `end`; `full`: all rows of the strip see all these keys.
   struct Segment {
-    Index first, last;
+    Index first, last, end;
     bool full;
   };
   /// What a strip visits of a block: panels to score, and the same as runs of keys without gaps.
@@ -79,17 +79,19 @@ class ForwardPass {
     DepthRange runs[kMost];
     int segment_count = 0, run_count = 0;
 
-    void add(Index panel, bool full) {
-      if (segment_count > 0 && segments[segment_count - 1].last == panel &&
+    void add(Index first, Index last, Index end, bool full) {
+      if (segment_count > 0 && segments[segment_count - 1].last == first &&
           segments[segment_count - 1].full == full) {
-        ++segments[segment_count - 1].last;
+        segments[segment_count - 1].last = last;
+        segments[segment_count - 1].end = end;
       } else {
-        segments[segment_count++] = {panel, panel + 1, full};
+        segments[segment_count++] = {first, last, end, full};
       }
-      if (run_count > 0 && runs[run_count - 1].end == panel * Size::panel) {
-        runs[run_count - 1].end += Size::panel;
+      const Index begin = first * Size::panel, padded = round_up(end, Size::depth);
+      if (run_count > 0 && runs[run_count - 1].end == begin) {
+        runs[run_count - 1].end = padded;
       } else {
-        runs[run_count++] = {panel * Size::panel, (panel + 1) * Size::panel};
+        runs[run_count++] = {begin, padded};
       }
     }
   };
@@ -199,28 +201,15 @@ class ForwardPass {
     for (int n = 0; n < visit.segment_count; ++n) {
       const Segment& segment = visit.segments[n];
       const bool as_scored = segment.full && Modify::kIdentity;
-      scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last, work_.scores,
-                as_scored ? work_.lane_max : work_.unused_max);
+      scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last, segment.end,
+                work_.scores, as_scored ? work_.lane_max : work_.unused_max, work_.unused_max);
       if (!as_scored) modify(first, rows, block, segment);
     }
 
     Softmax::advance(rows, work_.lane_max, work_.maximum + first, work_.rescale);
-    for (int i = 0; i < rows; ++i) {
-      Scalar* lanes = work_.lanes + (first + i) * Size::panel;
-      Softmax::rescale_sum(work_.rescale[i], lanes);
-      for (int n = 0; n < visit.run_count; ++n) {
-        const DepthRange& run = visit.runs[n];
-        if (finite_) {
-          Softmax::template exponentials<false>(work_.maximum[first + i],
-                                                work_.scores + i * Size::score_stride, run.begin,
-                                                run.end, lanes);
-        } else {
-          Softmax::template exponentials<true>(work_.maximum[first + i],
-                                               work_.scores + i * Size::score_stride, run.begin,
-                                               run.end, lanes);
-        }
-      }
-    }
+    const auto weigh = finite_ ? Softmax::template weigh<false> : Softmax::template weigh<true>;
+    weigh(rows, work_.maximum + first, work_.rescale, work_.scores, Size::score_stride, visit.runs,
+          visit.run_count, work_.lanes + first * Size::panel);
     weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
                     work_.size.keys * Size::panel, visit.runs, visit.run_count, work_.rescale,
                     work_.output + first * work_.size.features, work_.size.features);
@@ -228,16 +217,22 @@ class ForwardPass {
 
   /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
   void plan(const QueryRows& rows, Index block, KeyRange seen, Visit& visit) const {
+    const Index begin = (seen.begin - block) / Size::panel, end = seen.end - block,
+                last = (end + Size::panel - 1) / Size::panel;
     const bool whole = detail::cover(problem_.mask, rows, seen) == detail::Cover::all;
-    for (Index j = block + (seen.begin - block) / Size::panel * Size::panel; j < seen.end;
-         j += Size::panel) {
-      if (!packed_[(j - block) / Size::panel]) continue;
-      const KeyRange panel{j, j + Size::panel};
-      const bool inside = seen.contains(panel);
+    if (whole && begin * Size::panel == seen.begin - block) {
+      visit.add(begin, last, end, true);
+      return;
+    }
+    for (Index panel = begin; panel < last; ++panel) {
+      if (!packed_[panel]) continue;
+      const Index first_key = block + panel * Size::panel;
+      const KeyRange keys = intersect({first_key, first_key + Size::panel}, seen);
       const detail::Cover covered =
-          whole ? detail::Cover::all : detail::cover(problem_.mask, rows, intersect(panel, seen));
+          whole ? detail::Cover::all : detail::cover(problem_.mask, rows, keys);
       if (covered == detail::Cover::none) continue;
-      visit.add((j - block) / Size::panel, inside && covered == detail::Cover::all);
+      visit.add(panel, panel + 1, keys.end - block,
+                covered == detail::Cover::all && keys.begin == first_key);
     }
   }
 
@@ -248,12 +243,12 @@ class ForwardPass {
       const QueryRow& row = cursor.row;
       Scalar* s = work_.scores + i * Size::score_stride;
       auto largest = S::load(work_.lane_max + i * S::width);
-      for (Index j = segment.first * Size::panel; j < segment.last * Size::panel; j += S::width) {
+      for (Index j = segment.first * Size::panel; j < segment.end; j += S::width) {
         auto score = S::load(s + j);
-        if (segment.full) {
+        if (segment.full && j + S::width <= segment.end) {
           score = problem_.modify.template apply<S>(score, row, block + j);
         } else {
-          const auto visible = seen(row, block + j);
+          const auto visible = seen(row, block + j, segment.end - j, segment.full);
           score = problem_.modify.template apply_seen<S>(score, row, block + j, visible);
           score = S::select(visible, score, S::set(hidden_score<Scalar>()));
         }
@@ -264,12 +259,10 @@ class ForwardPass {
     }
   }
 
-  /// Which of the keys key, key + 1, … the row sees.
-  ATTN_INLINE typename S::Mask seen(const QueryRow& row, Index key) const {
-    const auto visible = problem_.mask.template lanes<S>(row, key);
-    if (key + S::width <= row.keys) return visible;
-    const Index held = row.keys > key ? row.keys - key : 0;
-    return S::mask_and(visible, S::less(S::iota(), S::set(Scalar(int(held)))));
+  /// Which of the keys key, key + 1, … the row sees, `held` of which are there; `full`: it sees all that are.
+  ATTN_INLINE typename S::Mask seen(const QueryRow& row, Index key, Index held, bool full) const {
+    const auto there = S::less(S::iota(), S::set(Scalar(int(std::min<Index>(held, S::width)))));
+    return full ? there : S::mask_and(there, problem_.mask.template lanes<S>(row, key));
   }
 
   /// Stage 5: divides each row once, adds the residual, rounds to storage.
@@ -334,7 +327,9 @@ class ForwardPass {
   }
   /// n / group, without the integer division that would cost as much as several packets of products: with half a row added the
   /// product cannot fall on the wrong side of an integer while n < 2⁵¹.
-  Index token_of(Index n) const { return Index((double(n) + 0.5) * inverse_group_); }
+  Index token_of(Index n) const {
+    return group_ == 1 ? n : Index((double(n) + 0.5) * inverse_group_);
+  }
   /// The rows of a chunk one after the other: a division at the start, then counting.
   struct RowCursor {
     QueryRow row;

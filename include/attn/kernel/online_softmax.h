@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../detail/vector_math.h"
-#include "tile_size.h"
+#include "register_tile.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -31,7 +31,7 @@ inline Scalar no_maximum() {
 // WHAT     for each row i of the strip:  m' = max(m, row maximum of the block),  r = exp(m − m')
 //                                        p = exp(s − m') in place of s,          l = r·l + Σ p, one sum for each lane of a panel
 // LIMIT    15 operations a packet; measured 9 cycles (Cascade Lake, AVX2, two ports), where with d = 64 the two products cost 64
-// EDGES    whole panels: lanes of hidden keys hold −∞ and become +0. With `mark_hidden` they become hidden_weight() after they
+// EDGES    whole packets: lanes of hidden keys hold −∞ and become +0. With MarkHidden they become hidden_weight() after they
 //          have been summed as 0 (see weighted_sum.h).
 // NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that value row. Each row decides its
 //          own r. r·l is rounded by itself before p is added (a fused step would depend on which panels were visited). lane sums
@@ -60,41 +60,54 @@ struct OnlineSoftmax {
     }
   }
 
-  /// l = r·l for one row's lanes.
-  static ATTN_INLINE void rescale_sum(Scalar rescale, Scalar* lanes) {
-    const Packet r = S::set(rescale);
-    ATTN_UNROLL
-    for (int v = 0; v < Size::packets; ++v) {
-      S::store(lanes + v * S::width, S::mul(S::load(lanes + v * S::width), r));
-    }
-  }
-
-  /// p = exp(s − m) over the keys [begin, end) of one row (whole panels), added to the row's lanes.
+  /// l = r·l + Σ p and p = exp(s − m) in place, for one row over runs of keys. A run's last packet counts whole: lanes beyond
+  /// its end hold −∞.
   template <bool MarkHidden>
-  static ATTN_NOINLINE void exponentials(Scalar maximum, Scalar* s, Index begin, Index end,
-                                         Scalar* lanes) {
-    const Packet m = S::set(maximum);
+  static ATTN_INLINE void weigh_row(Scalar maximum, Scalar rescale, Scalar* s,
+                                    const DepthRange* runs, int run_count, Scalar* lanes) {
+    const Packet m = S::set(maximum), r = S::set(rescale);
     Packet sum[Size::packets];
     ATTN_UNROLL
-    for (int v = 0; v < Size::packets; ++v) sum[v] = S::load(lanes + v * S::width);
-    Index j = begin;
-    for (; j + kBatch * S::width <= end; j += kBatch * S::width)
-      weigh<kBatch, MarkHidden>(m, s + j, sum);
-    for (; j < end; j += Size::panel) weigh<Size::packets, MarkHidden>(m, s + j, sum);
+    for (int v = 0; v < Size::packets; ++v) sum[v] = S::mul(S::load(lanes + v * S::width), r);
+    for (int n = 0; n < run_count; ++n) {
+      Index j = runs[n].begin;
+      for (; j + kBatch * S::width <= runs[n].end; j += kBatch * S::width)
+        exponentiate<kBatch, MarkHidden>(m, s + j, sum);
+      for (; j + Size::panel <= runs[n].end; j += Size::panel)
+        exponentiate<Size::packets, MarkHidden>(m, s + j, sum);
+      ATTN_UNROLL
+      for (int v = 0; v < Size::packets; ++v) {
+        if (j < runs[n].end) exponentiate<1, MarkHidden>(m, s + j, sum, v);
+        j += S::width;
+      }
+    }
     ATTN_UNROLL
     for (int v = 0; v < Size::packets; ++v) S::store(lanes + v * S::width, sum[v]);
   }
 
+  /// weigh_row for the rows of a strip.
+  template <bool MarkHidden>
+  static ATTN_NOINLINE void weigh(int rows, const Scalar* maximum, const Scalar* rescale, Scalar* s,
+                                  Index row_stride, const DepthRange* runs, int run_count,
+                                  Scalar* lanes) {
+    for (int i = 0; i < rows; ++i) {
+      weigh_row<MarkHidden>(maximum[i], rescale[i], s + i * row_stride, runs, run_count,
+                            lanes + i * Size::panel);
+    }
+  }
+
  private:
   template <int N, bool MarkHidden>
-  static ATTN_INLINE void weigh(const Packet& m, Scalar* s, Packet (&sum)[Size::packets]) {
+  static ATTN_INLINE void exponentiate(const Packet& m, Scalar* s, Packet (&sum)[Size::packets],
+                                       int first_sum = 0) {
     Packet p[N];
     ATTN_UNROLL
     for (int v = 0; v < N; ++v)
       p[v] = detail::exp_nonpositive<S>(S::sub(S::load(s + v * S::width), m));
     ATTN_UNROLL
     for (int v = 0; v < N; ++v) {
-      sum[v % Size::packets] = S::add(sum[v % Size::packets], p[v]);
+      Packet& lanes = sum[(first_sum + v) % Size::packets];
+      lanes = S::add(lanes, p[v]);
       if constexpr (MarkHidden) {
         const auto hidden = S::less(S::load(s + v * S::width), S::set(no_maximum<Scalar>()));
         p[v] = S::select(hidden, S::set(hidden_weight<Scalar>()), p[v]);

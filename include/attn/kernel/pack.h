@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstring>
 
 #include "../detail/load.h"
 #include "tile_size.h"
@@ -36,22 +37,22 @@ void pack_query(const T* from, Index feature_stride, Index features, Index depth
   using Scalar = typename S::Scalar;
   constexpr int kGroup = TileSize<Scalar>::depth;
   Scalar* to = strip + i * kGroup;
-  const Index whole = features / kGroup * kGroup;
-  const auto group = [&](Index c, Index stride) {
-    Scalar scaled[kGroup];  // apart from `to`, so that the compiler may take the group at once
-    ATTN_UNROLL
-    for (int t = 0; t < kGroup; ++t) scaled[t] = Scalar(from[(c + t) * stride]) * scale;
-    ATTN_UNROLL
-    for (int t = 0; t < kGroup; ++t) to[t] = scaled[t];
-    to += kGroup * R;
-  };
-  if (feature_stride == 1) {
-    for (Index c = 0; c < whole; c += kGroup) group(c, 1);
-  } else {
-    for (Index c = 0; c < whole; c += kGroup) group(c, feature_stride);
+  Index c = 0;
+  if constexpr (S::width >= kGroup) {
+    if (feature_stride == 1) {
+      const auto factor = S::set(scale);
+      for (; c + S::width <= features; c += S::width) {
+        alignas(64) Scalar scaled[S::width];
+        S::store(scaled, S::mul(detail::load_converted<S>(from + c), factor));
+        for (int group = 0; group < S::width; group += kGroup, to += kGroup * R)
+          std::memcpy(to, scaled + group, kGroup * sizeof(Scalar));
+      }
+    }
   }
-  for (Index c = whole; c < depth; ++c) {
-    to[c - whole] = c < features ? Scalar(Scalar(from[c * feature_stride]) * scale) : Scalar(0);
+  for (; c < depth; c += kGroup, to += kGroup * R) {
+    for (Index t = 0; t < kGroup; ++t) {
+      to[t] = c + t < features ? Scalar(Scalar(from[(c + t) * feature_stride]) * scale) : Scalar(0);
+    }
   }
 }
 

@@ -2,6 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
+#include "online_softmax.h"
 #include "register_tile.h"
 
 namespace attn {
@@ -12,8 +15,10 @@ namespace kernel {
 //          and lane_max[i] = max over the panels of S[i, ·], one packet a row: the row maximum before its last reduction
 // TRAFFIC  registers as in register_tile.h; a panel of K (d_k · C·W scalars, 4 KiB at d_k = 64 with AVX2) comes from L1 or L2
 //          once a strip; the strip of Q stays in L1
-// EDGES    keys beyond the packed ones are zero columns: their scores are 0 and the caller hides them
-//          (lane_max then counts for nothing: the caller passes a throw-away for panels that it will modify or mask)
+// EDGES    keys beyond the packed ones are zero columns: hide_beyond() takes their scores out, in a pass of its own, because a
+//          second use of the accumulators behind the loop made g++ spill them within it (AVX2, −11 %). A last panel of which only
+//          the first packet holds keys is computed with C = 1; the second packet is then not written.
+//          (lane_max counts for nothing where the caller goes over the scores again: it passes a throw-away)
 // NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost (exp keeps it)
 template <class S, int R, int C>
 ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
@@ -43,15 +48,43 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
   }
 }
 
-/// Scores of `rows` packed query rows against the packed key panels [first, last) of a block; see score_panels.
+/// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end` on.
+template <class S>
+void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar* lane_max) {
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
+  const Index panel = end / Size::panel * Size::panel;
+  for (Index j = panel; j < end; j += S::width) {
+    const auto there = S::less(S::iota(), S::set(Scalar(int(std::min<Index>(end - j, S::width)))));
+    for (int i = 0; i < rows; ++i) {
+      const auto score =
+          S::select(there, S::load(s + i * Size::score_stride + j), S::set(hidden_score<Scalar>()));
+      S::store(s + i * Size::score_stride + j, score);
+      S::store(lane_max + i * S::width, S::max(score, S::load(lane_max + i * S::width)));
+    }
+  }
+}
+
+/// Scores of `rows` packed query rows against the packed key panels [first, last) of a block, which hold its keys up to `end`;
+/// see score_panels. lane_max is raised to the lanes' maxima. unused_max: rows packets that may be overwritten.
 template <class S>
 void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth,
-            Index first, Index last, typename S::Scalar* s, typename S::Scalar* lane_max) {
+            Index first, Index last, Index end, typename S::Scalar* s, typename S::Scalar* lane_max,
+            typename S::Scalar* unused_max) {
+  using Size = TileSize<typename S::Scalar>;
   if (first >= last) return;
+  const Index whole = end / Size::panel;
   with_rows<typename S::Scalar>(rows, [&](auto count) {
-    score_panels<S, decltype(count)::value, TileSize<typename S::Scalar>::packets>(
-        q, k, depth, first, last, s, lane_max);
+    constexpr int R = decltype(count)::value;
+    score_panels<S, R, Size::packets>(q, k, depth, first, whole, s, lane_max);
+    if (whole == last) return;
+    if (Size::packets == 2 && end - whole * Size::panel <= S::width) {
+      score_panels<S, R, 1>(q, k, depth, whole, last, s, unused_max);
+    } else {
+      score_panels<S, R, Size::packets>(q, k, depth, whole, last, s, unused_max);
+    }
   });
+  if (whole < last) hide_beyond<S>(rows, end, s, lane_max);
 }
 
 }  // namespace kernel

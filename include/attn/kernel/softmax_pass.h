@@ -61,11 +61,9 @@ class SoftmaxPass {
     for (Index block = 0; block < scores_.length; block += block_length_) {
       const Index end = load(block);
       Softmax::advance(count_, lane_max_, maximum_, rescale_);
-      for (int i = 0; i < count_; ++i) {
-        Softmax::rescale_sum(rescale_[i], lanes_ + i * Size::panel);
-        Softmax::template exponentials<false>(maximum_[i], block_ + i * row_stride_, 0, end,
-                                              lanes_ + i * Size::panel);
-      }
+      const DepthRange all{0, end};
+      Softmax::template weigh<false>(count_, maximum_, rescale_, block_, row_stride_, &all, 1,
+                                     lanes_);
     }
   }
 
@@ -85,11 +83,12 @@ class SoftmaxPass {
         const bool weighed =
             Result == SoftmaxResult::weights && fits_;  // pass 1 has left the weights
         const Index end = weighed ? round_up(scores_.length, Size::panel) : load(block);
+        const DepthRange all{0, end};
         for (int i = 0; i < count_; ++i) {
           Scalar* s = block_ + i * row_stride_;
           if constexpr (Result == SoftmaxResult::weights) {
             if (!weighed)
-              Softmax::template exponentials<false>(maximum_[i], s, 0, end, unused_lanes_);
+              Softmax::template weigh_row<false>(maximum_[i], Scalar(0), s, &all, 1, unused_lanes_);
             scale(s, end, sum[i] == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
           } else {
             shift(s, end, maximum_[i], sum[i] == Scalar(0) ? Scalar(0) : Scalar(log(sum[i])));

@@ -250,6 +250,18 @@ TEST_F(NoMallocOptions, ForRotary) {
             0);
 }
 
+TEST_F(NoMallocOptions, ForEverythingThatIsSaved) {
+  DynamicMatrix<float> W(24, 300), mean(3, 300), S(2, 300), m(24, 1), e(24, 1);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::save_logsumexp(x.l),
+                   attn::save_max_logit(m), attn::save_entropy(e), attn::save_weights(W),
+                   attn::save_scores(S, attn::stage::scaled, attn::query_rows({0, 23})));
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y),
+                   attn::save_weights(mean, attn::average_heads(), attn::query_rows({0, 7, 9})));
+            }),
+            0);
+}
+
 TEST_F(NoMallocOptions, ForHeads) {
   Operands<float> wide(24, 300, 4 * 20, 4 * 6);
   sdpa.reserve({24, 300, 20, 6, 4, 2});

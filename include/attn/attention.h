@@ -167,20 +167,21 @@ void attend(const char* function,
                 "attn: query, key, value and output must compute in one scalar: cast one of them");
   // Outputs are refused before anything is written, and sized once nothing can be refused any more.
   const auto output_memory = into_option.check(shape);
+  const auto for_saved = [&](const auto& visit) { (visit_saved(options, visit), ...); };
   const auto keep_apart = [&](const char* name, const auto& input, bool in_place) {
     check_alias(function, "output", output_memory, name, input, in_place);
-    if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
-      const auto& target = pick<is_save_logsumexp>(none, options...).target;
-      check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), name,
-                  input, false);
-    }
+    for_saved([&](const auto& saved) {
+      check_alias(function, saved.kName, saved.check(shape), name, input, false);
+    });
   };
-  if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
-    const auto& target = pick<is_save_logsumexp>(none, options...).target;
-    target.check(function, "logsumexp", shape.queries.total(), shape.heads);
-    check_alias(function, "logsumexp", target.memory(shape.queries.total(), shape.heads), "output",
-                output_memory.view, false);
-  }
+  for_saved([&](const auto& saved) {
+    const auto memory = saved.check(shape);
+    check_alias(function, saved.kName, memory, "output", output_memory.view, false);
+    for_saved([&](const auto& other) {
+      if constexpr (bare_t<decltype(other)>::kOrder < bare_t<decltype(saved)>::kOrder)
+        check_alias(function, saved.kName, memory, other.kName, other.check(shape).view, false);
+    });
+  });
   keep_apart("query", place(query, query_held.kStacked, shape.queries).view, true);
   keep_apart("key", place(key, key_held.kStacked, shape.keys).view, false);
   keep_apart("value", place(value, value_held.kStacked, shape.keys).view, false);
@@ -188,22 +189,19 @@ void attend(const char* function,
   (visit_tables(options, keep_apart), ...);
 
   const auto output = into_option.prepare(shape);
-  const auto logsumexp = [&] {
-    if constexpr (count_v<is_save_logsumexp, Options...> == 1) {
-      const auto& target = pick<is_save_logsumexp>(none, options...).target;
-      target.resize(shape.queries.total(), shape.heads);
-      return target.view();
-    } else {
-      return kernel::Absent{};
-    }
-  }();
+  using kernel::Absent;
+  const kernel::Saved saved{prepare_saved<is_save_logsumexp, Absent>(shape, options...),
+                            prepare_saved<is_save_max_logit, Absent>(shape, options...),
+                            prepare_saved<is_save_entropy, Absent>(shape, options...),
+                            prepare_saved<is_save_weights, Absent>(shape, options...),
+                            prepare_saved<is_save_scores, Absent>(shape, options...)};
 
   using Problem =
       kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>,
                       kernel::Operand<std::remove_pointer_t<decltype(key.data)>>,
                       kernel::Operand<std::remove_pointer_t<decltype(value.data)>>,
                       bare_t<decltype(output)>, bare_t<decltype(mask)>, bare_t<decltype(modify)>,
-                      bare_t<decltype(residual)>, bare_t<decltype(logsumexp)>,
+                      bare_t<decltype(residual)>, bare_t<decltype(saved)>,
                       decltype(rotary.fill(static_cast<Scalar*>(nullptr)))>;
   Problem problem{shape,
                   place(query, query_held.kStacked, shape.queries),
@@ -215,11 +213,12 @@ void attend(const char* function,
                   modify,
                   kernel::OffsetOf(offset),
                   residual,
-                  logsumexp};
+                  saved};
 
   const Index group = shape.heads / shape.kv_heads;
-  const Index chunk_rows =
+  Index chunk_rows =
       kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, executor.workers());
+  if (Problem::kOverHeads) chunk_rows = std::max(group, chunk_rows / group * group);
   kernel::ScratchSize<Scalar> size(shape.queries.longest() * group, shape.keys.longest(),
                                    shape.key_dim, shape.value_dim, chunk_rows);
   if constexpr (kRotates) size.rotated_keys = kernel::TileSize<Scalar>::panel;
@@ -288,8 +287,8 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, K
 ///
 /// Shapes     Q [Lq, d_k]  K [Lk, d_k]  V [Lk, d_v]  →  [Lq, d_v]; with heads [Lq, H·d_k] [Lk, H_kv·d_k] [Lk, H_kv·d_v] → [Lq, H·d_v]
 /// Options    into(Y) (then nothing is returned), parallel(n), on(pool), causal(), window(), keep(), hide(), key_lengths(), key_range(), && || ! of them,
-///            query_offset(), rotary(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), sequences(),
-///            sequence_length(), use(); in any order
+///            query_offset(), rotary(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), save_max_logit(),
+///            save_entropy(), save_weights(), save_scores(), sequences(), sequence_length(), use(); in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
 ///            are then untouched). Empty inputs are valid
 /// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused

@@ -5,7 +5,7 @@
 //   scores    (score.h)      scale() softcap() bias() alibi() score() sink()
 //   positions (rotary.h)     rotary()
 //   batch     (layout.h)     sequences() sequence_length()
-//   outputs   (output.h)     into() save_logsumexp()
+//   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
 //   residual  (residual.h)   residual()
 //   means     (workspace.h)  use(), (parallel.h) parallel() on()
 #pragma once
@@ -42,8 +42,6 @@ template <class T>
 using is_residual = is_instance<Residual, T>;
 template <class T>
 using is_into = is_instance<Into, T>;
-template <class T>
-using is_save_logsumexp = is_instance<SaveLogSumExp, T>;
 template <class T>
 using is_use = is_instance<Use, T>;
 template <class T>
@@ -108,6 +106,11 @@ constexpr void check_options() {
   static_assert(count_v<is_into, Options...> <= 1, "attn: two outputs in one call");
   static_assert(count_v<is_save_logsumexp, Options...> <= 1,
                 "attn: save_logsumexp twice in one call");
+  static_assert(count_v<is_save_max_logit, Options...> <= 1,
+                "attn: save_max_logit twice in one call");
+  static_assert(count_v<is_save_entropy, Options...> <= 1, "attn: save_entropy twice in one call");
+  static_assert(count_v<is_save_weights, Options...> <= 1, "attn: save_weights twice in one call");
+  static_assert(count_v<is_save_scores, Options...> <= 1, "attn: save_scores twice in one call");
   static_assert(count_v<is_use, Options...> <= 1, "attn: two workspaces in one call");
   static_assert(count_v<is_batch, Options...> <= 1,
                 "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
@@ -188,6 +191,17 @@ auto bind_modifiers(const CallShape& shape, const Options&... options) {
   auto sink = bind_modifier<Scalar, is_sink>(shape, options...);
   return Modifiers<decltype(softcap), decltype(bias), decltype(alibi), decltype(user),
                    decltype(sink)>{softcap, bias, alibi, user, sink};
+}
+
+/// An output beside Y, sized and laid out; Absent where it is not asked for.
+template <template <class> class Is, class Absent, class... Options>
+auto prepare_saved(const CallShape& shape, const Options&... options) {
+  if constexpr (count_v<Is, Options...> == 0) {
+    return Absent{};
+  } else {
+    const NoOption none{};
+    return pick<Is>(none, options...).prepare(shape);
+  }
 }
 
 }  // namespace detail

@@ -227,6 +227,9 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
     }
     const detail::NoOption none{};
     auto& target = detail::pick<detail::is_into>(none, options...).target;
+    static_assert(detail::is_matrix_output_v<detail::bare_t<decltype(target)>> &&
+                      (detail::writes_matrix_v<detail::bare_t<Options>> && ...),
+                  "attn::merge: its outputs are matrices, no views");
     target.check(function, "output", rows, cols);
     const auto check_inputs = [&](const char* name, const auto& memory, bool for_output) {
       const auto apart = [&](const char* input, const auto& m, bool in_place) {

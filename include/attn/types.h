@@ -57,6 +57,14 @@ enum class pairing {
   half_split,   ///< features i and i + n/2 (GPT-NeoX, Hugging Face's weights, ONNX's default)
 };
 
+/// A score on its way from q·k to the softmax, as save_scores names it.
+enum class stage {
+  scaled,      ///< scale · q·k, of every pair
+  softcapped,  ///< after the softcap, of every pair
+  biased,      ///< after the bias and all other modifiers, of every pair
+  masked,      ///< what the softmax sees: −∞ where a pair is hidden
+};
+
 /// A half-open interval of key positions; empty where end ≤ begin.
 struct KeyRange {
   Index begin = 0;

@@ -9,13 +9,14 @@
 // expect 6: the output is const \(heads\(\) of a const matrix, of an expression or of a temporary\)
 // expect 7: the output is const
 // expect 8: the output is an Eigen matrix, heads\(Y, n\) of one, or a strided view
-// expect 9: save_logsumexp: expected a matrix to write to, query rows x heads
+// expect 9: save_logsumexp, save_max_logit, save_entropy: expected a matrix to write to, query rows x heads
 // expect 10: the output is const
 // expect 11: ignoring return value|unused-result
 // expect 12: the output is const
 // expect 13: the output is not writable memory
 // expect 14: ignoring return value|unused-result
 // expect 15: ignoring return value|unused-result
+// expect 16: merge: its outputs are matrices, no views
 #include <attn/attn.h>
 
 using Eigen::Map;
@@ -100,5 +101,10 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y, 
   sdpa(Q, K, V);
 #else
   sdpa(Q, K, V, attn::into(Y));
+#endif
+#if CASE == 16
+  attn::merge(Y, l, Y, l, attn::into(Y), attn::save_logsumexp(attn::bhld(memory, 1, 1, 6, 1)));
+#else
+  attn::merge(Y, l, Y, l, attn::into(Y), attn::save_logsumexp(l));
 #endif
 }

@@ -4,6 +4,9 @@
 //   query   [Lq, H·d_k]      output     [Lq, H·d_v]
 //   key     [Lk, H_kv·d_k]   logsumexp  [Lq, H]            −∞ for a row that sees no key
 //   value   [Lk, H_kv·d_v]   weights    [Lq, H·longest]    longest: keys of the longest sequence
+//                            entropy, max_logit  [Lq, H]   0 and −∞ for a row that sees no key
+//                            scaled, softcapped, biased, masked  [Lq, H·longest]  scores at their
+//                              stages; −∞ behind a sequence's keys, and in `masked` where hidden
 //
 //   1  s = scale · q·k, for every pair
 //   2  s = cap · tanh(s / cap), then s + bias
@@ -63,11 +66,12 @@ struct ReferenceOptions {
   std::function<bool(Index, Index, Index, Index)> visible = {};
   /// Query rows (counted over all sequences) to compute, the others stay zero; empty: all.
   std::vector<Index> rows = {};
-  bool save_weights = false;
+  bool save_weights = false, save_scores = false;
 };
 
 struct ReferenceResult {
-  Reference output, logsumexp, weights;
+  Reference output, logsumexp, weights, entropy, max_logit;
+  Reference scaled, softcapped, biased, masked;
 };
 
 inline ReferenceResult reference_attention(const Reference& query, const Reference& key,
@@ -91,7 +95,14 @@ inline ReferenceResult reference_attention(const Reference& query, const Referen
   ReferenceResult result;
   result.output.setZero(query.rows(), heads * value_dim);
   result.logsumexp.setZero(query.rows(), heads);
+  result.entropy.setZero(query.rows(), heads);
+  const long double lowest = -std::numeric_limits<long double>::infinity();
+  result.max_logit.setConstant(query.rows(), heads, lowest);
   if (options.save_weights) result.weights.setZero(query.rows(), heads * longest);
+  if (options.save_scores) {
+    for (Reference* s : {&result.scaled, &result.softcapped, &result.biased, &result.masked})
+      s->setConstant(query.rows(), heads * longest, lowest);
+  }
 
   std::vector<long double> score(static_cast<std::size_t>(longest));
   std::vector<Index> seen;
@@ -107,6 +118,20 @@ inline ReferenceResult reference_attention(const Reference& query, const Referen
         seen.clear();
         for (Index j = 0; j < key_count; ++j) {
           if (!options.visible || options.visible(sequence, h, row, j)) seen.push_back(j);
+        }
+
+        for (Index j = 0; options.save_scores && j < key_count; ++j) {
+          const Index column = h * longest + j;
+          long double s = 0;
+          for (Index c = 0; c < key_dim; ++c)
+            s += query(token, h * key_dim + c) * key(first_key + j, from * key_dim + c);
+          result.scaled(token, column) = s *= scale;
+          if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);
+          result.softcapped(token, column) = s;
+          if (options.bias) s += options.bias(sequence, h, row, j);
+          result.biased(token, column) = s;
+          if (!options.visible || options.visible(sequence, h, row, j))
+            result.masked(token, column) = s;
         }
 
         for (const Index j : seen) {  // 1
@@ -136,10 +161,12 @@ inline ReferenceResult reference_attention(const Reference& query, const Referen
           sum += p;
         }
         logsumexp = largest + std::log(sum);
+        result.max_logit(token, h) = largest;
 
         for (const Index j : seen) {  // 4
           const long double weight = score[static_cast<std::size_t>(j)] / sum;
           if (options.save_weights) result.weights(token, h * longest + j) = weight;
+          if (weight > 0) result.entropy(token, h) -= weight * std::log(weight);
           for (Index c = 0; c < value_dim; ++c) {
             result.output(token, h * value_dim + c) +=
                 weight * value(first_key + j, from * value_dim + c);

@@ -1,4 +1,4 @@
-// attn/detail/load.h: packets from strided storage of any type, converted on the way.
+// attn/detail/load.h: packets from and to strided storage of any type, converted on the way.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -30,6 +30,18 @@ ATTN_INLINE typename S::Packet load_strided(const T* from, Eigen::Index stride,
     values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);
   }
   return S::load(values);
+}
+
+/// The first `lanes` of a packet to strided storage, rounded to its type: nothing past them is written.
+template <class S, class T>
+ATTN_INLINE void store_strided(T* to, Eigen::Index stride, const typename S::Packet& value,
+                               Eigen::Index lanes) {
+  if constexpr (std::is_same_v<T, typename S::Scalar>) {
+    if (stride == 1 && lanes >= S::width) return S::storeu(to, value);
+  }
+  alignas(64) typename S::Scalar values[S::width];
+  S::store(values, value);
+  for (Eigen::Index w = 0; w < S::width && w < lanes; ++w) to[w * stride] = T(values[w]);
 }
 
 }  // namespace detail

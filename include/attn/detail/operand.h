@@ -223,9 +223,10 @@ TensorView<const T> read_only(const TensorView<T>& v) {
           v.head_stride, v.token_stride, v.feature_stride};
 }
 
-/// Refuses what is not shaped like the output, H heads of d_v features for each query token.
-inline void check_like_output(const CallShape& shape, const char* name,
-                              const OperandShape& operand) {
+/// Refuses what is not shaped like the output, H heads of d_v features for each query token. `columns` says what the features
+/// are, where they are others.
+inline void check_like_output(const CallShape& shape, const char* name, const OperandShape& operand,
+                              const char* columns = "value features") {
   const Tokens& tokens = shape.queries;
   const TensorExtent& has = operand.extent;
   if (operand.stacked) {
@@ -234,7 +235,7 @@ inline void check_like_output(const CallShape& shape, const char* name,
         (has.heads != 1 && has.heads != shape.heads)) {
       fail(text(shape.function, ": ", name, " is ",
                 shape_text(has.tokens, has.heads * has.features), " in ", has.heads,
-                " heads, needs ", shape_text(rows, cols), " (query rows x value features) in ",
+                " heads, needs ", shape_text(rows, cols), " (query rows x ", columns, ") in ",
                 shape.heads, " heads"));
     }
   } else if (tokens.offsets != nullptr || has.sequences != shape.sequences() ||
@@ -243,15 +244,15 @@ inline void check_like_output(const CallShape& shape, const char* name,
     fail(text(shape.function, ": ", name, " is a view of [", has.sequences, ", ", has.heads, ", ",
               has.tokens, ", ", has.features, "], needs [", shape.sequences(), ", ", shape.heads,
               ", ", tokens.longest(), ", ", shape.value_dim,
-              "] (sequences, heads, query rows, value features), sequences of equal length"));
+              "] (sequences, heads, query rows, ", columns, "), sequences of equal length"));
   }
 }
 
 /// The output, or a residual, as an operand. Columns without heads() are the heads side by side.
 template <class T>
 Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
-                             bool stacked) {
-  check_like_output(shape, name, {view.extent(), stacked});
+                             bool stacked, const char* columns = "value features") {
+  check_like_output(shape, name, {view.extent(), stacked}, columns);
   if (stacked && view.heads != shape.heads) {
     view.heads = shape.heads;
     view.features = shape.value_dim;

@@ -100,49 +100,69 @@ auto matrix_output(T&& y) {
   }
 }
 
-/// into(Y). `Target`: MatrixOutput or ViewOutput of a matrix, or a lifted operand with heads or strides of its own.
+template <class Target>
+inline constexpr bool is_matrix_output_v =
+    is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>;
+
+/// What an output holds for each query token: shape.heads × shape.value_dim numbers, called `columns` in messages.
+struct OutputShape {
+  CallShape shape;
+  const char* name = "output";
+  const char* columns = "value features";
+};
+
+/// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.
+/// `Target`: MatrixOutput or ViewOutput of a matrix, or a lifted operand with heads or strides of its own.
+template <class Target>
+OutputMemory<typename Target::Scalar> check_output(const Target& target, const OutputShape& needs) {
+  const CallShape& shape = needs.shape;
+  if constexpr (is_matrix_output_v<Target>) {
+    const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
+    target.check(shape.function, needs.name, rows, cols);
+    const auto now = target.memory(rows, cols);
+    if (!now.stays) return now;
+    return {place_like_output(shape, needs.name, now.view, true).view, true};
+  } else {
+    return {place_like_output(shape, needs.name, target.view(shape.function, needs.name),
+                              Target::kStacked, needs.columns)
+                .view,
+            true};
+  }
+}
+/// The output sized and laid out as heads.
+template <class Target>
+auto prepare_output(const Target& target, const OutputShape& needs) {
+  const CallShape& shape = needs.shape;
+  if constexpr (is_matrix_output_v<Target>) {
+    target.resize(shape.queries.total(), shape.heads * shape.value_dim);
+    return place_like_output(shape, needs.name, as_tensor(target.view()), true);
+  } else {
+    return place_like_output(shape, needs.name, target.view(shape.function, needs.name),
+                             Target::kStacked);
+  }
+}
+
+/// into(Y).
 template <class Target>
 struct Into : option_base {
   Target target;
   using Scalar = typename Target::Scalar;
-  static constexpr bool kMatrix =
-      is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>;
   explicit Into(Target t) : target(std::move(t)) {}
 
-  /// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.
-  OutputMemory<Scalar> check(const CallShape& shape) const {
-    if constexpr (kMatrix) {
-      const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
-      target.check(shape.function, "output", rows, cols);
-      const OutputMemory<Scalar> now = target.memory(rows, cols);
-      return now.stays
-                 ? OutputMemory<Scalar>{place_like_output(shape, "output", now.view, true).view,
-                                        true}
-                 : now;
-    } else {
-      return {place_like_output(shape, "output", target.view(shape.function, "output"),
-                                Target::kStacked)
-                  .view,
-              true};
-    }
-  }
-  /// The output sized and laid out as heads.
-  auto prepare(const CallShape& shape) const {
-    if constexpr (kMatrix) {
-      target.resize(shape.queries.total(), shape.heads * shape.value_dim);
-      return place_like_output(shape, "output", as_tensor(target.view()), true);
-    } else {
-      return place_like_output(shape, "output", target.view(shape.function, "output"),
-                               Target::kStacked);
-    }
-  }
+  OutputMemory<Scalar> check(const CallShape& shape) const { return check_output(target, {shape}); }
+  auto prepare(const CallShape& shape) const { return prepare_output(target, {shape}); }
 };
 
-template <class Target>
-struct SaveLogSumExp : option_base {
-  Target target;
-  explicit SaveLogSumExp(Target t) : target(std::move(t)) {}
-};
+/// What an output is written through: a matrix, or what lift() makes of heads and strided views.
+template <class T>
+auto output_target(T&& y) {
+  check_output_type<T>();
+  if constexpr (is_dense_v<T>) {
+    return matrix_output(std::forward<T>(y));
+  } else {
+    return lift(std::forward<T>(y));
+  }
+}
 
 }  // namespace detail
 

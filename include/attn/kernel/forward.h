@@ -10,7 +10,8 @@
 //         s = modify(s), hide(s) where the mask is not known to be full          // 2  score.h, mask.h
 //         r = state.update(s)                                                    // 3  online_softmax.h: s becomes exp(s − max)
 //         o = r · o + s · v                                                      // 4  weighted_sum.h
-//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish
+//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish, saved.h
+//     weights and scores, where they are asked for                               //    replay.h
 //
 // Rows of a chunk: with several query heads on one key/value head (grouped-query attention) row r of the chunk is query row
 // r / group under head r % group, so that all of them share the packed block and a strip spans few positions.
@@ -20,22 +21,19 @@
 #include <atomic>
 
 #include "../score.h"
+#include "chunks.h"
 #include "online_softmax.h"
 #include "pack.h"
 #include "problem.h"
+#include "replay.h"
 #include "rotary.h"
+#include "saved.h"
 #include "scores.h"
 #include "weighted_sum.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
-
-/// The part of a call that one worker does at a time: rows [begin, end) of one sequence and key/value head.
-struct Chunk {
-  Index sequence, kv_head;
-  Index begin, end;
-};
 
 template <class Problem>
 class ForwardPass {
@@ -59,14 +57,18 @@ class ForwardPass {
         const KeyRange keys = intersect(visible, {block, block + block_keys});
         const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
         if (covered == detail::Cover::none) continue;
-        pack(rows, block, keys, covered);
+        pack(rows, block, keys, covered, Pack::keys_and_values);
         for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
       }
     }
     finish();
+    Replay<ForwardPass>{*this}();
   }
 
  private:
+  friend Replay<ForwardPass>;
+
+  enum class Pack { keys, keys_and_values };
   /// Panels [first, last) of a block, up to its key `end`; `full`: all rows of the strip see all these keys.
   struct Segment {
     Index first, last, end;
@@ -130,6 +132,7 @@ class ForwardPass {
       }
     }
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
+    for (Index r = 0; r < count_; ++r) work_.moment[r] = Scalar(0);
     for (Index n = 0; n < count_ * Size::panel; ++n) work_.lanes[n] = Scalar(0);
     for (Index n = 0; n < count_ * work_.size.features; ++n) work_.output[n] = Scalar(0);
     if constexpr (Modify::kSink) sink();
@@ -147,7 +150,7 @@ class ForwardPass {
   }
 
   /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read.
-  void pack(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered) {
+  void pack(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
     finite_ = true;
     KeyRange run{};
     for (Index panel = 0; panel < Visit::kMost; ++panel) {
@@ -159,13 +162,13 @@ class ForwardPass {
       if (packed_[panel]) {
         run = hull(run, part);
       } else {
-        pack_run(block, run);
+        pack_run(block, run, what);
         run = {};
       }
     }
-    pack_run(block, run);
+    pack_run(block, run, what);
   }
-  void pack_run(Index block, KeyRange keys) {
+  void pack_run(Index block, KeyRange keys, Pack what) {
     if (keys.empty()) return;
     const auto source = [&](const auto& operand) {
       return Source<const typename std::decay_t<decltype(operand)>::Scalar>{
@@ -181,18 +184,16 @@ class ForwardPass {
     } else {
       pack_keys<S>(source(problem_.key), block, keys, key_dim, depth, work_.key);
     }
+    if (what == Pack::keys) return;
     finite_ &= pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim,
                               work_.size.keys, work_.value);
   }
 
-  /// Stages 1 to 4 of one strip and one block.
-  void attend(Index strip, Index block, KeyRange keys) {
-    const Index first = strip_begin(strip);
-    const int rows = int(strip_begin(strip + 1) - first);
+  /// Stages 1 and 2 of one strip and one block: what the strip visits, and the scores of that. False if it sees nothing.
+  bool score(Index first, int rows, Index block, KeyRange keys, Visit& visit) {
     const QueryRows strip_rows = rows_of(first, first + rows);
     const KeyRange seen = intersect(problem_.mask.keys(strip_rows), keys);
-    if (seen.empty()) return;
-    Visit visit;
+    if (seen.empty()) return false;
     plan(strip_rows, block, seen, visit);
 
     for (int i = 0; i < rows; ++i)
@@ -205,8 +206,20 @@ class ForwardPass {
                 work_.scores, as_scored ? work_.lane_max : work_.unused_max, work_.unused_max);
       if (!as_scored) modify(first, rows, block, segment);
     }
+    return true;
+  }
 
+  /// Stages 1 to 4 of one strip and one block.
+  void attend(Index strip, Index block, KeyRange keys) {
+    const Index first = strip_begin(strip);
+    const int rows = int(strip_begin(strip + 1) - first);
+    Visit visit;
+    if (!score(first, rows, block, keys, visit)) return;
+
+    const EntropyStep<S, Saved> entropy(rows, work_.maximum + first);
     Softmax::advance(rows, work_.lane_max, work_.maximum + first, work_.rescale);
+    entropy(rows, work_.maximum + first, work_.rescale, work_.scores, visit.runs, visit.run_count,
+            work_.lanes + first * Size::panel, work_.moment + first);
     const auto weigh = finite_ ? Softmax::template weigh<false> : Softmax::template weigh<true>;
     weigh(rows, work_.maximum + first, work_.rescale, work_.scores, Size::score_stride, visit.runs,
           visit.run_count, work_.lanes + first * Size::panel);
@@ -274,12 +287,7 @@ class ForwardPass {
       const bool empty = sum == Scalar(0);
       write_output(row, work_.output + r * work_.size.features,
                    empty ? Scalar(0) : Scalar(Scalar(1) / sum));
-      if constexpr (!std::is_same_v<LogSumExp, Absent>) {
-        using std::log;
-        using Saved = typename LogSumExp::Scalar;
-        problem_.logsumexp(row.token, row.head) =
-            Saved(empty ? hidden_score<Scalar>() : Scalar(work_.maximum[r] + Scalar(log(sum))));
-      }
+      problem_.saved.write(row, work_.maximum[r], sum, work_.moment[r]);
     }
   }
 
@@ -354,7 +362,7 @@ class ForwardPass {
   using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
   using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
   using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
-  using LogSumExp = std::decay_t<decltype(std::declval<Problem>().logsumexp)>;
+  using Saved = std::decay_t<decltype(std::declval<Problem>().saved)>;
 
   static constexpr bool kRotates =
       !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
@@ -369,46 +377,6 @@ class ForwardPass {
   bool finite_ = true;              ///< the packed values are
 };
 
-/// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the first, which see most under a
-/// causal mask. Workers each walk it and stop at the numbers they drew.
-class ChunkWalk {
- public:
-  ChunkWalk(const detail::CallShape& shape, Index chunk_rows)
-      : shape_(shape), chunk_rows_(chunk_rows) {
-    enter();
-  }
-
-  /// Goes on to chunk `number`, which must not lie behind; false if there is none.
-  bool seek(Index number) {
-    while (sequence_ < shape_.sequences()) {
-      const Index here = chunks_ * shape_.kv_heads;
-      if (number < passed_ + here) {
-        const Index n = number - passed_, head = n / chunks_,
-                    end = rows_ - (n - head * chunks_) * chunk_rows_;
-        chunk_ = {sequence_, head, std::max<Index>(end - chunk_rows_, 0), end};
-        return true;
-      }
-      passed_ += here;
-      ++sequence_;
-      enter();
-    }
-    return false;
-  }
-  const Chunk& chunk() const { return chunk_; }
-
- private:
-  void enter() {
-    if (sequence_ >= shape_.sequences()) return;
-    rows_ = shape_.queries.length(sequence_) * (shape_.heads / shape_.kv_heads);
-    chunks_ = (rows_ + chunk_rows_ - 1) / chunk_rows_;
-  }
-
-  const detail::CallShape& shape_;
-  Index chunk_rows_, sequence_ = 0, rows_ = 0, chunks_ = 0;
-  Index passed_ = 0;  ///< chunks of the sequences before
-  Chunk chunk_{};
-};
-
 /// Attends all rows of the problem, `workers` at a time; `memory` holds ScratchSize::total() scalars for each.
 template <class Problem, class Executor>
 void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
@@ -417,8 +385,12 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
   std::atomic<Index> drawn{0};
   executor.run(workers, [&](int worker) {
     ForwardPass<Problem> pass(problem, Scratch<Scalar>(size, memory + worker * size.total()));
-    ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1));
-    while (walk.seek(drawn++)) pass(walk.chunk());
+    const Index together = Problem::kOverHeads ? problem.shape.kv_heads : 1;
+    ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1), problem.shape.kv_heads / together);
+    while (walk.seek(drawn++)) {
+      Chunk chunk = walk.chunk();
+      for (Index n = 0; n < together; ++n, ++chunk.kv_head) pass(chunk);
+    }
   });
 }
 

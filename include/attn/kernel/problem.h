@@ -32,9 +32,11 @@ class OffsetOf {
 
 /// Everything one call computes from and to.
 template <class Query, class Key, class Value, class Output, class Mask, class Modify,
-          class Residual, class LogSumExp, class Rotation = Absent>
+          class Residual, class Saved, class Rotation = Absent>
 struct Problem {
   using Scalar = compute_t<typename Query::Scalar>;
+  /// The heads of a row are summed somewhere: one worker takes them one after the other.
+  static constexpr bool kOverHeads = Saved::kOverHeads;
 
   const detail::CallShape& shape;
   Query query;
@@ -46,7 +48,7 @@ struct Problem {
   Modify modify;
   OffsetOf offset;
   Residual residual;    ///< an operand shaped like the output, or Absent
-  LogSumExp logsumexp;  ///< a MatrixView, query tokens × heads, or Absent
+  Saved saved;          ///< outputs beside the output (saved.h)
   Rotation rotation{};  ///< of queries and keys by their positions, or Absent
 };
 
@@ -78,12 +80,13 @@ struct ScratchSize {
   constexpr Index lane_max() const { return line(Size::rows * Size::width); }
   constexpr Index rescale() const { return line(round_up(Size::rows, Size::width)); }
   constexpr Index maximum() const { return line(rows); }
+  constexpr Index moment() const { return line(rows); }
   constexpr Index lanes() const { return line(rows * Size::panel); }
   constexpr Index output() const { return line(rows * features); }
   constexpr Index rotated() const { return line(rotated_keys * depth); }
   constexpr Index total() const {
     return rotated() + query() + key() + value() + scores() + 2 * lane_max() + rescale() +
-           maximum() + lanes() + output();
+           maximum() + moment() + lanes() + output();
   }
 };
 
@@ -92,7 +95,7 @@ template <class Scalar>
 struct Scratch {
   ScratchSize<Scalar> size;
   Scalar *rotated, *query, *key, *value, *scores, *lane_max, *unused_max, *rescale, *maximum,
-      *lanes, *output;
+      *moment, *lanes, *output;
 
   Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
     const auto take = [&memory](Index n) {
@@ -109,6 +112,7 @@ struct Scratch {
     unused_max = take(s.lane_max());
     rescale = take(s.rescale());
     maximum = take(s.maximum());
+    moment = take(s.moment());
     lanes = take(s.lanes());
     output = take(s.output());
   }

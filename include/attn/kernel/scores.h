@@ -48,14 +48,16 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
   }
 }
 
-/// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end` on.
+/// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end` on, up to a whole depth step
+/// (which may be several packets: 4 of width 1).
 template <class S>
 void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar* lane_max) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   const Index panel = end / Size::panel * Size::panel;
-  for (Index j = panel; j < end; j += S::width) {
-    const auto there = S::less(S::iota(), S::set(Scalar(int(std::min<Index>(end - j, S::width)))));
+  for (Index j = panel; j < round_up(end, Size::depth); j += S::width) {
+    const Index held = std::clamp<Index>(end - j, 0, S::width);
+    const auto there = S::less(S::iota(), S::set(Scalar(int(held))));
     for (int i = 0; i < rows; ++i) {
       const auto score =
           S::select(there, S::load(s + i * Size::score_stride + j), S::set(hidden_score<Scalar>()));

@@ -222,32 +222,40 @@ TEST(MaskErrors, ARaggedBatchIsBoundedByEachSequence) {
 
 // ---- Matrices shaped like the scores ------------------------------------------------------
 
+const std::string kOneServesAll = "; one row, or one column a head, serves all";
+
 TEST(ScoreShapeErrors, NameTheShapeThatIsNeeded) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4), B = numbers(5, 9);
-  expect_refused("attn::attention: bias is 5x9, needs 6x9 (query rows x keys of each head)",
-                 split(Q), split(K), split(V), attn::bias(split(B)));
+  expect_refused(
+      "attn::attention: bias is 5x9, needs 6x9 (query rows x keys of each head)" + kOneServesAll,
+      split(Q), split(K), split(V), attn::bias(split(B)));
   expect_refused("attn::attention: bias has 3 heads, query has 2", split(Q, 2), split(K, 2),
                  split(V, 2), attn::bias(split(numbers(6, 27), 3)));
-  expect_refused("attn::attention: bias is 6x9, needs 6x18 (query rows x keys of each head)",
-                 split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 9), 2)));
-  expect_refused("attn::attention: bias is 6x18, needs 6x9 (query rows x keys of each head)",
-                 split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 18))));
+  expect_refused(
+      "attn::attention: bias is 6x9, needs 6x18 (query rows x keys of each head)" + kOneServesAll,
+      split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 9), 2)));
+  expect_refused(
+      "attn::attention: bias is 6x18, needs 6x9 (query rows x keys of each head)" + kOneServesAll,
+      split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 18))));
 }
 
 TEST(ScoreShapeErrors, NameTheMaskByItsPolarity) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
   const auto B = support::random_bools(6, 8, 3);
-  expect_refused("attn::attention: keep is 6x8, needs 6x9 (query rows x keys of each head)",
-                 split(Q), split(K), split(V), attn::keep(B));
-  expect_refused("attn::attention: hide is 6x8, needs 6x9 (query rows x keys of each head)",
-                 split(Q), split(K), split(V), attn::hide(B));
+  expect_refused(
+      "attn::attention: keep is 6x8, needs 6x9 (query rows x keys of each head)" + kOneServesAll,
+      split(Q), split(K), split(V), attn::keep(B));
+  expect_refused(
+      "attn::attention: hide is 6x8, needs 6x9 (query rows x keys of each head)" + kOneServesAll,
+      split(Q), split(K), split(V), attn::hide(B));
 }
 
 TEST(ScoreShapeErrors, OfABatchNameBothShapes) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4), B = numbers(3, 5);
   expect_refused(
       "attn::attention: bias is 3x5, needs 4x5 (longest query sequence x keys of each head) or 6x5 "
-      "(a row for each query token)",
+      "(a row for each query token)" +
+          kOneServesAll,
       split(Q), split(K), split(V), attn::sequences({0, 4, 6}, {0, 4, 9}), attn::bias(split(B)));
 }
 

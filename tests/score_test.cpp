@@ -172,6 +172,24 @@ TEST(Bias, OfHeadsHasOneForEachHead) {
       [&](Index, Index h, Index, Index token, Index j) { return stacked(token, h * keys + j); });
 }
 
+TEST(Bias, OfOneRowServesAllQueriesAndOfOneColumnAllKeys) {
+  const Batch batch;
+  const Index keys = batch.longest_key;
+  const MatrixXf row = support::uniform<float>(1, keys, 21, 3),
+                 rows_of_heads = support::uniform<float>(1, batch.heads * keys, 22, 3),
+                 column = support::uniform<float>(batch.longest_query, 1, 23, 3),
+                 stacked = support::uniform<float>(16, batch.heads, 24, 3);
+  const Eigen::RowVectorXf vector = row;
+  expect_bias(attn::bias(row), [&](Index, Index, Index, Index, Index j) { return row(0, j); });
+  expect_bias(attn::bias(vector), [&](Index, Index, Index, Index, Index j) { return vector(j); });
+  expect_bias(
+      attn::bias(attn::heads(rows_of_heads, batch.heads)),
+      [&](Index, Index h, Index, Index, Index j) { return rows_of_heads(0, h * keys + j); });
+  expect_bias(attn::bias(column), [&](Index, Index, Index i, Index, Index) { return column(i); });
+  expect_bias(attn::bias(attn::heads(stacked, batch.heads)),
+              [&](Index, Index h, Index, Index token, Index) { return stacked(token, h); });
+}
+
 TEST(Bias, OfAStridedViewBroadcastsDimensionsOfOne) {
   const Batch batch;
   const Index B = 2, H = batch.heads, Lq = batch.longest_query, Lk = batch.longest_key;

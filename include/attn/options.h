@@ -1,7 +1,8 @@
 // attn/options.h: the options of a call: known types, each at most once, found by what they are.
 // SPDX-License-Identifier: MIT
 //
-//   masks     (mask.h)       causal() window() keep() hide() key_lengths() key_range(), && || ! of them; query_offset()
+//   masks     (mask.h)       causal() window() prefix_lm() tree() keep() hide() key_lengths() key_range() segments()
+//                            block_sparse() mask(), && || ! of them; query_offset()
 //   scores    (score.h)      scale() softcap() bias() alibi() score() sink()
 //   positions (rotary.h)     rotary()
 //   batch     (layout.h)     sequences() sequence_length()
@@ -119,6 +120,9 @@ constexpr void check_options() {
   static_assert(offsets_named_v<Options...> <= 1,
                 "attn: the query offset is named twice: one of causal(align::...), "
                 "causal_from(...) and query_offset(...)");
+  static_assert(!causal_twice_v<Options...>,
+                "attn: causal() leaves the alignment open that another mask of the call names: "
+                "write the named one alone, causal(align::...) or causal_from(...)");
 }
 
 /// Calls visit(name, memory, in_place = false) for every matrix that an option reads while rows are written.
@@ -139,6 +143,10 @@ void visit_tables(const Sink<Number>& option, const Visit& visit) {
 template <class Source, bool Value, class Visit>
 void visit_tables(const BoolMask<Source, Value>& mask, const Visit& visit) {
   visit(Value ? "keep" : "hide", mask.source.memory(), false);
+}
+template <class Source, class Visit>
+void visit_tables(const BlockSparse<Source>& mask, const Visit& visit) {
+  visit("block_sparse", mask.source.memory(), false);
 }
 template <class A, class Visit>
 void visit_tables(const Not<A>& mask, const Visit& visit) {

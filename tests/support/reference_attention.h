@@ -9,8 +9,8 @@
 //                              stages; −∞ behind a sequence's keys, and in `masked` where hidden
 //
 //   1  s = scale · q·k, for every pair
-//   2  s = cap · tanh(s / cap), then s + bias
-//   3  p = exp(s − max) / Σ exp(s − max) over the pairs that are visible
+//   2  s = cap · tanh(s / cap), then s + bias, then modified
+//   3  p = exp(s − max) / Σ exp(s − max) over the pairs that are visible, and the sink where there is one
 //   4  o = Σ p · v
 //
 // A hidden pair is left out of every pass: what it holds is not even looked at. Heads lie side by
@@ -62,6 +62,10 @@ struct ReferenceOptions {
   std::optional<long double> softcap = {};
   /// What is added to a score, by (sequence, head, query row in its sequence, key in its sequence).
   std::function<long double(Index, Index, Index, Index)> bias = {};
+  /// What becomes of a score last, by the score and the same four.
+  std::function<long double(long double, Index, Index, Index, Index)> modify = {};
+  /// A logit for each head that stands in the denominator; empty: none.
+  std::vector<long double> sinks = {};
   /// Which pairs see each other, by the same four; empty: all.
   std::function<bool(Index, Index, Index, Index)> visible = {};
   /// Query rows (counted over all sequences) to compute, the others stay zero; empty: all.
@@ -146,15 +150,20 @@ inline ReferenceResult reference_attention(const Reference& query, const Referen
           long double& s = score[static_cast<std::size_t>(j)];
           if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);
           if (options.bias) s += options.bias(sequence, h, row, j);
+          if (options.modify) s = options.modify(s, sequence, h, row, j);
         }
 
         long double& logsumexp = result.logsumexp(token, h);  // 3
+        const long double sink = options.sinks.empty()
+                                     ? -std::numeric_limits<long double>::infinity()
+                                     : options.sinks[static_cast<std::size_t>(h)];
         if (seen.empty()) {
-          logsumexp = -std::numeric_limits<long double>::infinity();
+          logsumexp = sink;
           continue;
         }
-        long double largest = score[static_cast<std::size_t>(seen.front())], sum = 0;
+        long double largest = sink;
         for (const Index j : seen) largest = std::max(largest, score[static_cast<std::size_t>(j)]);
+        long double sum = std::exp(sink - largest);
         for (const Index j : seen) {
           long double& p = score[static_cast<std::size_t>(j)];
           p = std::exp(p - largest);

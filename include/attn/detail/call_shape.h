@@ -63,7 +63,8 @@ struct ScoreTable {
   }
 };
 
-/// Lays a matrix of `heads` blocks of columns over the scores: Lq×Lk for all sequences, or all sequences' rows stacked.
+/// Lays a matrix of `heads` blocks of columns over the scores: Lq×Lk for all sequences, or all sequences' rows stacked; one row
+/// serves all queries, one column (of each head) all keys.
 template <class T>
 ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<const T> m,
                           Eigen::Index heads) {
@@ -72,16 +73,23 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<c
   if (heads != 1 && heads != shape.heads) {
     fail(text(shape.function, ": ", name, " has ", heads, " heads, query has ", shape.heads));
   }
-  if ((m.rows != rows && m.rows != total) || m.cols != heads * keys) {
+  if ((m.rows != rows && m.rows != total && m.rows != 1) ||
+      (m.cols != heads * keys && m.cols != heads)) {
     fail(text(shape.function, ": ", name, " is ", shape_text(m.rows, m.cols), ", needs ",
               shape_text(rows, heads * keys),
               rows == total ? " (query rows x keys of each head)"
                             : " (longest query sequence x keys of each head) or ",
               rows == total ? "" : shape_text(total, heads * keys),
-              rows == total ? "" : " (a row for each query token)"));
+              rows == total ? "" : " (a row for each query token)",
+              "; one row, or one column a head, serves all"));
   }
-  return {m.data,        0, heads == 1 ? 0 : keys * m.col_stride, m.row_stride, m.col_stride,
-          m.rows != rows};
+  const bool one_row = m.rows == 1, one_column = m.cols == heads;
+  return {m.data,
+          0,
+          heads == 1 ? 0 : m.cols / heads * m.col_stride,
+          one_row ? 0 : m.row_stride,
+          one_column ? 0 : m.col_stride,
+          m.rows != rows && !one_row};
 }
 
 /// The same for memory of rank 4, [sequence, head, query, key]; a dimension of size 1 serves all.

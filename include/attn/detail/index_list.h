@@ -34,8 +34,9 @@ class IndexList {
     if constexpr (std::is_lvalue_reference_v<Range> && is_contiguous<Range>()) {
       data_ = std::data(range);
       size_ = Eigen::Index(std::size(range));
-      read_ = [](const void* data, Eigen::Index i) {
-        return Eigen::Index(static_cast<const Element*>(data)[i]);
+      read_ = [](const void* data, Eigen::Index first, Eigen::Index count, Eigen::Index* to) {
+        const Element* from = static_cast<const Element*>(data) + first;
+        for (Eigen::Index i = 0; i < count; ++i) to[i] = Eigen::Index(from[i]);
       };
     } else {
       copy(range);
@@ -44,8 +45,17 @@ class IndexList {
 
   Eigen::Index size() const { return size_; }
   Eigen::Index operator[](Eigen::Index i) const {
-    if (data_ != nullptr) return read_(data_, i);
+    if (data_ != nullptr) {
+      Eigen::Index value;
+      read_(data_, i, 1, &value);
+      return value;
+    }
     return std::size_t(size_) <= kInline ? inline_[std::size_t(i)] : spilled_[std::size_t(i)];
+  }
+  /// The entries first, first + 1, …: one call for all of them, where the container is the caller's.
+  void read(Eigen::Index first, Eigen::Index count, Eigen::Index* to) const {
+    if (data_ != nullptr) return read_(data_, first, count, to);
+    for (Eigen::Index i = 0; i < count; ++i) to[i] = (*this)[first + i];
   }
   Eigen::Index back() const { return (*this)[size_ - 1]; }
 
@@ -81,7 +91,7 @@ class IndexList {
   }
 
   const void* data_ = nullptr;
-  Eigen::Index (*read_)(const void*, Eigen::Index) = nullptr;
+  void (*read_)(const void*, Eigen::Index, Eigen::Index, Eigen::Index*) = nullptr;
   Eigen::Index size_ = 0;
   std::array<Eigen::Index, kInline> inline_{};
   std::vector<Eigen::Index> spilled_;

@@ -20,11 +20,13 @@ ATTN_INLINE typename S::Packet load_converted(const T* from) {
   }
 }
 
-/// The first `lanes` of a packet from strided storage, zeros behind them: nothing past them is read.
+/// The first `lanes` of a packet from strided storage: nothing past them is read. Behind them zeros, or where the stride is 0 the
+/// one element again.
 template <class S, class T>
 ATTN_INLINE typename S::Packet load_strided(const T* from, Eigen::Index stride,
                                             Eigen::Index lanes) {
   if (stride == 1 && lanes >= S::width) return load_converted<S>(from);
+  if (stride == 0) return S::set(typename S::Scalar(*from));
   alignas(64) typename S::Scalar values[S::width];
   for (Eigen::Index w = 0; w < S::width; ++w) {
     values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);

@@ -16,7 +16,6 @@
 #include <algorithm>
 
 #include "call_shape.h"
-#include "heads.h"
 #include "simd.h"
 
 namespace attn {
@@ -29,6 +28,34 @@ namespace detail {
 
 template <class T>
 inline constexpr bool is_mask_v = std::is_base_of_v<mask_base, bare_t<T>>;
+
+/// Lanes of the keys key, key + 1, … that lie in an interval.
+template <class S>
+ATTN_INLINE typename S::Mask interval_lanes(KeyRange seen, Index key) {
+  if constexpr (S::width == 1) {
+    return seen.begin <= key && key < seen.end;
+  } else {
+    using Scalar = typename S::Scalar;
+    const auto bound = [key](Index end) {
+      return S::set(Scalar(std::clamp<Index>(end - key, 0, S::width)));
+    };
+    const auto lane = S::iota();
+    return S::mask_and(S::less_equal(bound(seen.begin), lane), S::less(lane, bound(seen.end)));
+  }
+}
+/// Lanes of the keys key, key + 1, … below `keys` for which visible(key) holds; it is not asked about others.
+template <class S, class Visible>
+ATTN_INLINE typename S::Mask asked_lanes(Index key, Index keys, const Visible& visible) {
+  if constexpr (S::width == 1) {
+    return key < keys && visible(key);
+  } else {
+    using Scalar = typename S::Scalar;
+    alignas(64) Scalar flags[S::width];
+    const Index held = std::min<Index>(S::width, keys - key);
+    for (Index w = 0; w < S::width; ++w) flags[w] = Scalar(w < held && visible(key + w));
+    return S::less(S::set(Scalar(0)), S::load(flags));
+  }
+}
 
 /// A mask each of whose rows sees one interval of keys, both ends of which never decrease from row to row.
 /// Derived gives `KeyRange row_keys(const QueryRow&)`; everything the engine asks follows from it.
@@ -46,17 +73,7 @@ struct IntervalMask : mask_base {
   }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    if constexpr (S::width == 1) {
-      return (*this)(row, key);
-    } else {
-      using Scalar = typename S::Scalar;
-      const KeyRange seen = self().row_keys(row);
-      const auto bound = [key](Index end) {
-        return S::set(Scalar(std::clamp<Index>(end - key, 0, S::width)));
-      };
-      const auto lane = S::iota();
-      return S::mask_and(S::less_equal(bound(seen.begin), lane), S::less(lane, bound(seen.end)));
-    }
+    return interval_lanes<S>(self().row_keys(row), key);
   }
 
  private:
@@ -120,15 +137,23 @@ struct Window : IntervalMask<Window> {
   }
 };
 
+/// The entry of a sequence in a list of one for each, or one for all.
+inline Index of_sequence(const IndexList& list, Index sequence) {
+  return list[list.size() == 1 ? 0 : sequence];
+}
+inline void check_of_sequence(const CallShape& shape, const char* name, const IndexList& list) {
+  if (list.size() != shape.sequences() && list.size() != 1) {
+    fail(text(shape.function, ": ", name, " has ", list.size(), " entries, the call has ",
+              shape.sequences(), " sequences; needs one for each (or one for all)"));
+  }
+}
+
 /// begin[b] ≤ j < end[b] in sequence b; null = from the first key, to the last.
 struct BoundKeyRange : IntervalMask<BoundKeyRange> {
   const IndexList *begin = nullptr, *end = nullptr;
-  static Index of(const IndexList& list, Index sequence) {
-    return list[list.size() == 1 ? 0 : sequence];
-  }
   KeyRange row_keys(const QueryRow& row) const {
-    return {begin == nullptr ? 0 : of(*begin, row.sequence),
-            end == nullptr ? kUnbounded : of(*end, row.sequence)};
+    return {begin == nullptr ? 0 : of_sequence(*begin, row.sequence),
+            end == nullptr ? kUnbounded : of_sequence(*end, row.sequence)};
   }
 };
 struct KeyBounds : mask_base {
@@ -141,13 +166,9 @@ struct KeyBounds : mask_base {
       fail(text(shape.function, ": key_range has ", begin.size(), " begins and ", end.size(),
                 " ends"));
     }
-    if (end.size() != shape.sequences() && end.size() != 1) {
-      fail(text(shape.function, ": ", name, " has ", end.size(), " entries, the call has ",
-                shape.sequences(), " sequences; needs one for each (or one for all)"));
-    }
+    check_of_sequence(shape, name, end);
     for (Index b = 0; b < shape.sequences(); ++b) {
-      const Index first = from_start ? 0 : BoundKeyRange::of(begin, b),
-                  last = BoundKeyRange::of(end, b);
+      const Index first = from_start ? 0 : of_sequence(begin, b), last = of_sequence(end, b);
       if (first < 0 || last < first || last > shape.key_length(b)) {
         fail(text(shape.function, ": ", name, " of sequence ", b, " is [", first, ", ", last,
                   "), needs 0 <= begin <= end <= ", shape.key_length(b), " (its keys)"));
@@ -156,6 +177,30 @@ struct KeyBounds : mask_base {
     BoundKeyRange bound;
     bound.begin = from_start ? nullptr : &begin;
     bound.end = &end;
+    return bound;
+  }
+};
+
+/// j < n or j ≤ p: a prefix of n keys that all see, causal behind it.
+struct BoundPrefix : IntervalMask<BoundPrefix> {
+  const IndexList* lengths = nullptr;
+  KeyRange row_keys(const QueryRow& row) const {
+    return {0, std::max(of_sequence(*lengths, row.sequence), row.position + 1)};
+  }
+};
+struct PrefixLm : mask_base {
+  IndexList lengths;
+  BoundPrefix bind(const CallShape& shape) const {
+    check_of_sequence(shape, "prefix_lm", lengths);
+    for (Index b = 0; b < shape.sequences(); ++b) {
+      const Index length = of_sequence(lengths, b);
+      if (length < 0 || length > shape.key_length(b)) {
+        fail(text(shape.function, ": prefix_lm of sequence ", b, " is ", length,
+                  ", needs 0 <= n <= ", shape.key_length(b), " (its keys)"));
+      }
+    }
+    BoundPrefix bound;
+    bound.lengths = &lengths;
     return bound;
   }
 };
@@ -171,19 +216,9 @@ struct BoundBool : mask_base {
   KeyRange full_keys(const QueryRows&) const { return {0, 0}; }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    if constexpr (S::width == 1) {
-      return key < row.keys && (*this)(row, key);
-    } else {
-      using Scalar = typename S::Scalar;
-      alignas(64) Scalar flags[S::width];
-      const bool* from = table.row(row) + key * table.key_stride;
-      const Index seen =
-          std::min<Index>(S::width, row.keys - key);  // past the last key there is nothing to read
-      for (Index w = 0; w < S::width; ++w)
-        flags[w] = Scalar(w < seen && from[w * table.key_stride]);
-      const auto set = S::less(S::set(Scalar(0)), S::load(flags));
-      return Value ? set : S::mask_not(set);
-    }
+    const bool* from = table.row(row);
+    return asked_lanes<S>(key, row.keys,
+                          [&](Index j) { return from[j * table.key_stride] == Value; });
   }
 };
 template <class Source, bool Value>
@@ -196,57 +231,6 @@ struct BoolMask : mask_base {
     return bound;
   }
 };
-
-/// Where a table of scores comes from: a matrix (held or owned), heads side by side in one, or a strided view.
-template <class Held>
-struct MatrixSource {
-  Held held;
-  Index heads = 1;
-  using Scalar = typename Held::Scalar;
-  ScoreTable<Scalar> table(const CallShape& shape, const char* name) const {
-    const auto m = held.view();
-    return score_table<Scalar>(shape, name, {m.data, m.rows, m.cols, m.row_stride, m.col_stride},
-                               heads);
-  }
-  /// The memory behind it, for the check against outputs that overlap it.
-  TensorView<const Scalar> memory() const {
-    const auto m = held.view();
-    return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
-  }
-};
-template <class T>
-struct ViewSource {
-  TensorView<const T> view;
-  using Scalar = T;
-  ScoreTable<T> table(const CallShape& shape, const char* name) const {
-    return score_table<T>(shape, name, view);
-  }
-  TensorView<const T> memory() const { return view; }
-};
-template <class T>
-auto score_source(T&& x) {
-  using Bare = bare_t<T>;
-  if constexpr (is_heads_v<Bare>) {
-    return MatrixSource<decltype(Bare::held)>{std::forward<T>(x).held, x.count};
-  } else if constexpr (is_tensor_view_v<Bare>) {
-    return ViewSource<typename Bare::Scalar>{{x.data, x.sequences, x.heads, x.tokens, x.features,
-                                              x.sequence_stride, x.head_stride, x.token_stride,
-                                              x.feature_stride}};
-  } else {
-    return MatrixSource<held_t<T>>{hold(std::forward<T>(x)), 1};
-  }
-}
-template <class T>
-inline constexpr bool is_score_shaped_v = is_dense_v<T> || is_heads_v<T> || is_tensor_view_v<T>;
-/// Shaped like scores, with bool elements if `Bool`, with others if not.
-template <class T, bool Bool>
-constexpr bool is_score_table() {
-  if constexpr (is_score_shaped_v<T>) {
-    return std::is_same_v<typename decltype(score_source(std::declval<T>()))::Scalar, bool> == Bool;
-  } else {
-    return false;
-  }
-}
 
 }  // namespace detail
 }  // namespace ATTN_ABI

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "mask_algebra.h"
+#include "tree_mask.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -22,11 +23,12 @@ inline Index offset_of_list(const CallShape& shape, const char* name, const Inde
   return list[list.size() == 1 ? 0 : sequence];
 }
 
-/// What an option says about positions; this much by default. `named`: it names the offset; `asks`: it is causal without saying
-/// from where; keys(…): the key length it gives, where the option bounds the keys of the whole call.
+/// What an option says about positions; this much by default. `named`: it names the offset; `asks`: the mask that depends on
+/// it without saying from where; `open`, `aligned`: it is causal, without and with an alignment of its own; keys(…): the key length it gives, where the option bounds the keys of the whole call.
 struct NoPosition {
   static constexpr int named = 0;
-  static constexpr bool asks = false;
+  static constexpr const char* asks = nullptr;
+  static constexpr bool open = false, aligned = false;
   template <class Option>
   static Index keys(const Option&, Index, Index all) {
     return all;
@@ -40,17 +42,27 @@ template <class Option>
 struct position_of : NoPosition {};
 template <>
 struct position_of<Causal> : NoPosition {
-  static constexpr bool asks = true;
+  static constexpr const char* asks = "causal";
+  static constexpr bool open = true;
+};
+template <>
+struct position_of<PrefixLm> : NoPosition {
+  static constexpr const char* asks = "prefix_lm";
+};
+template <>
+struct position_of<Tree> : NoPosition {
+  static constexpr const char* asks = "tree";
 };
 template <>
 struct position_of<KeyBounds> : NoPosition {
   static Index keys(const KeyBounds& mask, Index sequence, Index all) {
-    return std::min(all, BoundKeyRange::of(mask.end, sequence));
+    return std::min(all, of_sequence(mask.end, sequence));
   }
 };
 template <>
 struct position_of<CausalAligned> : NoPosition {
   static constexpr int named = 1;
+  static constexpr bool aligned = true;
   static Index offset(const CausalAligned& mask, const CallShape&, Index, Index queries,
                       Index keys) {
     return mask.alignment == align::lower_right ? keys - queries : 0;
@@ -59,6 +71,7 @@ struct position_of<CausalAligned> : NoPosition {
 template <>
 struct position_of<CausalFrom> : NoPosition {
   static constexpr int named = 1;
+  static constexpr bool aligned = true;
   static Index offset(const CausalFrom& mask, const CallShape& shape, Index sequence, Index,
                       Index) {
     return offset_of_list(shape, "causal_from", mask.offset, sequence);
@@ -76,7 +89,10 @@ struct position_of<QueryOffset> : NoPosition {
 template <class A, class B, bool Both>
 struct position_of_pair {
   static constexpr int named = position_of<A>::named + position_of<B>::named;
-  static constexpr bool asks = position_of<A>::asks || position_of<B>::asks;
+  static constexpr const char* asks =
+      position_of<A>::asks != nullptr ? position_of<A>::asks : position_of<B>::asks;
+  static constexpr bool open = position_of<A>::open || position_of<B>::open;
+  static constexpr bool aligned = position_of<A>::aligned || position_of<B>::aligned;
   template <class Pair>
   static Index keys(const Pair& mask, Index sequence, Index all) {
     if constexpr (Both) {
@@ -99,7 +115,8 @@ struct position_of<Or<A, B>> : position_of_pair<A, B, false> {};
 template <class A>
 struct position_of<Not<A>> : NoPosition {
   static constexpr int named = position_of<A>::named;
-  static constexpr bool asks = position_of<A>::asks;
+  static constexpr const char* asks = position_of<A>::asks;
+  static constexpr bool open = position_of<A>::open, aligned = position_of<A>::aligned;
   static Index offset(const Not<A>& mask, const CallShape& shape, Index sequence, Index queries,
                       Index keys) {
     return position_of<A>::offset(mask.a, shape, sequence, queries, keys);
@@ -108,8 +125,17 @@ struct position_of<Not<A>> : NoPosition {
 
 template <class... Options>
 inline constexpr int offsets_named_v = (0 + ... + position_of<bare_t<Options>>::named);
+/// The mask that asks for positions: the first that is causal, or else the first; null if none.
 template <class... Options>
-inline constexpr bool offset_asked_v = (false || ... || position_of<bare_t<Options>>::asks);
+constexpr const char* asks_for_offset() {
+  const char* mask = nullptr;
+  ((mask = mask == nullptr ? position_of<bare_t<Options>>::asks : mask), ...);
+  return (false || ... || position_of<bare_t<Options>>::open) ? "causal" : mask;
+}
+/// causal() beside a causal mask that is aligned by name.
+template <class... Options>
+inline constexpr bool causal_twice_v = (false || ... || position_of<bare_t<Options>>::open) &&
+                                       (false || ... || position_of<bare_t<Options>>::aligned);
 
 /// The offset of one sequence's query positions; refuses plain causal() where Lq ≠ Lk leaves it open.
 template <class... Options>
@@ -117,12 +143,19 @@ Index query_offset_of(const CallShape& shape, Index sequence, const Options&... 
   const Index queries = shape.queries.length(sequence);
   Index keys = shape.key_length(sequence);
   if constexpr (offsets_named_v<Options...> == 0) {
-    if (offset_asked_v<Options...> && queries != keys) {
-      fail(text(shape.function, ": causal() with ", queries, " queries and ", keys,
-                " keys: name the alignment: causal(align::lower_right) puts the last query at the "
-                "last key, "
-                "causal(align::upper_left) the first query at the first key, causal_from(n) the "
-                "first query at key n"));
+    constexpr const char* mask = asks_for_offset<Options...>();
+    if (mask != nullptr && queries != keys) {
+      const std::string open = text(shape.function, ": ", mask, "() with ", queries,
+                                    " queries and ", keys, " keys: name the ");
+      if constexpr ((false || ... || position_of<bare_t<Options>>::open)) {
+        fail(text(open,
+                  "alignment: causal(align::lower_right) puts the last query at the last key, "
+                  "causal(align::upper_left) the first query at the first key, causal_from(n) the "
+                  "first query at key n"));
+      } else {
+        fail(text(open, "offset: query_offset(n) puts the first query at key n, so ",
+                  keys - queries, " puts the last query at the last key"));
+      }
     }
     return 0;
   } else {

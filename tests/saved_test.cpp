@@ -342,6 +342,32 @@ TEST(SavedOutputs, OfEvenAndOfSingleKeysAreExact) {
   EXPECT_EQ(e(0, 0), 0);
 }
 
+TEST(SavedOutputs, OfHugeScoresAreNumbers) {
+  // From the lowest float to a score of 1e32 the maximum moves by more than a float holds exactly.
+  MatrixXf Q(1, 1), K(2, 1), W, e, m;
+  Q << 1e20f;
+  K << 1e12f, 0.5e12f;
+  (void)attn::attention(Q, K, K, attn::save_weights(W), attn::save_entropy(e),
+                        attn::save_max_logit(m));
+  EXPECT_EQ(W(0, 0), 1);
+  EXPECT_EQ(W(0, 1), 0);
+  EXPECT_EQ(e(0, 0), 0);
+  EXPECT_EQ(m(0, 0), 1e20f * 1e12f);
+}
+
+TEST(SavedOutputs, CountASinkAsOneMoreKey) {
+  // Scores 0 and a sink of log 2: two keys with half of the weight, nothing with the other half.
+  const MatrixXf Q = MatrixXf::Zero(1, 2), K = uniform<float, Eigen::ColMajor>(2, 2, 1);
+  MatrixXf W, e, m, l;
+  (void)attn::attention(Q, K, K, attn::sink(std::log(2.f)), attn::save_weights(W),
+                        attn::save_entropy(e), attn::save_max_logit(m), attn::save_logsumexp(l));
+  EXPECT_NEAR(W(0, 0), 0.25, 1e-7);
+  EXPECT_NEAR(W(0, 1), 0.25, 1e-7);
+  EXPECT_NEAR(e(0, 0), 1.5 * std::log(2.), 1e-6);  // ½ log 2 + 2 · ¼ log 4
+  EXPECT_EQ(m(0, 0), std::log(2.f));
+  EXPECT_NEAR(l(0, 0), std::log(4.), 1e-6);
+}
+
 TEST(SavedOutputs, OverwriteWhatWasThereAlsoWhereNoRowLooks) {
   // 600 keys under a narrow window: most panels and blocks are never visited.
   const Case c{{0, 600}, {0, 600}};

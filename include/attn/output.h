@@ -11,8 +11,9 @@
 //   save_weights(W)       w_j = exp(s_j) / Σ_k exp(s_k)             Lq × (H·Lk)                 zeros
 //   save_scores(S, at)    s_j at a stage on its way to the softmax  Lq × (H·Lk)                 −∞ at stage::masked
 //
-// They are numbers of the call's own pass, never of another algorithm: asking for them changes no bit of Y. Their types are any
-// real scalars, rounded to once. None of them may share memory with an operand, with Y or with one another.
+// A sink counts as one more key in the first three. They are numbers of the call's own pass, never of another algorithm: asking
+// for them changes no bit of Y. Their types are any real scalars, rounded to once. None of them may share memory with an operand,
+// with Y or with one another.
 #pragma once
 
 #include "detail/saved.h"

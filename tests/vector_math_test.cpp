@@ -25,6 +25,12 @@ struct Exp {
   }
 };
 template <class Scalar>
+struct ExpOfAny {
+  static auto of(const typename S<Scalar>::Packet& x) {
+    return attn::detail::exp_lanes<S<Scalar>>(x);
+  }
+};
+template <class Scalar>
 struct Tanh {
   static auto of(const typename S<Scalar>::Packet& x) {
     return attn::detail::tanh_lanes<S<Scalar>>(x);
@@ -172,6 +178,27 @@ TEST(ExpNonpositiveOfDouble, ErrsAtMostTwoUlpAndIsZeroBelow708) {
 }
 
 template <class Scalar>
+class ExpLanes : public ::testing::Test {};
+TYPED_TEST_SUITE(ExpLanes, Scalars, support::ScalarNames);
+
+TYPED_TEST(ExpLanes, IsExactAtZeroAndAtTheEnds) {
+  constexpr TypeParam infinity = std::numeric_limits<TypeParam>::infinity();
+  EXPECT_EQ(value_of<ExpOfAny>(TypeParam(0)), TypeParam(1));
+  EXPECT_EQ(value_of<ExpOfAny>(-infinity), TypeParam(0));
+  EXPECT_EQ(value_of<ExpOfAny>(infinity), infinity);
+  EXPECT_TRUE(std::isnan(value_of<ExpOfAny>(std::numeric_limits<TypeParam>::quiet_NaN())));
+}
+
+TYPED_TEST(ExpLanes, ErrsAtMostThreeUlp) {
+  std::vector<TypeParam> xs;
+  for (int i = -8700; i <= 8700; ++i) xs.push_back(TypeParam(i) / TypeParam(100.37));
+  const std::vector<TypeParam> ys = lanes_of<ExpOfAny>(xs);
+  for (std::size_t n = 0; n < xs.size(); ++n) {
+    ASSERT_LE(ulps(ys[n], std::exp(static_cast<long double>(xs[n]))), 3.0) << xs[n];
+  }
+}
+
+template <class Scalar>
 class TanhLanes : public ::testing::Test {};
 TYPED_TEST_SUITE(TanhLanes, Scalars, support::ScalarNames);
 
@@ -194,8 +221,11 @@ TYPED_TEST(TanhLanes, IsOddBoundedAndExactAtTheEnds) {
 TEST(TanhLanesOfFloat, ErrsAtMostThreeUlp) {
   for (const float sign : {-1.0f, 1.0f}) {
     std::vector<float> xs = floats(1e-20f, 30.0f, 211, sign);
-    const std::vector<float> near_the_seam = floats(0.6f, 0.65f, 1, sign);
-    xs.insert(xs.end(), near_the_seam.begin(), near_the_seam.end());
+    // Where the power of two changes: 2|x| = (n + ½) log 2.
+    for (const float seam : {0.17328680f, 0.51986039f, 0.86643398f}) {
+      const std::vector<float> near_the_seam = floats(0.99f * seam, 1.01f * seam, 1, sign);
+      xs.insert(xs.end(), near_the_seam.begin(), near_the_seam.end());
+    }
     const std::vector<float> ys = lanes_of<Tanh>(xs);
     double worst = 0;
     float where = 0;

@@ -66,11 +66,13 @@ class SummaryTable : public benchmark::BenchmarkReporter {
     std::printf(
         "of limit    attention: of this core's multiply-add peak; decoding (dec*, gqa*): of\n"
         "            the bandwidth of reading as much memory; both measured in this run\n"
+        "            masks: time over that without the mask, and that over the share of the pairs\n"
+        "            that are seen; scores: time over that without the modifier\n"
         "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
         "            run: below 1, the library is faster\n"
         "max err     largest absolute error, against long double\n"
         "Times are those of one call; [batch, head, token, feature] memory.\n\n");
-    std::printf("%-28s %10s %10s %8s  %-20s %10s %9s\n", "workload", "ms min", "ms median", "GF/s",
+    std::printf("%-38s %10s %10s %8s  %-22s %10s %9s\n", "workload", "ms min", "ms median", "GF/s",
                 "of limit", "x textbook", "max err");
     std::fflush(stdout);
     return true;
@@ -81,12 +83,12 @@ class SummaryTable : public benchmark::BenchmarkReporter {
       if (run.run_type == Run::RT_Aggregate) continue;
       const std::string name = run.run_name.str();
       if (run.counters.count("ms_min") == 0) {
-        std::printf("%-28s failed: %s\n", name.c_str(), run.report_label.c_str());
+        std::printf("%-38s failed: %s\n", name.c_str(), run.report_label.c_str());
         continue;
       }
-      std::printf("%-28s %10.4f %10.4f %8s  %-20s %10.3f %9.1e\n", name.c_str(),
-                  value(run, "ms_min"), value(run, "ms_median"), flop_rate(run).c_str(),
-                  limit(run).c_str(), value(run, "vs_textbook"), value(run, "max_err"));
+      std::printf("%-38s %10.4f %10.4f %8s  %-22s %10s %9.1e\n", name.c_str(), value(run, "ms_min"),
+                  value(run, "ms_median"), flop_rate(run).c_str(), limit(run).c_str(),
+                  over_textbook(run).c_str(), value(run, "max_err"));
     }
     std::fflush(stdout);
   }
@@ -107,7 +109,16 @@ class SummaryTable : public benchmark::BenchmarkReporter {
     return run.counters.count("GFLOPS") == 0 ? "-" : format("%.1f", value(run, "GFLOPS"));
   }
 
+  static std::string over_textbook(const Run& run) {
+    return run.counters.count("vs_textbook") == 0 ? "-" : format("%.3f", value(run, "vs_textbook"));
+  }
+
   static std::string limit(const Run& run) {
+    if (run.counters.count("vs_plain") != 0) {
+      return value(run, "visible_share") < 1
+                 ? format("%.4f, %.2f x share", value(run, "vs_plain"), value(run, "vs_share"))
+                 : format("%.3f x plain", value(run, "vs_plain"));
+    }
     if (run.counters.count("peak_fraction") != 0) {
       return format("%.3f of %.1f GF/s", value(run, "peak_fraction"), value(run, "peak_GFLOPS"));
     }

@@ -24,6 +24,16 @@ struct BoundLanesFunctor {
   }
 };
 
+/// Each lane's own number, in memory: what has not just been stored costs nothing to load.
+template <int... Lane>
+struct LaneNumbers {
+  static constexpr int value[] = {Lane...};
+};
+template <int... Lane>
+constexpr LaneNumbers<Lane...> lane_numbers(std::integer_sequence<int, Lane...>) {
+  return {};
+}
+
 /// Called one key at a time, for pairs that are seen only: a table that the functor reads needs no entries for others.
 template <class Function>
 struct BoundKeyFunctor {
@@ -31,9 +41,8 @@ struct BoundKeyFunctor {
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
-    Index keys[S::width];
-    for (int w = 0; w < S::width; ++w) keys[w] = key + w;
-    return each<S>(s, row, keys);
+    using Numbers = decltype(lane_numbers(std::make_integer_sequence<int, S::width>()));
+    return each<S>(s, row, key, Numbers::value);
   }
   /// Lanes that are not seen borrow the key of one that is.
   template <class S>
@@ -45,23 +54,23 @@ struct BoundKeyFunctor {
     int first = 0;
     while (first < S::width && counts[first] == Scalar(0)) ++first;
     if (first == S::width) return s;
-    Index keys[S::width];
-    for (int w = 0; w < S::width; ++w) keys[w] = key + (counts[w] == Scalar(0) ? first : w);
-    return each<S>(s, row, keys);
+    int lanes[S::width];
+    for (int w = 0; w < S::width; ++w) lanes[w] = counts[w] == Scalar(0) ? first : w;
+    return each<S>(s, row, key, lanes);
   }
 
  private:
   /// WHY  one function for all of them, never inlined: the compiler may fuse the functor's own products and sums, and would
   ///      otherwise choose anew in every place. The copies let it see that scores are no data of the functor.
   template <class S>
-  ATTN_NOINLINE typename S::Packet each(const typename S::Packet& s, const QueryRow& row,
-                                        const Index (&keys)[S::width]) const {
+  ATTN_NOINLINE typename S::Packet each(const typename S::Packet& s, const QueryRow& row, Index key,
+                                        const int (&lanes)[S::width]) const {
     using Scalar = typename S::Scalar;
     alignas(64) Scalar scores[S::width];
     S::store(scores, s);
     const Index sequence = row.sequence, head = row.head, query = row.position;
     for (int w = 0; w < S::width; ++w)
-      scores[w] = Scalar((*function)(scores[w], At{sequence, head, query, keys[w]}));
+      scores[w] = Scalar((*function)(scores[w], At{sequence, head, query, key + lanes[w]}));
     return S::load(scores);
   }
 };

@@ -26,23 +26,30 @@ namespace detail {
 // is built by an integer shift and enters by one more fused step, 2ⁿ + (2ⁿ·g)·u: a NaN stays one
 // whatever its payload, and g = 0 gives exactly 2ⁿ.
 template <class S>
-ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
-  using Scalar = typename S::Scalar;
-  if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
+struct ExpParts {
+  typename S::Packet power, g, q;  ///< e^x = power·(1 + g·(1 + g·q)), power = 2ⁿ
+
+  ATTN_INLINE explicit ExpParts(const typename S::Packet& x) {
     using Packet = typename S::Packet;
     const Packet magic = S::set(12582912.0f + 127.0f);  // 1.5·2²³, and the exponent's bias on top
-    const Packet clamped = S::max(x, S::set(-88.03f));  // n = −127: the shift below gives 2ⁿ = 0
-    const Packet shifted = S::pinned(S::fmadd(clamped, S::set(1.44269504f), magic));
+    const Packet shifted = S::pinned(S::fmadd(x, S::set(1.44269504f), magic));
     const Packet minus_n = S::pinned(S::sub(magic, shifted));
-    Packet g = S::fmadd(minus_n, S::set(0.693359375f), clamped);  // ten bits of log 2: no rounding
+    g = S::fmadd(minus_n, S::set(0.693359375f), x);  // ten bits of log 2: no rounding
     g = S::fmadd(minus_n, S::set(-2.12194440e-4f), g);
-    Packet q = S::fmadd(S::set(1.381453708e-3f), g, S::set(8.368745081e-3f));
+    q = S::fmadd(S::set(1.381453708e-3f), g, S::set(8.368745081e-3f));
     q = S::fmadd(q, g, S::set(4.166839083e-2f));
     q = S::fmadd(q, g, S::set(1.666652040e-1f));
     q = S::fmadd(q, g, S::set(4.999999343e-1f));
-    const Packet u = S::fmadd(q, g, S::set(1.0f));
-    const Packet power = S::power_of_two(shifted);
-    return S::fmadd(S::mul(power, g), u, power);
+    power = S::power_of_two(shifted);
+  }
+};
+
+template <class S>
+ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
+  using Scalar = typename S::Scalar;
+  if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
+    const ExpParts<S> e(S::max(x, S::set(-88.03f)));  // n = −127: the shift gives 2ⁿ = 0
+    return S::fmadd(S::mul(e.power, e.g), S::fmadd(e.q, e.g, S::set(1.0f)), e.power);
   } else if constexpr (S::width > 1) {
     return S::select(S::less(x, S::set(Scalar(-708))), S::set(Scalar(0)), S::eigen_exp(x));
   } else {
@@ -72,26 +79,21 @@ ATTN_INLINE typename S::Packet exp_lanes(const typename S::Packet& x) {
 // tanh(x)                                                                                              for every x
 //
 //   exact     tanh(±0) = ±0 up to the sign of zero, tanh(±∞) = ±1, tanh(NaN) = NaN; |result| ≤ 1
-//   float     ≤ 3 ulp: an odd polynomial below |x| = 0.625 (the coefficients are those of Cephes' tanhf, S. Moshier 1989),
-//             1 − 2e/(1 + e) with e = exp(−2|x|) above
+//   float     ≤ 3 ulp: t/(t + 2) with t = exp(2|x|) − 1 = (2ⁿ − 1) + 2ⁿ·(g + g·(g·q)) from the parts of exp: near 0, n = 0
+//             and nothing cancels; past |x| = 20 nothing is left of the 2
 //   others    lane by lane the scalar's own tanh, found by argument-dependent lookup
 template <class S>
 ATTN_INLINE typename S::Packet tanh_lanes(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
   if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
-    using Packet = typename S::Packet;
-    const Packet zero = S::set(0.0f), one = S::set(1.0f);
-    const Packet magnitude = S::abs(x);
-    const Packet square = S::mul(x, x);
-    Packet p = S::fmadd(S::set(-5.70498872745e-3f), square, S::set(2.06390887954e-2f));
-    p = S::fmadd(p, square, S::set(-5.37397155531e-2f));
-    p = S::fmadd(p, square, S::set(1.33314422036e-1f));
-    p = S::fmadd(p, square, S::set(-3.33332819422e-1f));
-    const Packet small = S::fmadd(S::mul(p, square), x, x);
-    const Packet e = exp_nonpositive<S>(S::mul(magnitude, S::set(-2.0f)));
-    const Packet large = S::sub(one, S::div(S::add(e, e), S::add(one, e)));
-    const Packet signed_large = S::select(S::less(x, zero), S::sub(zero, large), large);
-    return S::select(S::less(magnitude, S::set(0.625f)), small, signed_large);
+    const auto magnitude = S::min(S::abs(x), S::set(20.0f));
+    const ExpParts<S> e(S::add(magnitude, magnitude));
+    const auto excess = S::mul(e.power, e.g);
+    const auto t =
+        S::add(S::fmadd(excess, S::mul(e.g, e.q), excess), S::sub(e.power, S::set(1.0f)));
+    const auto y = S::div(t, S::add(t, S::set(2.0f)));
+    const auto zero = S::set(0.0f);
+    return S::select(S::less(x, zero), S::sub(zero, y), y);
   } else if constexpr (S::width > 1) {
     alignas(64) Scalar lanes[S::width];
     S::store(lanes, x);

@@ -355,6 +355,38 @@ TEST(SavedOutputs, OfHugeScoresAreNumbers) {
   EXPECT_EQ(m(0, 0), 1e20f * 1e12f);
 }
 
+TEST(SavedOutputs, OfRotatedKeysAreThoseOfTheCall) {
+  // Columns of the weights times the values: the output itself, whatever happened to the scores on the way.
+  const MatrixXf Q = uniform<float, Eigen::ColMajor>(7, 8, 1),
+                 K = uniform<float, Eigen::ColMajor>(300, 8, 2),
+                 V = uniform<float, Eigen::ColMajor>(300, 3, 3);
+  const auto turned = attn::rotary(attn::pairing::half_split);
+  MatrixXf W, S, plain;
+  const MatrixXf Y =
+      attn::attention(Q, K, V, turned, attn::query_offset(293), attn::save_weights(W),
+                      attn::save_scores(S, attn::stage::scaled));
+  EXPECT_TRUE(near(W * V, Y, 1e-6));
+  const MatrixXf q = attn::rotate(Q, turned, attn::query_offset(293)), k = attn::rotate(K, turned);
+  EXPECT_TRUE(near(S, q * k.transpose() / std::sqrt(8.f), 2e-6));
+}
+
+TEST(SavedScores, CallAFunctorForEveryPairOfTheCallAndNoOther) {
+  const MatrixXf Q = uniform<float, Eigen::ColMajor>(5, 4, 1),
+                 K = uniform<float, Eigen::ColMajor>(19, 4, 2);
+  MatrixXf called = MatrixXf::Zero(5, 19), S;
+  const auto relative = [&called](float s, attn::At at) {
+    EXPECT_LT(at.key, 19);
+    called(at.query, at.key) = 1;
+    return s + float(at.key);
+  };
+  (void)attn::attention(Q, K, K, attn::causal_from(0), attn::score(relative),
+                        attn::save_scores(S, attn::stage::biased));
+  EXPECT_TRUE((called.array() == 1).all());
+  MatrixXf expected = Q * K.transpose() / 2;
+  for (Index j = 0; j < 19; ++j) expected.col(j).array() += float(j);
+  EXPECT_TRUE(near(S, expected, 4e-6));
+}
+
 TEST(SavedOutputs, CountASinkAsOneMoreKey) {
   // Scores 0 and a sink of log 2: two keys with half of the weight, nothing with the other half.
   const MatrixXf Q = MatrixXf::Zero(1, 2), K = uniform<float, Eigen::ColMajor>(2, 2, 1);

@@ -77,19 +77,25 @@ Tensor concatenated(const Tensor* past, const Tensor& x, Index heads) {
   return all;
 }
 
-/// attn_mask in type T: sizes aligned on the right, and where its rows are shorter than the keys, `padding` behind them.
+/// attn_mask as a view of rank 4, its sizes aligned on the right. Where its rows are shorter than the keys, or it has another type,
+/// it is copied to `own`, with `padding` behind it.
 template <class T>
-Tensor padded_mask(const Tensor& mask, Type type, Index keys, double padding) {
+attn::TensorView<const T> mask_view(const Tensor& mask, Type type, Index keys, double padding,
+                                    Tensor& own) {
   std::vector<Index> dims(std::size_t(std::max<Index>(4 - mask.rank(), 0)), 1);
   dims.insert(dims.end(), mask.dims.begin(), mask.dims.end());
-  const Index held = dims.back(), rows = held == 0 ? 0 : mask.size() / held;
-  dims.back() = keys;
-  Tensor padded(type, dims);
-  for (Index i = 0; i < rows; ++i) {
-    for (Index j = 0; j < keys; ++j)
-      padded.set(i * keys + j, j < held ? mask.at(i * held + j) : padding);
+  const Tensor* held = &mask;
+  if (mask.type != type || dims.back() != keys) {
+    const Index given = dims.back(), rows = given == 0 ? 0 : mask.size() / given;
+    dims.back() = keys;
+    own = Tensor(type, dims);
+    for (Index i = 0; i < rows; ++i) {
+      for (Index j = 0; j < keys; ++j)
+        own.set(i * keys + j, j < given ? mask.at(i * given + j) : padding);
+    }
+    held = &own;
   }
-  return padded;
+  return attn::bhld(held->data<T>(), dims[0], dims[1], dims[2], dims[3]);
 }
 
 /// The operator for operands of one type.
@@ -137,16 +143,18 @@ void attention_of(const AttentionAttributes& a, const AttentionInputs& in,
     attend();
   } else {
     // One mask of each kind, of one element where it is not given: half as many instantiations.
-    const bool is_bool = in.attn_mask != nullptr && in.attn_mask->type == Type::boolean;
-    Tensor keep(Type::boolean, {1, 1, 1, 1}), bias(type, {1, 1, 1, 1});
-    keep.set(0, 1);
-    if (in.attn_mask != nullptr && is_bool)
-      keep = padded_mask<bool>(*in.attn_mask, Type::boolean, key.tokens, 0);
-    if (in.attn_mask != nullptr && !is_bool)
-      bias = padded_mask<T>(*in.attn_mask, type, key.tokens, -INFINITY);
+    const bool yes = true;
+    const T zero = T(0);
+    auto keep = attn::bhld(&yes, 1, 1, 1, 1);
+    auto bias = attn::bhld(&zero, 1, 1, 1, 1);
+    Tensor own;
+    if (in.attn_mask != nullptr && in.attn_mask->type == Type::boolean) {
+      keep = mask_view<bool>(*in.attn_mask, Type::boolean, key.tokens, 0, own);
+    } else if (in.attn_mask != nullptr) {
+      bias = mask_view<T>(*in.attn_mask, type, key.tokens, -INFINITY, own);
+    }
     const auto masked = [&](const auto&... options) {
-      attend(attn::keep(view_of<const bool>(keep, 0)), attn::bias(view_of<const T>(bias, 0)),
-             options...);
+      attend(attn::keep(keep), attn::bias(bias), options...);
     };
     const auto saved = [&](const auto&... options) {
       if (out.qk_matmul_output == nullptr) return masked(options...);

@@ -116,8 +116,9 @@ auto save_weights(Output&& W, Selection... selection) {
 /// Saves the scores at a stage on their way to the softmax (types.h): stage::scaled, softcapped, biased, masked.
 ///
 /// Shapes     as save_weights: S [Lq, H·Lk]; query_rows(rows) may follow. −∞ behind shorter key lengths of a ragged batch
-/// Semantics  before the mask every pair has its score, also where the call hides it: those are computed for S alone, and keys
-///            that no row sees are read. At stage::masked a hidden pair has −∞, and nothing is read for it
+/// Semantics  before the mask every pair has its score, also where the call hides it: those are computed for S alone, keys that
+///            no row sees are read, and at stage::biased a user's functor is called for all. At stage::masked a hidden pair has −∞,
+///            and nothing is read for it
 /// Cost       Q·Kᵀ of the rows once more (before the mask: of all pairs)
 template <class Output, class... Selection>
 auto save_scores(Output&& S, stage at, Selection... selection) {

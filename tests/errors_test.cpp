@@ -220,6 +220,92 @@ TEST(MaskErrors, ARaggedBatchIsBoundedByEachSequence) {
       split(Q), split(K), split(V), attn::sequences({0, 3, 6}, {0, 7, 9}), attn::key_lengths(4));
 }
 
+TEST(MaskErrors, PrefixAndTreeAskForAnOffset) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const std::string end =
+      "() with 6 queries and 9 keys: name the offset: query_offset(n) puts the first query at key "
+      "n, so 3 puts the last query at the last key";
+  expect_refused("attn::attention: prefix_lm" + end, split(Q), split(K), split(V),
+                 attn::prefix_lm(2));
+  expect_refused("attn::attention: tree" + end, split(Q), split(K), split(V), attn::tree({-1, 0}));
+}
+
+TEST(MaskErrors, PrefixesLieWithinTheirKeys) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto refused = [&](const std::string& message, const auto& mask) {
+    expect_refused("attn::attention: prefix_lm " + message, split(Q), split(K), split(V),
+                   attn::sequence_length(2, 3), attn::query_offset(1), mask);
+  };
+  refused("has 2 entries, the call has 3 sequences; needs one for each (or one for all)",
+          attn::prefix_lm({1, 2}));
+  refused("of sequence 1 is 4, needs 0 <= n <= 3 (its keys)", attn::prefix_lm({3, 4, 1}));
+  refused("of sequence 0 is -1, needs 0 <= n <= 3 (its keys)", attn::prefix_lm(-1));
+}
+
+TEST(MaskErrors, SegmentsHaveAnIdForEachToken) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto refused = [&](const std::string& message, const auto& batch, const auto& mask) {
+    expect_refused("attn::attention: segments has " + message, split(Q), split(K), split(V), batch,
+                   mask);
+  };
+  const auto whole = attn::sequences({0, 6}, {0, 9}),
+             ragged = attn::sequences({0, 4, 6}, {0, 4, 9});
+  refused("9 query ids, needs 6 (one for each query)", whole,
+          attn::segments({1, 1, 1, 2, 2, 2, 3, 3, 3}));
+  refused("6 key ids, needs 9 (one for each key)", whole, attn::segments({1, 1, 1, 2, 2, 2}));
+  refused("2 key ids, needs 9 (one for each key)", whole,
+          attn::segments({1, 1, 1, 2, 2, 2}, {1, 2}));
+  refused("5 query ids, needs 6 (one for each query) or 4 (the longest sequence's, for all)",
+          ragged, attn::segments({1, 1, 1, 2, 2}));
+  refused("4 key ids, needs 9 (one for each key) or 5 (the longest sequence's, for all)", ragged,
+          attn::segments({1, 1, 1, 2}));
+}
+
+TEST(MaskErrors, TreesHaveParentsBeforeTheirChildren) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto refused = [&](const std::string& message, const auto& mask) {
+    expect_refused("attn::attention: tree" + message, split(Q), split(K), split(V),
+                   attn::sequences({0, 4, 6}, {0, 4, 9}), attn::query_offset(0), mask);
+  };
+  refused(": the parent of token 1 is 1, needs a token before it, or -1 for a root",
+          attn::tree({-1, 1}));
+  refused(": the parent of token 0 is 2, needs a token before it, or -1 for a root",
+          attn::tree({2, 0}));
+  refused(": the parent of token 1 is -2, needs a token before it, or -1 for a root",
+          attn::tree({-1, -2}));
+  refused(" has 3 tokens, sequence 1 has 2 query rows; the tree's tokens are its last rows",
+          attn::tree({-1, 0, 1}));
+  // Six parents are those of both sequences, each counted from its own first row.
+  refused(": the parent of token 1 is 4, needs a token before it, or -1 for a root",
+          attn::tree({-1, 0, 1, 2, -1, 4}));
+}
+
+TEST(MaskErrors, BlocksCoverTheScores) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const auto B = support::random_bools(2, 3, 3);
+  const auto refused = [&](const std::string& message, const auto& mask) {
+    expect_refused("attn::attention: block_sparse" + message, split(Q, 2), split(K, 2), split(V, 2),
+                   mask);
+  };
+  refused(": blocks of 0, needs at least 1", attn::block_sparse(B, 0));
+  const std::string end = " for 2 heads and 1 sequences, or 1 in place of these";
+  refused(
+      " is 2x3 for 1 heads and 1 sequences, needs 3x5 (blocks of 2 query rows x blocks of 2 "
+      "keys)" +
+          end,
+      attn::block_sparse(B, 2));
+  refused(
+      " is 2x1 for 3 heads and 1 sequences, needs 2x3 (blocks of 3 query rows x blocks of 3 "
+      "keys)" +
+          end,
+      attn::block_sparse(attn::heads(B, 3), 3));
+  refused(
+      " is 2x0 for 2 heads and 1 sequences, needs 2x3 (blocks of 3 query rows x blocks of 3 "
+      "keys)" +
+          end,
+      attn::block_sparse(attn::heads(B, 2), 3));
+}
+
 // ---- Matrices shaped like the scores ------------------------------------------------------
 
 const std::string kOneServesAll = "; one row, or one column a head, serves all";
@@ -279,6 +365,33 @@ TEST(ScoreErrors, SoftcapIsFiniteAndAboveZero) {
     expect_refused("attn::attention: softcap needs a finite cap above zero", split(Q), split(K),
                    split(V), attn::softcap(cap));
   }
+}
+
+// ---- Numbers by head -----------------------------------------------------------------------
+
+TEST(HeadNumberErrors, AreOneForEachHeadOrOneForAll) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  const std::string end = " numbers, query has 4 heads; needs one for each (or one for all)";
+  expect_refused("attn::attention: alibi has 3" + end, split(Q, 4), split(K, 4), split(V, 4),
+                 attn::alibi({1., 2., 3.}));
+  expect_refused("attn::attention: sink has 2" + end, split(Q, 4), split(K, 4), split(V, 4),
+                 attn::sink({1., 2.}));
+  expect_refused("attn::attention: sink has 0" + end, split(Q, 4), split(K, 4), split(V, 4),
+                 attn::sink(std::vector<double>()));
+}
+
+TEST(HeadNumberErrors, SinksAreFiniteOrMinusInfinity) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  using Limits = std::numeric_limits<double>;
+  for (const double bad : {Limits::infinity(), Limits::quiet_NaN()}) {
+    expect_refused("attn::attention: sink: logit 1 is not a finite number (or -infinity)",
+                   split(Q, 4), split(K, 4), split(V, 4), attn::sink({0., bad, 0., 0.}));
+  }
+}
+
+TEST(HeadNumberErrors, SlopesAreForHeads) {
+  EXPECT_EQ(error_of([] { (void)attn::alibi_slopes(0); }),
+            "attn::alibi_slopes: 0 heads, needs at least 1");
 }
 
 // ---- Outputs and residuals ----------------------------------------------------------------

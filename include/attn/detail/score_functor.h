@@ -27,7 +27,7 @@ struct BoundLanesFunctor {
 /// Each lane's own number, in memory: what has not just been stored costs nothing to load.
 template <int... Lane>
 struct LaneNumbers {
-  static constexpr int value[] = {Lane...};
+  static constexpr int value[sizeof...(Lane)] = {Lane...};
 };
 template <int... Lane>
 constexpr LaneNumbers<Lane...> lane_numbers(std::integer_sequence<int, Lane...>) {

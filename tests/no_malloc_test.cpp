@@ -18,6 +18,7 @@ inline void count_allocation() {
 
 #include <cstdlib>
 #include <new>
+#include <utility>
 #include <vector>
 
 #include "support/matrix_matchers.h"
@@ -268,6 +269,45 @@ TEST_F(NoMallocOptions, ForHeads) {
   EXPECT_EQ(allocations_in([&] {
               sdpa(attn::heads(wide.Q, 4), attn::heads(wide.K.leftCols(40), 2),
                    attn::heads(wide.V.leftCols(12), 2), attn::into(wide.Y));
+            }),
+            0);
+}
+
+TEST(NoMallocLayer, FromTheSecondCallOrAfterReserve) {
+  const auto options = attn::MultiHeadOptions(24, 4).kv_heads(2).in_bias().out_bias();
+  const auto X = uniform<float>(37, 24, 1);
+  DynamicMatrix<float> Y(37, 24);
+  attn::MultiHeadAttention<float> mha(options), reserved(options), shared(options);
+  const auto call = [&](auto& layer, auto... more) {
+    return allocations_in([&] {
+      layer(X, attn::into(Y), attn::residual(), attn::causal(),
+            attn::rotary(attn::pairing::half_split), more...);
+    });
+  };
+  EXPECT_GE(call(mha), 1);
+  EXPECT_EQ(call(mha), 0);
+  EXPECT_EQ(allocations_in([&] { mha(X.topRows(20), attn::into(Y.topRows(20))); }), 0);
+  attn::LayerShape shape;
+  shape.queries = shape.keys = 37;
+  shape.rotary_dims = 6;
+  reserved.reserve(shape);
+  EXPECT_EQ(call(reserved), 0);
+  attn::Workspace<float> workspace;
+  shared.reserve(shape, workspace);
+  EXPECT_EQ(call(std::as_const(shared), attn::use(workspace)), 0);
+}
+
+TEST(NoMallocLayer, AtAllOfCompileTimeSizes) {
+  const Eigen::Matrix<float, 10, 64> X = uniform<float>(10, 64, 1);
+  const Eigen::Matrix<float, Eigen::Dynamic, 64, Eigen::RowMajor, 16, 64> bounded = X;
+  Eigen::Matrix<float, 10, 64> Y;
+  Eigen::Matrix<float, Eigen::Dynamic, 64, Eigen::RowMajor, 16, 64> Z(10, 64);
+  EXPECT_EQ(allocations_in([&] {
+              attn::MultiHeadAttention<float, 64, 8> mha;
+              mha.edit([](auto& w) { w.query.setIdentity(), w.value.setIdentity(); });
+              mha.set_output(Eigen::Matrix<float, 64, 64>::Identity());
+              Y = mha(X, attn::residual(), attn::rotary(attn::pairing::interleaved));
+              Z = mha(bounded, X, attn::causal());
             }),
             0);
 }

@@ -159,8 +159,7 @@ void attend(const char* function,
 
   const Serial serial;
   const auto& executor = pick<is_executor>(serial, options...);
-  if (executor.workers() < 1)
-    fail(text(function, ": ", executor.workers(), " threads asked for, needs at least 1"));
+  check_workers(function, executor);
 
   auto& into_option = pick<is_into>(none, options...);
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
@@ -235,9 +234,9 @@ void attend(const char* function,
     run([&](Index) { return Workspace<Scalar>::aligned(memory); });
   } else if constexpr (count_v<is_use, Options...> == 1) {
     const auto& lent = pick<is_use>(none, options...);
-    static_assert(std::is_same_v<bare_t<decltype(lent)>, Use<Scalar>>,
+    static_assert(std::is_same_v<typename bare_t<decltype(lent)>::Scalar, Scalar>,
                   "attn::use: the workspace has another scalar than the call computes in");
-    run([&](Index n) { return lent.workspace->reserve(n); });
+    run([&](Index n) { return lent.reserve(n); });
   } else {
     Workspace<Scalar> brought;
     run([&](Index n) { return (own != nullptr ? *own : brought).reserve(n); });
@@ -265,6 +264,9 @@ template <class Scalar, class Query, class Key, class Value, class... Options>
 auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, Key&& K, Value&& V,
                       Options&&... options) {
   check_options<Options...>();
+  static_assert(count_v<is_residual_of_query, Options...> == 0,
+                "attn: residual() without a matrix is the layer's, which adds its query input: "
+                "write residual(X)");
   check_operand_types<Query, Key, Value>();
   if constexpr (count_v<is_into, Options...> == 1) {
     attend(function, own, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),

@@ -14,6 +14,11 @@
 #include "rotary.h"     //      positions as rotations of queries and keys
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "residual.h"   //   5  Output = x + Output
+#include "multi_head_options.h"    // 6  the sizes of a layer
+#include "multi_head_weights.h"    // 6  its weights, plain matrices
+#include "framework_weights.h"     //    from and to PyTorch and Keras
+#include "initializers.h"          //    random weights
+#include "multi_head_attention.h"  // 6  project, attend, project, add
 #include "output.h"     //      where results go
 #include "options.h"    //      the table of all options
 #include "workspace.h"  //      scratch memory

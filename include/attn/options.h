@@ -42,9 +42,11 @@ using is_rotary = is_instance<Rotary, T>;
 template <class T>
 using is_residual = is_instance<Residual, T>;
 template <class T>
+using is_residual_of_query = std::is_same<T, ResidualOfQuery>;
+template <class T>
 using is_into = is_instance<Into, T>;
 template <class T>
-using is_use = is_instance<Use, T>;
+using is_use = std::bool_constant<is_instance_v<Use, T> || is_instance_v<UseStack, T>>;
 template <class T>
 using is_batch =
     std::bool_constant<std::is_same_v<T, Sequences> || std::is_same_v<T, SequenceLength>>;
@@ -102,7 +104,7 @@ constexpr void check_options() {
   static_assert(count_v<is_rotary, Options...> <= 1,
                 "attn: two rotary rotations in one call: name both operands' positions in one, "
                 "rotary(...).positions(query_ids, key_ids)");
-  static_assert(count_v<is_residual, Options...> <= 1,
+  static_assert(count_v<is_residual, Options...> + count_v<is_residual_of_query, Options...> <= 1,
                 "attn: two residuals in one call: add the matrices, residual(A + B)");
   static_assert(count_v<is_into, Options...> <= 1, "attn: two outputs in one call");
   static_assert(count_v<is_save_logsumexp, Options...> <= 1,
@@ -123,6 +125,12 @@ constexpr void check_options() {
   static_assert(!causal_twice_v<Options...>,
                 "attn: causal() leaves the alignment open that another mask of the call names: "
                 "write the named one alone, causal(align::...) or causal_from(...)");
+}
+
+template <class Executor>
+void check_workers(const char* function, const Executor& executor) {
+  if (executor.workers() < 1)
+    fail(text(function, ": ", executor.workers(), " threads asked for, needs at least 1"));
 }
 
 /// Calls visit(name, memory, in_place = false) for every matrix that an option reads while rows are written.

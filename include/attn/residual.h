@@ -16,6 +16,9 @@ struct Residual : option_base {
   explicit Residual(Lifted l) : lifted(std::move(l)) {}
 };
 
+/// residual() of a layer.
+struct ResidualOfQuery : option_base {};
+
 }  // namespace detail
 
 /// Option: adds X to the attention output, in the compute type, as a separate addition before the one rounding to storage: the
@@ -29,6 +32,9 @@ auto residual(Matrix&& X) {
   auto lifted = detail::lift(std::forward<Matrix>(X));
   return detail::Residual<decltype(lifted)>(std::move(lifted));
 }
+
+/// Option of MultiHeadAttention: adds the layer's query input, X + MHA(X).
+inline detail::ResidualOfQuery residual() { return {}; }
 
 /// Adds the residual connection: x + Output (He et al. 2015, arXiv:1512.03385; Vaswani et al. 2017, §3.1).
 ///

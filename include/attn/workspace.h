@@ -22,6 +22,11 @@ class Workspace {
     if (memory_.size() < n + kSlack) memory_.resize(n + kSlack);
     return aligned(memory_.data());
   }
+  /// Room for n scalars of a layer's projected rows, apart from what reserve() gave.
+  Scalar* reserve_rows(Eigen::Index n) {
+    if (rows_.size() < n + kSlack) rows_.resize(n + kSlack);
+    return aligned(rows_.data());
+  }
   /// Scalars that fit without growing.
   Eigen::Index capacity() const { return memory_.size() < kSlack ? 0 : memory_.size() - kSlack; }
 
@@ -38,15 +43,28 @@ class Workspace {
  private:
   static constexpr Eigen::Index kSlack =
       64 % sizeof(Scalar) == 0 ? Eigen::Index(64 / sizeof(Scalar)) : 0;
-  Eigen::Array<Scalar, Eigen::Dynamic, 1> memory_;
+  Eigen::Array<Scalar, Eigen::Dynamic, 1> memory_, rows_;
 };
 
 namespace detail {
 
-template <class Scalar>
+template <class Scalar_>
 struct Use : option_base {
+  using Scalar = Scalar_;
   Workspace<Scalar>* workspace;
   explicit Use(Workspace<Scalar>& w) : workspace(&w) {}
+  Scalar* reserve(Eigen::Index n) const { return workspace->reserve(n); }
+  Scalar* reserve_rows(Eigen::Index n) const { return workspace->reserve_rows(n); }
+};
+
+/// The same over memory on the stack, whose sizes were counted by the compiler.
+template <class Scalar_>
+struct UseStack : option_base {
+  using Scalar = Scalar_;
+  Scalar *memory, *rows;
+  UseStack(Scalar* m, Scalar* r) : memory(m), rows(r) {}
+  Scalar* reserve(Eigen::Index) const { return memory; }
+  Scalar* reserve_rows(Eigen::Index) const { return rows; }
 };
 
 }  // namespace detail

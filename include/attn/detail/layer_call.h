@@ -1,0 +1,259 @@
+// attn/detail/layer_call.h: one call of a layer: everything checked, projected, attended, projected back.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../attention.h"
+#include "../kernel/projection_jobs.h"
+#include "packed_layer.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// What a call brings beside its operands: the layer's name, sizes and panels, and scratch of its own if it has some.
+template <class Storage>
+struct LayerContext {
+  using Scalar = compute_t<Storage>;
+  using Panels = kernel::PanelWeights<Scalar, Storage>;
+  const char* function;
+  const MultiHeadOptions& sizes;
+  Panels query, key, value, output;
+  Workspace<Scalar>* own;
+};
+
+/// Scratch of a layer, in scalars: projected rows, heads side by side, and each worker's share.
+template <class Scalar, class Storage>
+struct LayerScratch {
+  using Sink = kernel::RowsSink<Scalar>;
+  Index query_stride, key_stride, value_stride, mixed_stride;
+  Index query_rows, key_rows;
+  bool in_place;  ///< the attended rows take the place of the queries, element by element
+  kernel::ProjectionScratch<Scalar, Storage> worker;
+  int workers;
+
+  constexpr LayerScratch(const MultiHeadOptions& sizes, Index queries, Index keys, int n)
+      : query_stride(Sink::stride_for(sizes.heads() * sizes.key_dim())),
+        key_stride(Sink::stride_for(sizes.kv_heads() * sizes.key_dim())),
+        value_stride(Sink::stride_for(sizes.kv_heads() * sizes.value_dim())),
+        mixed_stride(Sink::stride_for(sizes.heads() * sizes.value_dim())),
+        query_rows(queries),
+        key_rows(keys),
+        in_place(sizes.key_dim() == sizes.value_dim()),
+        worker(kernel::ProjectionScratch<Scalar, Storage>::of(
+            std::max(queries, keys),
+            std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
+                      sizes.heads() * sizes.value_dim()}),
+            n)),
+        workers(n) {}
+
+  constexpr Index query() const { return query_rows * query_stride; }
+  constexpr Index key() const { return key_rows * key_stride; }
+  constexpr Index value() const { return key_rows * value_stride; }
+  constexpr Index mixed() const { return in_place ? 0 : query_rows * mixed_stride; }
+  constexpr Index total() const {
+    return query() + key() + value() + mixed() + workers * worker.total();
+  }
+};
+
+/// An option of the layer as attention gets it: what the layer does itself is not passed on.
+template <class Option>
+auto& passed_on(Option& option) {
+  using Bare = bare_t<Option>;
+  if constexpr (is_into<Bare>::value || is_residual<Bare>::value ||
+                std::is_same_v<Bare, ResidualOfQuery>) {
+    static const option_base nothing{};
+    return nothing;
+  } else {
+    return option;
+  }
+}
+
+/// The rows of an operand in order, those of all its sequences.
+template <class T>
+kernel::Rows<T> rows_of(const TensorView<T>& view) {
+  return {view.data, std::max<Index>(view.tokens, 1), view.sequence_stride, view.token_stride,
+          view.feature_stride};
+}
+template <class T>
+kernel::Rows<T> rows_of(const Operand<T>& operand) {
+  return rows_of(operand.view);
+}
+
+inline void check_input(const char* function, const char* name, const TensorExtent& input,
+                        Index features) {
+  if (input.heads != 1) {
+    fail(text(function, ": ", name, " has ", input.heads,
+              " heads, needs 1: the layer projects whole rows and splits them itself"));
+  }
+  if (input.features != features) {
+    fail(text(function, ": ", name, " has ", input.features, " features, the layer takes ",
+              features));
+  }
+}
+
+template <class Storage, class QueryHeld, class KeyHeld, class ValueHeld, class... Options>
+void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
+               const KeyHeld& key_held, const ValueHeld& value_held, Options&... options) {
+  using Scalar = compute_t<Storage>;
+  using S = Simd<Scalar>;
+  const char* const function = layer.function;
+  const MultiHeadOptions& sizes = layer.sizes;
+  const NoOption none{};
+
+  // The shape of the call, of its attention and of its output.
+  const auto query = read_only(query_held.view(function, "query"));
+  const auto key = read_only(key_held.view(function, "key"));
+  const auto value = read_only(value_held.view(function, "value"));
+  check_input(function, "query", query.extent(), sizes.d_model());
+  check_input(function, "key", key.extent(), sizes.key_features());
+  check_input(function, "value", value.extent(), sizes.value_features());
+  const Batch batch = [&] {
+    if constexpr (count_v<is_batch, Options...> == 1) {
+      return Batch(function, pick<is_batch>(none, options...));
+    } else {
+      return Batch();
+    }
+  }();
+  const auto projected = [](const auto& input, bool stacked, Index heads, Index features) {
+    return OperandShape{{input.sequences, heads, input.tokens, features}, stacked};
+  };
+  const CallShape shape =
+      call_shape(function, projected(query, query_held.kStacked, sizes.heads(), sizes.key_dim()),
+                 projected(key, key_held.kStacked, sizes.kv_heads(), sizes.key_dim()),
+                 projected(value, value_held.kStacked, sizes.kv_heads(), sizes.value_dim()), batch);
+  CallShape out_shape = shape;
+  out_shape.heads = out_shape.kv_heads = 1;
+  out_shape.value_dim = sizes.output_features();
+
+  // What the layer does itself: residual, output, threads.
+  const auto residual = [&] {
+    if constexpr (count_v<is_residual, Options...> == 1) {
+      const auto& option = pick<is_residual>(none, options...);
+      static_assert(std::is_same_v<compute_t<typename bare_t<decltype(option)>::Scalar>, Scalar>,
+                    "attn::residual: the residual must compute in the layer's scalar: cast it");
+      return place_like_output(out_shape, "residual",
+                               read_only(option.lifted.view(function, "residual")),
+                               option.lifted.kStacked)
+          .view;
+    } else if constexpr (count_v<is_residual_of_query, Options...> == 1) {
+      if (sizes.d_model() != sizes.output_features()) {
+        fail(text(function, ": residual() adds the query input, ", sizes.d_model(),
+                  " features, to the output, ", sizes.output_features(),
+                  "; widths must agree, or name another: residual(X)"));
+      }
+      return query;
+    } else {
+      return kernel::NoRows{};
+    }
+  }();
+  const Serial serial;
+  const auto& executor = pick<is_executor>(serial, options...);
+  check_workers(function, executor);
+  auto& into_option = pick<is_into>(none, options...);
+  static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
+                "attn::MultiHeadAttention: inputs, weights and output must compute in one scalar: "
+                "cast one of them");
+  const auto output_memory = into_option.check(out_shape);
+  constexpr bool kResidual = !std::is_same_v<bare_t<decltype(residual)>, kernel::NoRows>;
+  if constexpr (kResidual)
+    check_alias(function, "output", output_memory, "residual", residual, true);
+  const auto keep_apart = [&](const auto& saved) {
+    const auto memory = saved.check(shape);
+    check_alias(function, saved.kName, memory, "output", output_memory.view, false);
+    if constexpr (kResidual)
+      check_alias(function, saved.kName, memory, "residual", residual, false);
+  };
+  (visit_saved(options, keep_apart), ...);
+
+  // Scratch.
+  const Index query_rows = query.sequences * query.tokens, key_rows = key.sequences * key.tokens;
+  const LayerScratch<Scalar, Storage> size(sizes, query_rows, key_rows, executor.workers());
+  Workspace<Scalar> brought;
+  Scalar* const memory = [&] {
+    if constexpr (count_v<is_use, Options...> == 1) {
+      return pick<is_use>(none, options...).reserve_rows(size.total());
+    } else {
+      return (layer.own != nullptr ? *layer.own : brought).reserve_rows(size.total());
+    }
+  }();
+  Scalar* const q = memory;
+  Scalar* const k = q + size.query();
+  Scalar* const v = k + size.key();
+  Scalar* const mixed = size.in_place ? q : v + size.value();
+  Scalar* const shares = v + size.value() + size.mixed();
+  const auto projector = [&](int worker) {
+    return kernel::Projector<S, Storage>(size.worker, shares + worker * size.worker.total());
+  };
+
+  // 1  project the inputs: one that serves several projections is packed once for them
+  {
+    using Sink = kernel::RowsSink<Scalar>;
+    using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
+    const Target to_query{layer.query, Sink{q, size.query_stride}},
+        to_key{layer.key, Sink{k, size.key_stride}},
+        to_value{layer.value, Sink{v, size.value_stride}};
+    kernel::InputJob of_query(rows_of(query), query_rows, to_query);
+    kernel::InputJob of_key(rows_of(key), key_rows, to_key);
+    kernel::InputJob of_value(rows_of(value), key_rows, to_value);
+    if (is_same_view(value, key)) of_value.join(of_key);
+    if (is_same_view(key, query)) of_key.join(of_query);
+    std::atomic<Index> drawn{0};
+    executor.run(executor.workers(),
+                 [&](int worker) { projector(worker)(drawn, of_query, of_key, of_value); });
+  }
+
+  // 2  attend
+  {
+    const auto rows = [](Scalar* data, Index count, Index features, Index stride) {
+      using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
+                             0, Eigen::OuterStride<>>;
+      return Map(data, count, features, Eigen::OuterStride<>(stride));
+    };
+    const Index heads = sizes.heads(), kv_heads = sizes.kv_heads();
+    auto target = into(
+        attn::heads(rows(mixed, query_rows, heads * sizes.value_dim(), size.mixed_stride), heads));
+    const auto attended = [&](auto&... batched) {
+      attend(
+          function, layer.own,
+          attn::heads(rows(q, query_rows, heads * sizes.key_dim(), size.query_stride), heads),
+          attn::heads(rows(k, key_rows, kv_heads * sizes.key_dim(), size.key_stride), kv_heads),
+          attn::heads(rows(v, key_rows, kv_heads * sizes.value_dim(), size.value_stride), kv_heads),
+          passed_on(options)..., batched..., target);
+    };
+    if constexpr (QueryHeld::kStacked) {
+      attended();
+    } else {
+      SequenceLength lengths;
+      lengths.queries = std::max<Index>(query.tokens, 1);
+      lengths.keys = std::max<Index>(key.tokens, 1);
+      attended(lengths);
+    }
+  }
+
+  // 3  project back, the residual added on the way out
+  {
+    const auto output = into_option.prepare(out_shape);
+    using Output = decltype(rows_of(output));
+    const auto beside = [&] {
+      if constexpr (kResidual) {
+        return rows_of(residual);
+      } else {
+        return residual;
+      }
+    }();
+    using Sink = kernel::MatrixSink<Scalar, Output, bare_t<decltype(beside)>>;
+    using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
+    const kernel::Rows<const Scalar> from{mixed, std::max<Index>(query_rows, 1), 0,
+                                          size.mixed_stride, 1};
+    std::atomic<Index> drawn{0};
+    executor.run(executor.workers(), [&](int worker) {
+      const auto project = projector(worker);
+      const Target target{layer.output, Sink{project.tile(), rows_of(output), beside}};
+      project(drawn, kernel::InputJob(from, query_rows, target));
+    });
+  }
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

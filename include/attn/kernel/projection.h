@@ -1,0 +1,217 @@
+// attn/kernel/projection.h: Y = X·W + b through the register tile, over weights packed into panels once.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+
+#include "pack.h"
+#include "register_tile.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+// WHAT     Y[i, n] = (Σ_c X[i, c] · W[c, n]) + b[n]                              // X: (rows, K)  W: (K, N)  Y: (rows, N)
+//          weights  →  panels of C·W columns: element (c, n) at c·(C·W) + n, packed once; K padded to whole depth steps
+//          rows     →  strips of R rows as packed queries, packed once a piece, used by all weights that read them
+// PICTURE  for each piece of rows:                      // X's strips stay in L2
+//            pack its strips
+//            for each weight that reads X, and each block of its panels:         // W's block stays in L2
+//              for each strip, for each panel of the block:                      // R × C packets, the whole of K in registers
+// TRAFFIC  a panel of W (K·C·W scalars, 64 KiB at K = 512 with AVX-512) streams from L2 once a strip, a strip (R·K, 24 KiB) once a
+//          panel: 14 packets for 24 multiply-adds, of which the caches below L1 deliver 2.75 at most
+// LIMIT    the multiply-adds, as in register_tile.h; K whole, so that no partial sum is ever stored
+// EDGES    rows and columns beyond the matrix are zeros that are computed and not written; K beyond is zero on both sides
+// NUMERICS each element is one chain over K from +0, then one addition of b: the bits know nothing of rows, pieces and threads
+
+/// A packed weight matrix as the kernel reads it. `bias` has whole panels, zeros where there is none.
+template <class Scalar, class Stored>
+struct PanelWeights {
+  const Stored* panels = nullptr;
+  const Scalar* bias = nullptr;
+  Index inputs = 0, outputs = 0;
+
+  static constexpr Index depth(Index inputs) {
+    return round_up(inputs, Index(TileSize<Scalar>::depth));
+  }
+  static constexpr Index columns(Index outputs) {
+    return round_up(outputs, Index(TileSize<Scalar>::panel));
+  }
+  static constexpr Index size(Index inputs, Index outputs) {
+    return depth(inputs) * columns(outputs);
+  }
+  Index depth() const { return depth(inputs); }
+};
+
+/// W, element (c, n) by a function, into panels.
+template <class Scalar, class Stored, class Element>
+void pack_weights(Index inputs, Index outputs, const Element& element, Stored* panels) {
+  using Weights = PanelWeights<Scalar, Stored>;
+  constexpr Index kPanel = TileSize<Scalar>::panel;
+  for (Index first = 0; first < outputs; first += kPanel) {
+    for (Index c = 0; c < Weights::depth(inputs); ++c) {
+      for (Index n = first; n < first + kPanel; ++n)
+        *panels++ = c < inputs && n < outputs ? Stored(element(c, n)) : Stored(0);
+    }
+  }
+}
+
+/// A strip of R rows against one panel, with the bias, into R rows of Y.
+template <class S, int R>
+ATTN_NOINLINE void project_panel(const typename S::Scalar* x, const typename S::Scalar* w,
+                                 Index depth, const typename S::Scalar* bias, typename S::Scalar* y,
+                                 Index y_stride) {
+  using Size = TileSize<typename S::Scalar>;
+  constexpr int C = Size::packets;
+  typename S::Packet acc[R][C];
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
+  }
+  multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(acc, x, w, {0, depth});
+  ATTN_UNROLL
+  for (int v = 0; v < C; ++v) {
+    const auto b = S::load(bias + v * S::width);
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) S::store(y + i * y_stride + v * S::width, S::add(acc[i][v], b));
+  }
+}
+
+/// Rows of a piece shared evenly by strips, so that none is much lower than the register tile.
+struct Strips {
+  Index count, low, higher;
+  template <class Scalar>
+  static Strips of(Index rows) {
+    const Index most = TileSize<Scalar>::rows, count = (rows + most - 1) / most;
+    const Index low = count == 0 ? 0 : rows / count;
+    return {count, low, rows - low * count};
+  }
+  Index begin(Index strip) const { return strip * low + std::min(strip, higher); }
+  int rows(Index strip) const { return int(low + (strip < higher ? 1 : 0)); }
+};
+
+/// Sizes of the scratch of one worker.
+template <class Scalar, class Stored>
+struct ProjectionScratch {
+  using Size = TileSize<Scalar>;
+  Index piece_rows, depth;  ///< of the deepest weights
+
+  /// Where `workers` share `rows` rows: four pieces for each, so that none waits long for the last.
+  static constexpr ProjectionScratch of(Index rows, Index inputs, int workers) {
+    const Index depth = PanelWeights<Scalar, Stored>::depth(inputs);
+    const Index share = round_up((rows + 4 * workers - 1) / (4 * workers), Index(Size::rows));
+    const Index all = workers > 1 ? share : round_up(rows, Index(Size::rows));
+    const Index most = Size::piece_rows(depth);
+    return {all < Size::rows ? Index(Size::rows) : all < most ? all : most, depth};
+  }
+
+  constexpr Index strips() const { return round_up(piece_rows * depth, 16); }
+  constexpr Index tile() const { return Size::rows * Size::panel; }
+  /// Panels stored narrower than they are computed in are widened a block at a time.
+  constexpr Index widened() const {
+    return std::is_same_v<Scalar, Stored> ? 0 : Size::panel_block(depth) * depth * Size::panel;
+  }
+  constexpr Index total() const { return round_up(strips() + tile() + widened(), 16); }
+};
+
+/// `rows` rows into strips at `to`; row_of(i) is the address of row i.
+template <class S, class RowOf>
+void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index features, Index depth,
+                 typename S::Scalar* to) {
+  using Scalar = typename S::Scalar;
+  const Strips strips = Strips::of<Scalar>(rows);
+  for (Index strip = 0; strip < strips.count; ++strip) {
+    const Index first = strips.begin(strip);
+    const int R = strips.rows(strip);
+    for (int i = 0; i < R; ++i) {
+      pack_query<S>(row_of(first + i), feature_stride, features, depth, Scalar(1), i, R,
+                    to + first * depth);
+    }
+  }
+}
+
+/// All columns of one projection for the rows of a piece. `sink`: where tiles go (see RowsSink).
+template <class S, class Stored, class Sink>
+void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index rows,
+                   const PanelWeights<typename S::Scalar, Stored>& weights,
+                   typename S::Scalar* widened, const Sink& sink) {
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
+  const Index depth = weights.depth(), panel_size = depth * Size::panel;
+  const Index panels = (weights.outputs + Size::panel - 1) / Size::panel;
+  const Index block_panels = Size::panel_block(depth);
+  const Strips strips = Strips::of<Scalar>(rows);
+  for (Index block = 0; block < panels; block += block_panels) {
+    const Index end = std::min(block + block_panels, panels);
+    const Scalar* w;
+    if constexpr (std::is_same_v<Scalar, Stored>) {
+      w = weights.panels + block * panel_size;
+    } else {
+      const Stored* from = weights.panels + block * panel_size;
+      for (Index n = 0; n < (end - block) * panel_size; n += S::width)
+        S::store(widened + n, detail::load_converted<S>(from + n));
+      w = widened;
+    }
+    for (Index strip = 0; strip < strips.count; ++strip) {
+      const Index first = strips.begin(strip);
+      with_rows<Scalar>(strips.rows(strip), [&](auto count) {
+        constexpr int R = decltype(count)::value;
+        for (Index panel = block; panel < end; ++panel) {
+          const Index column = panel * Size::panel;
+          project_panel<S, R>(strips_of_x + first * depth, w + (panel - block) * panel_size, depth,
+                              weights.bias + column, sink.address(first_row + first, column),
+                              sink.stride());
+          sink.finish(first_row + first, R, column,
+                      std::min<Index>(weights.outputs - column, Size::panel));
+        }
+      });
+    }
+  }
+}
+
+/// Tiles go straight to rows of scratch, whose stride holds whole panels: heads side by side need no further split.
+template <class Scalar>
+struct RowsSink {
+  Scalar* data;
+  Index row_stride;
+
+  /// WHY  rows a multiple of 4 KiB apart would fall into the same few sets of L1 when the engine packs them.
+  static constexpr Index stride_for(Index columns) {
+    return round_up(columns, Index(TileSize<Scalar>::panel)) + 16;
+  }
+  Scalar* address(Index row, Index column) const { return data + row * row_stride + column; }
+  Index stride() const { return row_stride; }
+  void finish(Index, Index, Index, Index) const {}
+};
+
+/// Tiles go to any matrix, rounded to its storage, a residual added before: address(row) of either, or a null `residual`.
+template <class Scalar, class Output, class Residual>
+struct MatrixSink {
+  Scalar* tile;  ///< one tile, whole
+  Output output;
+  Residual residual;
+
+  Scalar* address(Index, Index) const { return tile; }
+  Index stride() const { return TileSize<Scalar>::panel; }
+  void finish(Index row, Index rows, Index column, Index columns) const {
+    using Stored = typename Output::Scalar;
+    for (Index i = 0; i < rows; ++i) {
+      const Scalar* from = tile + i * stride();
+      Stored* y = output.row(row + i) + column * output.feature_stride;
+      if constexpr (Residual::kPresent) {
+        const auto* x = residual.row(row + i) + column * residual.feature_stride;
+        for (Index n = 0; n < columns; ++n) {
+          y[n * output.feature_stride] =
+              Stored(Scalar(Scalar(x[n * residual.feature_stride]) + from[n]));
+        }
+      } else {
+        for (Index n = 0; n < columns; ++n) y[n * output.feature_stride] = Stored(from[n]);
+      }
+    }
+  }
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

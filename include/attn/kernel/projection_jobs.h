@@ -1,0 +1,104 @@
+// attn/kernel/projection_jobs.h: the rows of inputs cut into pieces that workers project one after the other.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <atomic>
+
+#include "projection.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// The rows of a matrix, or those of all sequences of a strided view one after the other.
+template <class T>
+struct Rows {
+  using Scalar = std::remove_const_t<T>;
+  static constexpr bool kPresent = true;
+  T* data;
+  Index sequence_rows;  ///< of each sequence
+  Index sequence_stride, row_stride, feature_stride;
+
+  T* row(Index r) const {
+    if (r < sequence_rows) return data + r * row_stride;
+    return data + r / sequence_rows * sequence_stride + r % sequence_rows * row_stride;
+  }
+};
+struct NoRows {
+  static constexpr bool kPresent = false;
+};
+
+/// One projection of an input: its weights and where the tiles go.
+template <class Weights, class Sink>
+struct Target {
+  Weights weights;
+  Sink sink;
+};
+
+/// All projections of one input, which is packed once for them.
+template <class Input, class Target>
+struct InputJob {
+  Input input;
+  Index rows;
+  Target targets[3];
+  int count = 1;
+
+  InputJob(const Input& x, Index n, const Target& first)
+      : input(x), rows(n), targets{first, first, first} {}
+  /// Leaves its projections to a job of the same input.
+  template <class Job>
+  void join(Job& other) {
+    for (int n = 0; n < count; ++n) other.targets[other.count++] = targets[n];
+    rows = 0;
+  }
+};
+
+/// One worker's part of some jobs: pieces as it draws them. `memory`: ProjectionScratch::total() scalars.
+template <class S, class Stored>
+class Projector {
+  using Scalar = typename S::Scalar;
+
+ public:
+  Projector(const ProjectionScratch<Scalar, Stored>& size, Scalar* memory)
+      : size_(size),
+        strips_(memory),
+        tile_(strips_ + size.strips()),
+        widened_(tile_ + size.tile()) {}
+
+  /// Where tiles that do not go straight to their place are kept.
+  Scalar* tile() const { return tile_; }
+
+  template <class... Jobs>
+  void operator()(std::atomic<Index>& drawn, const Jobs&... jobs) const {
+    for (Index piece = drawn++;; piece = drawn++) {
+      Index behind = 0;
+      if (!(run(piece, behind, jobs) || ...)) return;
+    }
+  }
+
+ private:
+  /// Projects piece `piece` − `behind` of the job, if that is one of its own.
+  template <class Job>
+  bool run(Index piece, Index& behind, const Job& job) const {
+    const Index first = (piece - behind) * size_.piece_rows;
+    if (first >= job.rows) {
+      behind += (job.rows + size_.piece_rows - 1) / size_.piece_rows;
+      return false;
+    }
+    const Index rows = std::min(size_.piece_rows, job.rows - first);
+    const auto& shape = job.targets[0].weights;
+    pack_strips<S>([&](Index i) { return job.input.row(first + i); }, job.input.feature_stride,
+                   rows, shape.inputs, shape.depth(), strips_);
+    for (int n = 0; n < job.count; ++n) {
+      project_piece<S>(strips_, first, rows, job.targets[n].weights, widened_, job.targets[n].sink);
+    }
+    return true;
+  }
+
+  ProjectionScratch<Scalar, Stored> size_;
+  Scalar *strips_, *tile_, *widened_;
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,312 @@
+// attn/multi_head_attention.h: stage 6, the layer: project → heads → attention → merge → project → residual.
+// SPDX-License-Identifier: MIT
+//
+//   MHA(X_q, X_k, X_v) = concat(head_1 … head_H) · W_o + b_o        head_h = attention(Q_h, K_h, V_h)
+//   Q = X_q · W_q + b_q    K = X_k · W_k + b_k    V = X_v · W_v + b_v                     heads side by side in columns
+//
+//   attn::MultiHeadAttention<float> mha(attn::MultiHeadOptions(512, 8));
+//   mha.edit([&](auto& w) { w.query = …; });               // or load() from another framework, or an initialiser
+//   Y = mha(X, attn::causal(), attn::residual());          // X + MHA(X)
+//
+// The weights are plain matrices to the user and panels to the register tile: edit() repacks them before it returns.
+#pragma once
+
+#include "detail/layer_call.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+
+/// The sizes that a layer's scratch depends on, for reserve(): rows of all sequences together, and of the longest.
+struct LayerShape {
+  Index queries = 0, keys = 0;  ///< of the longest sequence
+  Index sequences = 1;
+  int workers = 1;        ///< as in parallel(workers) or on(pool)
+  Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
+};
+
+namespace detail {
+
+/// How many of the arguments are operands before the first option.
+template <class... Arguments>
+constexpr int leading_operands() {
+  int count = 0;
+  bool leading = true;
+  ((leading = leading && is_operand_v<Arguments>, count += leading ? 1 : 0), ...);
+  return count;
+}
+
+/// Rows of an operand at most, where its type tells.
+template <class T>
+constexpr int max_rows() {
+  if constexpr (is_dense_v<T>) {
+    return bare_t<T>::MaxRowsAtCompileTime;
+  } else {
+    return Eigen::Dynamic;
+  }
+}
+
+/// The matrix that a layer returns: the query's scalar and order, rows bounded where the query's are.
+template <class Query, int Features>
+struct layer_result {
+  using q = operand_traits<bare_t<Query>>;
+  static constexpr int order = q::rows == 1 && Features != 1   ? Eigen::RowMajor
+                               : Features == 1 && q::rows != 1 ? Eigen::ColMajor
+                                                               : q::order;
+  using type =
+      Eigen::Matrix<typename q::Scalar, q::rows, Features, order, max_rows<Query>(), Features>;
+};
+
+}  // namespace detail
+
+/// Multi-head attention as a layer, at inference in place of torch.nn.MultiheadAttention and keras.layers.MultiHeadAttention.
+///
+/// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half and bfloat16
+/// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows are bounded by their types use no
+///                        heap while their scratch is within EIGEN_STACK_ALLOCATION_LIMIT
+/// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]  Xv [Lk, value_features]  →  [Lq, output_features];
+///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is PyTorch's default). Xkv serves as both
+/// Options    those of attention(), which see the H heads of the call; residual() adds the query input, residual(X) another matrix like
+///            the output; into(Y)
+/// Requires   the layer's widths, and what attention() requires  (std::invalid_argument that names both numbers; outputs untouched)
+/// Semantics  a regular value, all weights zero at first. Calls on one object follow each other; a const object takes its scratch from
+///            use(workspace) and may be shared by threads that bring one each. Y may be any of the inputs
+/// Cost       2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y), none is allocated from the second
+///            call of the same sizes on, or from the first after reserve()
+/// Accuracy   float within 1e-6, double within 1e-14 of the exact result on unit-scale weights and inputs (tests/multi_head_attention_test.cpp)
+/// Reference  Vaswani et al. 2017 (arXiv:1706.03762), §3.2.2; grouped queries: Ainslie et al. 2023 (arXiv:2305.13245).
+///            Example: examples/03_multi_head.cpp
+template <class Scalar, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic>
+class MultiHeadAttention {
+  static constexpr bool kFixed = DModel != Eigen::Dynamic;
+  static_assert(
+      kFixed == (Heads != Eigen::Dynamic),
+      "attn::MultiHeadAttention: d_model and heads are both compile-time sizes, or neither");
+  static_assert(!kFixed || (DModel > 0 && Heads > 0 && DModel % (Heads > 0 ? Heads : 1) == 0),
+                "attn::MultiHeadAttention: d_model is a multiple of the heads");
+  static_assert(!kFixed || EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
+                    4 * std::int64_t(DModel) * DModel * std::int64_t(sizeof(Scalar)) <=
+                        EIGEN_STACK_ALLOCATION_LIMIT,
+                "attn::MultiHeadAttention: weights of compile-time size lie in the object, which "
+                "these are too large for (EIGEN_STACK_ALLOCATION_LIMIT): write "
+                "MultiHeadAttention<Scalar>(MultiHeadOptions(d_model, heads))");
+
+ public:
+  using Compute = compute_t<Scalar>;
+  using Weights = MultiHeadWeights<Scalar, DModel, Heads>;
+
+  /// A layer of these sizes, its weights zero.
+  explicit MultiHeadAttention(const MultiHeadOptions& options)
+      : options_(checked(options)), weights_(options) {
+    panels_.pack(weights_);
+  }
+  /// The layer of its compile-time sizes, without biases.
+  template <bool Fixed = kFixed, std::enable_if_t<Fixed, int> = 0>
+  MultiHeadAttention() : MultiHeadAttention(MultiHeadOptions(DModel, Heads)) {}
+
+  const MultiHeadOptions& options() const { return options_; }
+  const Weights& weights() const { return weights_; }
+
+  /// Calls change(w) with a copy of the weights, checks their shapes, packs them and only then keeps them: where something is
+  /// refused or thrown, the layer stays as it was.
+  template <class Change>
+  void edit(Change&& change) {
+    Weights changed = weights_;
+    change(changed);
+    detail::check_weights("attn::MultiHeadAttention::edit", changed, weights_);
+    panels_.pack(changed);
+    weights_ = std::move(changed);
+  }
+  template <class Matrix>
+  void set_query(const Matrix& W) {
+    edit([&](Weights& w) { assign("query weight", w.query, W); });
+  }
+  template <class Matrix>
+  void set_key(const Matrix& W) {
+    edit([&](Weights& w) { assign("key weight", w.key, W); });
+  }
+  template <class Matrix>
+  void set_value(const Matrix& W) {
+    edit([&](Weights& w) { assign("value weight", w.value, W); });
+  }
+  template <class Matrix>
+  void set_output(const Matrix& W) {
+    edit([&](Weights& w) { assign("output weight", w.output, W); });
+  }
+
+  template <class Query, class... Rest,
+            std::enable_if_t<detail::count_v<detail::is_into, Rest...> == 0, int> = 0>
+  [[nodiscard]] auto operator()(Query&& Xq, Rest&&... rest) {
+    return returned(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+  }
+  template <class Query, class... Rest,
+            std::enable_if_t<(detail::count_v<detail::is_into, Rest...> > 0), int> = 0>
+  void operator()(Query&& Xq, Rest&&... rest) {
+    call(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+  }
+  template <class Query, class... Rest,
+            std::enable_if_t<detail::count_v<detail::is_into, Rest...> == 0, int> = 0>
+  [[nodiscard]] auto operator()(Query&& Xq, Rest&&... rest) const {
+    check_lent<Rest...>();
+    return returned(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+  }
+  template <class Query, class... Rest,
+            std::enable_if_t<(detail::count_v<detail::is_into, Rest...> > 0), int> = 0>
+  void operator()(Query&& Xq, Rest&&... rest) const {
+    check_lent<Rest...>();
+    call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+  }
+
+  /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be lent.
+  void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
+  void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
+    for (const int workers : {1, shape.workers}) {
+      workspace.reserve(detail::scratch_scalars<Compute>(attention_shape(shape), workers));
+      workspace.reserve_rows(
+          Scratch(options_, shape.sequences * shape.queries, shape.sequences * shape.keys, workers)
+              .total());
+    }
+  }
+
+ private:
+  static constexpr const char* kName = "attn::MultiHeadAttention";
+  using Scratch = detail::LayerScratch<Compute, Scalar>;
+
+  static const MultiHeadOptions& checked(const MultiHeadOptions& options) {
+    options.check(kName);
+    const MultiHeadOptions& o = options;
+    if (kFixed && !(o.d_model() == DModel && o.heads() == Heads && o.kv_heads() == Heads &&
+                    o.key_dim() * Heads == DModel && o.value_dim() * Heads == DModel &&
+                    o.key_features() == DModel && o.value_features() == DModel &&
+                    o.output_features() == DModel)) {
+      detail::fail(detail::text(kName, ": its type has d_model ", DModel, " and ", Heads,
+                                " heads, and all widths follow from them; other sizes want "
+                                "MultiHeadAttention<Scalar>"));
+    }
+    return options;
+  }
+  template <class Weight, class Matrix>
+  static void assign(const char* name, Weight& weight, const Matrix& W) {
+    static_assert(detail::is_dense_v<Matrix>,
+                  "attn::MultiHeadAttention: a weight is set from a dense Eigen matrix");
+    if (W.rows() != weight.rows() || W.cols() != weight.cols()) {
+      detail::fail(detail::text(kName, ": the ", name, " is ",
+                                detail::shape_text(W.rows(), W.cols()), ", needs ",
+                                detail::shape_text(weight.rows(), weight.cols())));
+    }
+    weight = W.template cast<Scalar>();
+  }
+
+  AttentionShape attention_shape(const LayerShape& s) const {
+    return {s.queries,          s.keys,
+            options_.key_dim(), options_.value_dim(),
+            options_.heads(),   options_.kv_heads(),
+            s.sequences,        s.workers,
+            s.rotary_dims};
+  }
+
+  template <class... Rest>
+  static constexpr void check_lent() {
+    static_assert(detail::count_v<detail::is_use, Rest...> == 1,
+                  "attn::MultiHeadAttention: a const layer has no scratch of its own: add the "
+                  "option use(workspace)");
+  }
+
+  template <class Query, class... Rest>
+  auto returned(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const {
+    static_assert(!detail::is_tensor_view_v<Query>,
+                  "attn: a strided view has no matrix of its own shape to return: write "
+                  "into(bhld(...)) or into(Y)");
+    typename detail::layer_result<Query, DModel>::type Y;
+    auto target = into(Y);
+    call(own, std::forward<Query>(Xq), std::forward<Rest>(rest)..., target);
+    return Y;
+  }
+
+  /// Holds the inputs: one that stands for several is held once.
+  template <class Query, class... Rest>
+  void call(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const {
+    constexpr int kOperands = 1 + detail::leading_operands<Rest...>();
+    static_assert(kOperands <= 3,
+                  "attn::MultiHeadAttention: takes X, (Xq, Xkv) or (Xq, Xk, Xv), then options; a "
+                  "fourth matrix says what it is: into(Y), bias(B), residual(X)");
+    const auto query = held(std::forward<Query>(Xq));
+    constexpr int kRows = detail::max_rows<Query>();
+    if constexpr (kOperands == 1) {
+      run<kRows, kRows>(own, query, query, query, rest...);
+    } else if constexpr (kOperands == 2) {
+      const auto split = [&](auto&& Xkv, auto&&... options) {
+        const auto both = held(std::forward<decltype(Xkv)>(Xkv));
+        run<kRows, detail::max_rows<decltype(Xkv)>()>(own, query, both, both, options...);
+      };
+      split(std::forward<Rest>(rest)...);
+    } else {
+      const auto split = [&](auto&& Xk, auto&& Xv, auto&&... options) {
+        const auto key = held(std::forward<decltype(Xk)>(Xk));
+        const auto value = held(std::forward<decltype(Xv)>(Xv));
+        run<kRows, detail::max_rows<decltype(Xk)>()>(own, query, key, value, options...);
+      };
+      split(std::forward<Rest>(rest)...);
+    }
+  }
+  template <class T>
+  static auto held(T&& x) {
+    static_assert(detail::is_dense_v<T> || detail::is_tensor_view_v<T>,
+                  "attn::MultiHeadAttention: the inputs are matrices, tokens x features, or "
+                  "strided views of one head; the layer splits them into heads itself");
+    static_assert(
+        std::is_same_v<Compute,
+                       compute_t<typename detail::operand_traits<detail::bare_t<T>>::Scalar>>,
+        "attn::MultiHeadAttention: inputs, weights and output must compute in one scalar: cast "
+        "one of them");
+    return detail::lift(std::forward<T>(x));
+  }
+
+  /// Scratch of a call of compile-time sizes, on the stack where it fits.
+  template <int MaxQueries, int MaxKeys, bool Rotates>
+  struct StackScratch {
+    static constexpr bool kBounded =
+        kFixed && MaxQueries != Eigen::Dynamic && MaxKeys != Eigen::Dynamic;
+    static constexpr Index kDim = kBounded ? DModel / Heads : 1;
+    static constexpr Index kRows =
+        kBounded ? Scratch(MultiHeadOptions(DModel, Heads), MaxQueries, MaxKeys, 1).total() : 0;
+    static constexpr Index kAttention =
+        kBounded ? detail::scratch_scalars<Compute>(
+                       {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1, Rotates ? kDim : 0}, 1)
+                 : 0;
+    static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
+                                               (kRows + kAttention) * Index(sizeof(Compute)) <=
+                                                   Index(EIGEN_STACK_ALLOCATION_LIMIT));
+  };
+
+  template <int MaxQueries, int MaxKeys, class Query, class Key, class Value, class... Options>
+  void run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
+           Options&... options) const {
+    detail::check_options<Options...>();
+    const detail::LayerContext<Scalar> layer{kName,
+                                             options_,
+                                             panels_.query.view(),
+                                             panels_.key.view(),
+                                             panels_.value.view(),
+                                             panels_.output.view(),
+                                             own};
+    using OnStack =
+        StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1>;
+    if constexpr (OnStack::kFits && detail::count_v<detail::is_executor, Options...> == 0 &&
+                  detail::count_v<detail::is_use, Options...> == 0) {
+      alignas(64) Compute rows[OnStack::kRows];
+      alignas(64) Compute attention[OnStack::kAttention];
+      detail::UseStack<Compute> stack(attention, rows);
+      detail::run_layer(layer, query, key, value, options..., stack);
+    } else {
+      detail::run_layer(layer, query, key, value, options...);
+    }
+  }
+
+  MultiHeadOptions options_;
+  Weights weights_;
+  detail::PackedLayer<Scalar, DModel> panels_;
+  Workspace<Compute> workspace_;
+};
+
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,105 @@
+// attn/multi_head_options.h: the sizes of a multi-head attention layer.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "detail/check.h"
+#include "types.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+
+/// The sizes of a layer: d_model features in and out and a number of heads, by default of d_model / heads features each.
+///
+/// Requires   positive sizes, heads a multiple of kv_heads; without key_dim() and value_dim(), d_model a multiple of heads
+///            (std::invalid_argument from the layer otherwise)
+/// Semantics  what is not set follows from what is: value_dim from key_dim, value_features from key_features, those and
+///            output_features from d_model. No biases, as in Vaswani et al. 2017, unless in_bias() or out_bias() asks for them
+class MultiHeadOptions {
+ public:
+  constexpr MultiHeadOptions(Index d_model, Index heads) : d_model_(d_model), heads_(heads) {}
+
+  /// Features of each head's queries and keys, d_k.
+  constexpr MultiHeadOptions key_dim(Index n) const { return with(&MultiHeadOptions::key_dim_, n); }
+  /// Features of each head's values, d_v.
+  constexpr MultiHeadOptions value_dim(Index n) const {
+    return with(&MultiHeadOptions::value_dim_, n);
+  }
+  /// Features of the key input (and the value input, unless that is set): cross-attention to something wider or narrower.
+  constexpr MultiHeadOptions key_features(Index n) const {
+    return with(&MultiHeadOptions::key_features_, n);
+  }
+  constexpr MultiHeadOptions value_features(Index n) const {
+    return with(&MultiHeadOptions::value_features_, n);
+  }
+  constexpr MultiHeadOptions output_features(Index n) const {
+    return with(&MultiHeadOptions::output_features_, n);
+  }
+  /// Grouped queries: key/value heads, each read by heads / kv_heads query heads.
+  constexpr MultiHeadOptions kv_heads(Index n) const {
+    return with(&MultiHeadOptions::kv_heads_, n);
+  }
+  /// A bias for each of the query, key and value projections.
+  constexpr MultiHeadOptions in_bias() const { return with(&MultiHeadOptions::in_bias_, true); }
+  /// A bias for the output projection.
+  constexpr MultiHeadOptions out_bias() const { return with(&MultiHeadOptions::out_bias_, true); }
+
+  constexpr Index d_model() const { return d_model_; }
+  constexpr Index heads() const { return heads_; }
+  constexpr Index kv_heads() const { return kv_heads_ == kUnset ? heads_ : kv_heads_; }
+  constexpr Index key_dim() const {
+    return key_dim_ != kUnset ? key_dim_ : heads_ > 0 ? d_model_ / heads_ : 0;
+  }
+  constexpr Index value_dim() const { return value_dim_ == kUnset ? key_dim() : value_dim_; }
+  constexpr Index key_features() const {
+    return key_features_ == kUnset ? d_model_ : key_features_;
+  }
+  constexpr Index value_features() const {
+    return value_features_ == kUnset ? key_features() : value_features_;
+  }
+  constexpr Index output_features() const {
+    return output_features_ == kUnset ? d_model_ : output_features_;
+  }
+  constexpr bool has_in_bias() const { return in_bias_; }
+  constexpr bool has_out_bias() const { return out_bias_; }
+
+  /// Refuses sizes that make no layer.
+  void check(const char* function) const {
+    const auto positive = [&](const char* name, Index n) {
+      if (n < 1) detail::fail(detail::text(function, ": ", name, " is ", n, ", needs at least 1"));
+    };
+    positive("d_model", d_model_);
+    positive("heads", heads_);
+    positive("kv_heads", kv_heads());
+    if (heads_ % kv_heads() != 0) {
+      detail::fail(detail::text(function, ": ", heads_, " heads, needs a multiple of the ",
+                                kv_heads(), " key/value heads"));
+    }
+    if (key_dim_ == kUnset && d_model_ % heads_ != 0) {
+      detail::fail(detail::text(function, ": d_model is ", d_model_, ", needs a multiple of the ",
+                                heads_, " heads, or key_dim(n)"));
+    }
+    positive("key_dim", key_dim());
+    positive("value_dim", value_dim());
+    positive("key_features", key_features());
+    positive("value_features", value_features());
+    positive("output_features", output_features());
+  }
+
+ private:
+  static constexpr Index kUnset = -1;
+
+  template <class T>
+  constexpr MultiHeadOptions with(T MultiHeadOptions::*member, T value) const {
+    MultiHeadOptions changed = *this;
+    changed.*member = value;
+    return changed;
+  }
+
+  Index d_model_, heads_;
+  Index kv_heads_ = kUnset, key_dim_ = kUnset, value_dim_ = kUnset;
+  Index key_features_ = kUnset, value_features_ = kUnset, output_features_ = kUnset;
+  bool in_bias_ = false, out_bias_ = false;
+};
+
+}  // namespace ATTN_ABI
+}  // namespace attn

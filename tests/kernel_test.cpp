@@ -196,7 +196,10 @@ TYPED_TEST(Kernel, ScoresAreDotProductsOfEveryRowCount) {
         for (int i = 0; i < Size::rows; ++i) {
           std::vector<TypeParam> largest(static_cast<std::size_t>(S::width), TypeParam(-7));
           for (Index j = 0; j < panels * P; ++j) {
-            if (i < R && kernel::round_up(end, S::width) <= j && j < 4 * P) continue;
+            if (i < R &&
+                std::max<Index>(kernel::round_up(end, S::width), kernel::round_up(end, 4)) <= j &&
+                j < 4 * P)
+              continue;
             TypeParam expected = 99;
             if (i < R && P <= j && j < end) {
               expected = 0;
@@ -381,6 +384,63 @@ TYPED_TEST(Kernel, ReduceLanesAddsThemAll) {
   TypeParam sum = 0;
   for (Index lane = 0; lane < P; ++lane) sum += lanes[lane];
   EXPECT_EQ(kernel::reduce_lanes<S>(lanes.data()), sum);
+}
+
+// Real-valued data: the chains have to be the same, not only the sums.
+TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
+  using S = attn::detail::Simd<TypeParam>;
+  using Size = kernel::TileSize<TypeParam>;
+  constexpr Index P = Size::panel, keys = 64;
+  std::mt19937 engine(5);
+  for (const Index features : {1, 4, 15, 16, 17, 59, 128, 160}) {
+    const Index depth = kernel::round_up(features, Size::depth),
+                padded = kernel::round_up(features, P), stride = features + 3;
+    Buffer<TypeParam> memory(keys * stride), q(Size::rows * depth);
+    for (Index n = 0; n < keys * stride; ++n)
+      memory[n] = static_cast<TypeParam>(engine() % 1000u) / TypeParam(317) - TypeParam(1.5);
+    const kernel::Source<TypeParam> source{memory.data(), stride, 1};
+    for (int R = 1; R <= Size::in_place_rows; ++R) {
+      for (Index i = 0; i < R; ++i)
+        kernel::pack_query<S>(source.token(i), 1, features, depth, TypeParam(0.3), i, R, q.data());
+      for (Index end = 1; end <= keys; end += end < 2 * P ? 1 : 7) {
+        Buffer<TypeParam> k(keys * depth), v(keys * padded), unused(Size::rows * S::width);
+        kernel::pack_keys<S>(source, 0, {0, end}, features, depth, k.data());
+        kernel::pack_values<S>(source, 0, {0, end}, features, keys, v.data());
+        const Index last = (end + P - 1) / P;
+        Buffer<TypeParam> s(R * Size::score_stride), lane_max(R * S::width), rescale(Size::rows, 3),
+            o(R * padded, 4);
+        lane_max.fill(-100);
+        Buffer<TypeParam> s2(R * Size::score_stride), lane_max2(R * S::width), o2(R * padded, 4);
+        lane_max2.fill(-100);
+        kernel::scores<S>(R, q.data(), k.data(), depth, 0, last, end, s.data(), lane_max.data(),
+                          unused.data());
+        kernel::scores_in_place<S>(R, q.data(), source, 0, end, features, depth, s2.data(),
+                                   lane_max2.data());
+        const Index written = kernel::round_up(end, std::max<Index>(S::width, Size::depth));
+        for (int i = 0; i < R; ++i) {
+          for (Index j = 0; j < written; ++j)
+            ASSERT_EQ(s2[i * Size::score_stride + j], s[i * Size::score_stride + j])
+                << "row " << i << " of " << R << ", key " << j << " of " << end << ", features "
+                << features;
+        }
+        ASSERT_EQ(lane_max2.copy(), lane_max.copy());
+
+        for (Index n = 0; n < R * Size::score_stride; ++n)  // weights: 0 where no key is
+          s[n] = n % Size::score_stride < end ? std::abs(s[n]) : TypeParam(0);
+        const kernel::DepthRange run{0, kernel::round_up(end, Size::depth)};
+        kernel::weighted_sum<S>(R, features, true, s.data(), v.data(), keys * P, &run, 1,
+                                rescale.data(), o.data(), padded);
+        kernel::weighted_sum_in_place<S>(R, features, s.data(), source, 0, end, rescale.data(),
+                                         o2.data(), padded);
+        for (int i = 0; i < R; ++i) {
+          for (Index c = 0; c < features; ++c)
+            ASSERT_EQ(o2[i * padded + c], o[i * padded + c])
+                << "row " << i << " of " << R << ", feature " << c << " of " << features
+                << ", keys " << end;
+        }
+      }
+    }
+  }
 }
 
 }  // namespace

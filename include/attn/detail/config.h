@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <type_traits>
 
 static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 
@@ -51,6 +52,28 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #define ATTN_NOINLINE __attribute__((noinline))
 #define ATTN_COLD __attribute__((noinline, cold))
 #define ATTN_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+// ---- Prefetching ------------------------------------------------------------------------------------
+// The builtin itself: g++ takes a function of nothing but a prefetch (as Eigen's) for one without effect and drops its calls.
+#if defined(__GNUC__) || defined(__clang__)
+#define ATTN_PREFETCH(p) __builtin_prefetch(p)
+#else
+#define ATTN_PREFETCH(p) static_cast<void>(p)
+#endif
+
+// ---- Shuffles ---------------------------------------------------------------------------------------
+// ATTN_SHUFFLE(Packet, Scalar, a, b, i...): lane n of the result is lane i_n of a and b, one behind the other. Where the
+// compiler's vector types have it (ATTN_VECTOR_SHUFFLES) and Eigen's packets are such.
+#if defined(__clang__) && (defined(__SSE2__) || defined(__ARM_NEON))
+#define ATTN_VECTOR_SHUFFLES 1
+#define ATTN_SHUFFLE(Packet, Scalar, a, b, ...) Packet(__builtin_shufflevector(a, b, __VA_ARGS__))
+#elif defined(__GNUC__) && (defined(__SSE2__) || defined(__ARM_NEON))
+#define ATTN_VECTOR_SHUFFLES 1
+#define ATTN_SHUFFLE(Packet, Scalar, a, b, ...) \
+  Packet(__builtin_shuffle(a, b, ::attn::detail::shuffle_index_t<Scalar, sizeof(a)>{__VA_ARGS__}))
+#else
+#define ATTN_VECTOR_SHUFFLES 0
 #endif
 
 // ---- Warnings of the packet layer -----------------------------------------------------------------------------------
@@ -115,6 +138,17 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
+
+#if ATTN_VECTOR_SHUFFLES
+/// g++ takes the lanes' indices as a vector of integers of the scalar's size.
+template <class Scalar, std::size_t Bytes>
+struct shuffle_index {
+  using Integer = std::conditional_t<sizeof(Scalar) == 4, int, long long>;
+  typedef Integer type __attribute__((vector_size(Bytes)));
+};
+template <class Scalar, std::size_t Bytes>
+using shuffle_index_t = typename shuffle_index<Scalar, Bytes>::type;
+#endif
 
 /// A scalar a·b + c may be fused by the hardware, so std::fma costs nothing and pins its rounding.
 #if defined(__FMA__) || defined(FP_FAST_FMA)

@@ -17,6 +17,7 @@
 #include <type_traits>
 
 #include "config.h"
+#include "transpose.h"
 
 ATTN_PACKET_WARNINGS_OFF
 
@@ -124,9 +125,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
 
   /// Asks for the cache line of an address; no read: any address will do.
-  static ATTN_INLINE void prefetch(const void* p) {
-    Eigen::internal::prefetch(static_cast<const Scalar*>(p));
-  }
+  static ATTN_INLINE void prefetch(const void* p) { ATTN_PREFETCH(p); }
 
   /// |x| without its significand: +∞ for infinities and NaN, finite for all else.
   static ATTN_INLINE Packet exponent_bits(Packet a) {
@@ -135,12 +134,16 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   /// Rows become columns.
   static ATTN_INLINE void transpose(Packet (&rows)[width]) {
+#if ATTN_VECTOR_SHUFFLES
+    detail::transpose<Scalar>(rows);
+#else
     Eigen::internal::PacketBlock<Packet, width> block;
     ATTN_UNROLL
     for (int i = 0; i < width; ++i) block.packet[i] = rows[i];
     Eigen::internal::ptranspose(block);
     ATTN_UNROLL
     for (int i = 0; i < width; ++i) rows[i] = block.packet[i];
+#endif
   }
 
   /// Eigen's own exponential of this packet type.

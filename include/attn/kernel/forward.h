@@ -22,6 +22,7 @@
 
 #include "../score.h"
 #include "chunks.h"
+#include "in_place.h"
 #include "online_softmax.h"
 #include "pack.h"
 #include "problem.h"
@@ -149,9 +150,20 @@ class ForwardPass {
     }
   }
 
-  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read.
+  /// Keys and values are worth packing for several strips, not for one that sees them all: decoding.
+  bool attends_in_place(Index block, KeyRange keys, detail::Cover covered) const {
+    if constexpr (kRotates) return false;
+    return count_ <= Size::in_place_rows && covered == detail::Cover::all &&
+           (keys.begin - block) % Size::panel == 0 && problem_.key.view.feature_stride == 1 &&
+           problem_.value.view.feature_stride == 1;
+  }
+
+  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read. Does
+  /// nothing where they are attended in place; then no pair is hidden, and the values may be anything.
   void pack(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
     finite_ = true;
+    in_place_ = attends_in_place(block, keys, covered);
+    if (in_place_) return;
     KeyRange run{};
     for (Index panel = 0; panel < Visit::kMost; ++panel) {
       const Index first = block + panel * Size::panel;
@@ -168,13 +180,14 @@ class ForwardPass {
     }
     pack_run(block, run, what);
   }
+  /// The keys or values of the chunk in memory, from token `first`.
+  template <class T>
+  Source<T> source(const Operand<T>& operand, Index first = 0) const {
+    return {operand.row(chunk_.sequence, chunk_.kv_head, first), operand.view.token_stride,
+            operand.view.feature_stride};
+  }
   void pack_run(Index block, KeyRange keys, Pack what) {
     if (keys.empty()) return;
-    const auto source = [&](const auto& operand) {
-      return Source<const typename std::decay_t<decltype(operand)>::Scalar>{
-          operand.row(chunk_.sequence, chunk_.kv_head, 0), operand.view.token_stride,
-          operand.view.feature_stride};
-    };
     const Index key_dim = problem_.shape.key_dim, depth = work_.size.depth;
     if constexpr (kRotates) {
       const detail::CallShape& shape = problem_.shape;
@@ -202,8 +215,15 @@ class ForwardPass {
     for (int n = 0; n < visit.segment_count; ++n) {
       const Segment& segment = visit.segments[n];
       const bool as_scored = segment.full && Modify::kIdentity;
-      scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last, segment.end,
-                work_.scores, as_scored ? work_.lane_max : work_.unused_max, work_.unused_max);
+      Scalar* lane_max = as_scored ? work_.lane_max : work_.unused_max;
+      if (in_place_) {
+        scores_in_place<S>(rows, query, source(problem_.key, block), segment.first * Size::panel,
+                           segment.end, problem_.shape.key_dim, work_.size.depth, work_.scores,
+                           lane_max);
+      } else {
+        scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last,
+                  segment.end, work_.scores, lane_max, work_.unused_max);
+      }
       if (!as_scored) modify(first, rows, block, segment);
     }
     return true;
@@ -223,9 +243,16 @@ class ForwardPass {
     const auto weigh = finite_ ? Softmax::template weigh<false> : Softmax::template weigh<true>;
     weigh(rows, work_.maximum + first, work_.rescale, work_.scores, Size::score_stride, visit.runs,
           visit.run_count, work_.lanes + first * Size::panel);
-    weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
-                    work_.size.keys * Size::panel, visit.runs, visit.run_count, work_.rescale,
-                    work_.output + first * work_.size.features, work_.size.features);
+    Scalar* output = work_.output + first * work_.size.features;
+    if (in_place_) {
+      weighted_sum_in_place<S>(rows, problem_.shape.value_dim, work_.scores,
+                               source(problem_.value, block), visit.segments[0].first * Size::panel,
+                               visit.segments[0].end, work_.rescale, output, work_.size.features);
+    } else {
+      weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
+                      work_.size.keys * Size::panel, visit.runs, visit.run_count, work_.rescale,
+                      output, work_.size.features);
+    }
   }
 
   /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
@@ -256,7 +283,8 @@ class ForwardPass {
       const QueryRow& row = cursor.row;
       Scalar* s = work_.scores + i * Size::score_stride;
       auto largest = S::load(work_.lane_max + i * S::width);
-      for (Index j = segment.first * Size::panel; j < segment.end; j += S::width) {
+      const Index end = round_up(segment.end, Size::depth);
+      for (Index j = segment.first * Size::panel; j < end; j += S::width) {
         auto score = S::load(s + j);
         if (segment.full && j + S::width <= segment.end) {
           score = problem_.modify.template apply<S>(score, row, block + j);
@@ -274,7 +302,8 @@ class ForwardPass {
 
   /// Which of the keys key, key + 1, … the row sees, `held` of which are there; `full`: it sees all that are.
   ATTN_INLINE typename S::Mask seen(const QueryRow& row, Index key, Index held, bool full) const {
-    const auto there = S::less(S::iota(), S::set(Scalar(int(std::min<Index>(held, S::width)))));
+    const auto lanes = std::clamp<Index>(held, 0, S::width);
+    const auto there = S::less(S::iota(), S::set(Scalar(int(lanes))));
     return full ? there : S::mask_and(there, problem_.mask.template lanes<S>(row, key));
   }
 
@@ -375,6 +404,7 @@ class ForwardPass {
   double inverse_group_ = 1;
   bool packed_[Visit::kMost] = {};  ///< panels of the block
   bool finite_ = true;              ///< the packed values are
+  bool in_place_ = false;           ///< the block's keys and values are not packed
 };
 
 /// Attends all rows of the problem, `workers` at a time; `memory` holds ScratchSize::total() scalars for each.

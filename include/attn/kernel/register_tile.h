@@ -49,8 +49,8 @@ ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const type
   }
 }
 
-/// Calls f with the compile-time row count `rows` (1 … TileSize::rows).
-template <class Scalar, class F>
+/// Calls f with the compile-time row count `rows` (1 … Most).
+template <class Scalar, int Most = TileSize<Scalar>::rows, class F>
 ATTN_INLINE void with_rows(int rows, F&& f) {
   const auto from = [&](auto self, auto candidate) {
     constexpr int R = decltype(candidate)::value;
@@ -60,7 +60,7 @@ ATTN_INLINE void with_rows(int rows, F&& f) {
       self(self, std::integral_constant<int, R - 1>{});
     }
   };
-  from(from, std::integral_constant<int, TileSize<Scalar>::rows>{});
+  from(from, std::integral_constant<int, Most>{});
 }
 
 }  // namespace kernel

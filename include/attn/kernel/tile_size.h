@@ -28,6 +28,10 @@ struct TileSize {
   ///      scalars fit 16 registers; custom scalars live in memory anyway.
   static constexpr int rows = width == 1 ? 2 : detail::kVectorRegisters >= 32 ? 12 : 6;
 
+  /// Most rows of a chunk that attends keys and values in place (in_place.h).
+  /// WHY  decoding: one row, or a few heads that share keys. More rows are worth packing for.
+  static constexpr int in_place_rows = width == 1 ? 1 : 4;
+
   /// Keys (in Q·Kᵀ) or features (in P·V) across one tile, and so of one packed panel.
   static constexpr int panel = width * packets;
   static_assert(panel % 4 == 0, "runs of keys are whole panels and whole depth steps");

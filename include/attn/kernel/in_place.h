@@ -1,0 +1,192 @@
+// attn/kernel/in_place.h: stages 1 and 4 on keys and values where they lie in memory, for a chunk of one strip (decoding).
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "pack.h"
+#include "scores.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+// WHAT     the scores of scores.h and the sums of weighted_sum.h, with the same bits, without packing: panels are worth their
+//          stores and loads only where several strips share them. All rows of the strip see all keys of the run.
+// PICTURE  scores: W keys × W features are transposed in registers, each column at once multiplied by q[i, c] for all R rows;
+//          sums: a row of V is a row of packets as it lies, R × F of them are accumulated at a time
+// LIMIT    memory: 2·d scalars a key are read once. W × W of K cost W loads, W·log2 W shuffles, W·R multiply-adds
+// TRAFFIC  prefetched a panel ahead row by row: the loads of K jump from row to row, which hardware does not follow
+//          (dec4k, one Zen 5 core, AVX-512, of 36 GB/s: packed 16, in place 23, prefetched 36)
+// EDGES    features beyond d are zeros; keys beyond the run are zeros (their scores are hidden by hide_beyond)
+// NUMERICS chains over features, and over keys, in order, from +0: those of the register tile
+
+/// Asks for the rows [first, last) of a source.
+template <class S, class T>
+ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last, Index features) {
+  constexpr Index kLine = 64 / Index(sizeof(T));
+  for (Index t = first; t < last; ++t) {
+    for (Index c = 0; c < features; c += kLine) S::prefetch(source.token(t) + c);
+  }
+}
+
+/// acc[i][v] = Σ_c q[i, c] · k[v·W + lane, c], of `held` keys; `ahead`: keys to those read next.
+template <class S, int R, int C, class T>
+ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys, Index held,
+                              Index ahead, Index features, Index depth,
+                              typename S::Packet (&acc)[R][C]) {
+  using Scalar = typename S::Scalar;
+  constexpr Index kGroup = TileSize<Scalar>::depth, kKeys = C * S::width;
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (int v = 0; v < C; ++v) acc[i][v] = S::set(Scalar(0));
+  }
+  const auto at = [](int i, Index c, Index w) {  // where a strip holds feature c + w of row i
+    if (S::width < kGroup) w += std::exchange(c, 0);
+    return (c + w / kGroup * kGroup) * R + i * kGroup + w % kGroup;
+  };
+  const Index whole = held == kKeys ? features / S::width * S::width : 0;
+  Index asked = 0;
+  for (Index c = 0; c < whole; c += S::width) {
+    const Index ask = (c + S::width) * kKeys / features;
+    prefetch_rows<S>(keys, ahead + asked, ahead + ask, features);
+    asked = ask;
+    ATTN_UNROLL
+    for (int v = 0; v < C; ++v) {
+      typename S::Packet columns[S::width];
+      ATTN_UNROLL
+      for (int w = 0; w < S::width; ++w)
+        columns[w] = detail::load_converted<S>(keys.token(v * S::width + w) + c);
+      S::transpose(columns);
+      ATTN_UNROLL
+      for (int w = 0; w < S::width; ++w) {
+        ATTN_UNROLL
+        for (int i = 0; i < R; ++i) {
+          acc[i][v] = S::fmadd(S::set(q[at(i, c, w)]), columns[w], acc[i][v]);
+        }
+      }
+    }
+  }
+  for (Index c = whole; c < depth; ++c) {
+    ATTN_UNROLL
+    for (int v = 0; v < C; ++v) {
+      alignas(64) Scalar column[S::width];
+      for (Index w = 0; w < S::width; ++w) {
+        const Index key = v * S::width + w;
+        column[w] = key < held && c < features ? Scalar(keys.token(key)[c]) : Scalar(0);
+      }
+      ATTN_UNROLL
+      for (int i = 0; i < R; ++i) {
+        acc[i][v] = S::fmadd(S::set(q[at(i, 0, c)]), S::load(column), acc[i][v]);
+      }
+    }
+  }
+}
+
+template <class S, int R, int C, class T>
+ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index begin, Index end,
+                              Index features, Index depth, typename S::Scalar* s,
+                              typename S::Scalar* lane_max) {
+  using Size = TileSize<typename S::Scalar>;
+  constexpr Index kKeys = C * S::width;
+  for (Index j = begin; j < end; j += kKeys) {
+    typename S::Packet acc[R][C];
+    const Source<T> from{keys.token(j), keys.token_stride, 1};
+    dot_products<S>(q, from, std::min(end - j, kKeys), Size::panel, features, depth, acc);
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      auto largest = acc[i][0];
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) {
+        S::store(s + i * Size::score_stride + j + v * S::width, acc[i][v]);
+        largest = S::max(largest, acc[i][v]);
+      }
+      if (j + kKeys <= end)
+        S::store(lane_max + i * S::width, S::max(S::load(lane_max + i * S::width), largest));
+    }
+  }
+}
+
+/// scores() without panels: of keys [begin, end) of a block, `begin` being the first of a panel. keys.feature_stride is 1.
+template <class S, class T>
+void scores_in_place(int rows, const typename S::Scalar* q, const Source<T>& keys, Index begin,
+                     Index end, Index features, Index depth, typename S::Scalar* s,
+                     typename S::Scalar* lane_max) {
+  with_rows<typename S::Scalar, TileSize<typename S::Scalar>::in_place_rows>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value;
+    constexpr int C = R * 8 <= detail::kVectorRegisters ? 2 : 1;
+    score_rows<S, R, C>(q, keys, begin, end, features, depth, s, lane_max);
+  });
+  if (end % TileSize<typename S::Scalar>::panel != 0) hide_beyond<S>(rows, end, s, lane_max);
+}
+
+/// `held` features of F packets; `ahead`: features to ask for of the rows read a panel later.
+template <class S, int R, int F, class T>
+ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values, Index begin,
+                                   Index end, Index held, Index ahead,
+                                   const typename S::Scalar* rescale, typename S::Scalar* o,
+                                   Index o_stride) {
+  using Size = TileSize<typename S::Scalar>;
+  typename S::Packet acc[R][F];
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (int x = 0; x < F; ++x) acc[i][x] = S::set(typename S::Scalar(0));
+  }
+  for (Index j = begin; j < end; ++j) {
+    const T* row = values.token(j);
+    prefetch_rows<S>(values, j + Size::panel, j + Size::panel + 1, ahead);
+    typename S::Packet value[F];
+    ATTN_UNROLL
+    for (int x = 0; x < F; ++x) {
+      value[x] = held == F * S::width ? detail::load_converted<S>(row + x * S::width)
+                                      : detail::load_strided<S>(row, 1, held);
+    }
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      const auto weight = S::set(p[i * Size::score_stride + j]);
+      ATTN_UNROLL
+      for (int x = 0; x < F; ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
+    }
+  }
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    const auto r = S::set(rescale[i]);
+    ATTN_UNROLL
+    for (int x = 0; x < F; ++x) {
+      auto* to = o + i * o_stride + x * S::width;
+      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
+    }
+  }
+}
+
+/// weighted_sum() without panels: over keys [begin, end) of a block. values.feature_stride is 1.
+template <class S, class T>
+void weighted_sum_in_place(int rows, Index features, const typename S::Scalar* p,
+                           const Source<T>& values, Index begin, Index end,
+                           const typename S::Scalar* rescale, typename S::Scalar* o,
+                           Index o_stride) {
+  with_rows<typename S::Scalar, TileSize<typename S::Scalar>::in_place_rows>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value, kMost = detail::kVectorRegisters * 3 / 4;
+    constexpr int F = R * 8 <= kMost ? 8 : R * 4 <= kMost ? 4 : R * 2 <= kMost ? 2 : 1;
+    // The first pass asks for whole rows; those of the other features then find them in the cache.
+    for (Index c = 0; c < features;) {
+      const Source<T> from{values.data + c, values.token_stride, 1};
+      const Index ahead = c == 0 ? features : 0, held = std::min<Index>(features - c, S::width);
+      if (c + F * S::width <= features) {
+        accumulate_rows<S, R, F>(p, from, begin, end, F * S::width, ahead, rescale, o + c,
+                                 o_stride);
+        c += F * S::width;
+      } else {
+        accumulate_rows<S, R, 1>(p, from, begin, end, held, ahead, rescale, o + c, o_stride);
+        c += S::width;
+      }
+    }
+  });
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

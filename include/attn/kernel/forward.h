@@ -211,22 +211,26 @@ class ForwardPass {
 
     for (int i = 0; i < rows; ++i)
       S::store(work_.lane_max + i * S::width, S::set(no_maximum<Scalar>()));
-    const Scalar* query = work_.query + first * work_.size.depth;
     for (int n = 0; n < visit.segment_count; ++n) {
       const Segment& segment = visit.segments[n];
       const bool as_scored = segment.full && Modify::kIdentity;
-      Scalar* lane_max = as_scored ? work_.lane_max : work_.unused_max;
-      if (in_place_) {
-        scores_in_place<S>(rows, query, source(problem_.key, block), segment.first * Size::panel,
-                           segment.end, problem_.shape.key_dim, work_.size.depth, work_.scores,
-                           lane_max);
-      } else {
-        scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last,
-                  segment.end, work_.scores, lane_max, work_.unused_max);
-      }
+      dot_products(first, rows, block, segment, as_scored ? work_.lane_max : work_.unused_max);
       if (!as_scored) modify(first, rows, block, segment);
     }
     return true;
+  }
+
+  /// Stage 1 alone, over a segment.
+  void dot_products(Index first, int rows, Index block, const Segment& segment, Scalar* lane_max) {
+    const Scalar* query = work_.query + first * work_.size.depth;
+    if (in_place_) {
+      scores_in_place<S>(rows, query, source(problem_.key, block), segment.first * Size::panel,
+                         segment.end, problem_.shape.key_dim, work_.size.depth, work_.scores,
+                         lane_max);
+    } else {
+      scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last, segment.end,
+                work_.scores, lane_max, work_.unused_max);
+    }
   }
 
   /// Stages 1 to 4 of one strip and one block.

@@ -84,9 +84,8 @@ struct Replay {
     }
     auto& work = pass.work_;
     const Index count = keys.end - block;
-    scores<S>(rows, work.query + first * work.size.depth, work.key, work.size.depth, 0,
-              (count + Size::panel - 1) / Size::panel, count, work.scores, work.unused_max,
-              work.unused_max);
+    pass.dot_products(first, rows, block, {0, (count + Size::panel - 1) / Size::panel, count, true},
+                      work.unused_max);
     if (at == stage::scaled) return;
     auto cursor = pass.cursor_at(first);
     for (int i = 0; i < rows; ++i, cursor.next()) {

@@ -103,7 +103,8 @@ void expect_attends(const Case& c, const Rule& rule, const Offset& offset,
 
 /// What a bound mask answers the engine, against its rule by brute force.
 template <class Mask>
-void expect_honest(const Case& c, const Rule& rule, const Offset& offset, const Mask& mask) {
+void expect_honest(const Case& c, const Rule& rule, const Offset& offset, const Mask& mask,
+                   int trials = 40) {
   using S = attn::detail::Simd<float>;
   const attn::detail::IndexList query_offsets(c.queries), key_offsets(c.keys);
   attn::detail::CallShape shape;
@@ -122,7 +123,7 @@ void expect_honest(const Case& c, const Rule& rule, const Offset& offset, const 
     const Index queries = c.query_length(b), keys = c.key_length(b);
     if (queries == 0 || keys == 0) continue;
     const Index first_position = offset(b, queries, keys);
-    for (int trial = 0; trial < 40; ++trial) {
+    for (int trial = 0; trial < trials; ++trial) {
       attn::QueryRows rows{};
       rows.sequence = b;
       rows.begin = pick(0, queries - 1);

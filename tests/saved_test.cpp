@@ -275,6 +275,21 @@ TEST(SavedOutputs, GoToAnyMemory) {
   EXPECT_TRUE(same_bits(of_heads, W));
 }
 
+TEST(SavedOutputs, OfFixedSizesAreThoseOfDynamicOnes) {
+  const Eigen::Matrix4f X = uniform<float, Eigen::ColMajor>(4, 4, 1);
+  const MatrixXf Q = X;
+  Eigen::Matrix4f fixed_W;
+  Eigen::Vector4f fixed_e;
+  MatrixXf W, e;
+  const Eigen::Matrix4f fixed_Y = attn::attention(
+      X, X, X, attn::causal(), attn::save_weights(fixed_W), attn::save_entropy(fixed_e));
+  const MatrixXf Y =
+      attn::attention(Q, Q, Q, attn::causal(), attn::save_weights(W), attn::save_entropy(e));
+  EXPECT_TRUE(same_bits(fixed_Y, Y));
+  EXPECT_TRUE(same_bits(fixed_W, W));
+  EXPECT_TRUE(same_bits(fixed_e, e));
+}
+
 TEST(SavedOutputs, AreRoundedOnceToTheirStorage) {
   const Heads call;
   MatrixXf W, S, e;

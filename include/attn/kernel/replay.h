@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "saved.h"
 #include "scores.h"
 
@@ -56,11 +58,16 @@ struct Replay {
         const int count = int(pass.strip_begin(strip + 1) - first);
         if (!wants(target, pass.rows_of(first, first + count))) continue;
         hide(count, all.end - block);
-        if (seen) score(at, first, count, block, keys);
-        write(target, first, count, all);
+        const bool scored = seen && score(at, first, count, block, keys);
+        // What is summed over heads is no matter of one of them.
+        if (scored || Saved::kOverHeads) {
+          write(target, first, count, all);
+        } else {
+          fill(target, first, count, all);
+        }
       }
     }
-    fill(target);
+    fill(target, 0, pass.count_, {pass.keys_, target.to.view.features});
   }
 
   template <class Target>
@@ -76,17 +83,17 @@ struct Replay {
     }
   }
 
-  void score(stage at, Index first, int rows, Index block, KeyRange keys) const {
+  /// The scores of a strip and a block at a stage; false if the strip sees none of them.
+  bool score(stage at, Index first, int rows, Index block, KeyRange keys) const {
     if (at == stage::masked) {
       typename Pass::Visit visit;
-      pass.score(first, rows, block, keys, visit);
-      return;
+      return pass.score(first, rows, block, keys, visit);
     }
     auto& work = pass.work_;
     const Index count = keys.end - block;
     pass.dot_products(first, rows, block, {0, (count + Size::panel - 1) / Size::panel, count, true},
                       work.unused_max);
-    if (at == stage::scaled) return;
+    if (at == stage::scaled) return true;
     auto cursor = pass.cursor_at(first);
     for (int i = 0; i < rows; ++i, cursor.next()) {
       Scalar* s = work.scores + i * Size::score_stride;
@@ -102,6 +109,7 @@ struct Replay {
         }
       }
     }
+    return true;
   }
 
   /// The strip's scores of the keys to the rows of the target that want them.
@@ -148,16 +156,20 @@ struct Replay {
     }
   }
 
-  /// The columns behind the last key of a sequence shorter than others.
+  /// Columns that no score goes to: keys that a strip does not see, and those behind the last key of a shorter sequence.
   template <class Target>
-  void fill(const Target& target) const {
+  void fill(const Target& target, Index first, Index rows, KeyRange columns) const {
     using T = typename Target::Scalar;
     const T padding = T(is_weights_v<Target> ? Scalar(0) : hidden_score<Scalar>());
     const Index stride = target.to.view.feature_stride;
-    auto cursor = pass.cursor_at(0);
-    for (Index r = 0; r < pass.count_; ++r, cursor.next()) {
-      if (T* to = row_of(target, cursor.row)) {
-        for (Index j = pass.keys_; j < target.to.view.features; ++j) to[j * stride] = padding;
+    auto cursor = pass.cursor_at(first);
+    for (Index r = 0; r < rows && !columns.empty(); ++r, cursor.next()) {
+      T* to = row_of(target, cursor.row);
+      if (to == nullptr) continue;
+      if (stride == 1) {
+        std::fill(to + columns.begin, to + columns.end, padding);
+      } else {
+        for (Index j = columns.begin; j < columns.end; ++j) to[j * stride] = padding;
       }
     }
   }

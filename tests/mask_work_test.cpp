@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <vector>
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
@@ -17,12 +18,20 @@ using Eigen::Index;
 using Eigen::MatrixXf;
 using support::same_bits;
 
-/// A number that counts its products: the engine serves it by the schedule of all scalars.
+/// A number that counts its products, and how often one is copied out of some memory: the engine serves it by the schedule of
+/// all scalars.
 struct Counted {
   double value = 0;
-  static inline long products = 0;
+  static inline long products = 0, reads = 0;
+  static inline const Counted *first = nullptr, *last = nullptr;  // the memory that is watched
 
   Counted() = default;
+  Counted(const Counted& other) : value(other.value) { reads += first <= &other && &other < last; }
+  Counted& operator=(const Counted& other) {
+    reads += first <= &other && &other < last;
+    value = other.value;
+    return *this;
+  }
   Counted(double v) : value(v) {}  // NOLINT: numbers convert
   Counted(int v) : value(v) {}     // NOLINT
   explicit operator int() const { return int(value); }
@@ -106,6 +115,67 @@ TEST(MaskWork, OfADifferenceLeavesOutTheHole) {
   EXPECT_NEAR(work(1024, 1024, !attn::key_range(100, 868)) / all, 0.25, 0.03);
 }
 
+TEST(MaskWork, OfPackedDocumentsIsTheirOwn) {
+  std::vector<int> ids, shuffled;
+  for (int i = 0; i < 1024; ++i) ids.push_back(i / 128), shuffled.push_back(i / 64 % 2);
+  const double all = work(1024, 1024);
+  EXPECT_NEAR(work(1024, 1024, attn::segments(ids)) / all, 1. / 8, 0.02);
+  EXPECT_NEAR(work(1024, 1024, attn::segments(ids), attn::causal()) / all, 1. / 16, 0.02);
+  // In any order panel by panel.
+  EXPECT_NEAR(work(1024, 1024, attn::segments(shuffled)) / all, 1. / 2, 0.03);
+}
+
+TEST(MaskWork, OfCoarseBlocksIsThoseThatAreSeen) {
+  const Eigen::Index n = 16;
+  Eigen::Matrix<bool, -1, -1> B = Eigen::Matrix<bool, -1, -1>::Constant(n, n, false);
+  for (Eigen::Index i = 0; i < n; ++i)
+    for (Eigen::Index k = 0; k < 4; ++k) B(i, (i * 3 + k * 5) % n) = true;
+  const double all = work(1024, 1024);
+  EXPECT_NEAR(work(1024, 1024, attn::block_sparse(B, 64)) / all, 1. / 4, 0.03);
+  EXPECT_NEAR(work(1024, 1024, !attn::block_sparse(B, 64)) / all, 3. / 4, 0.03);
+}
+
+TEST(MaskWork, OfATreeLeavesOutOtherBranches) {
+  std::vector<int> parents;  // two chains of 256 behind a common root
+  for (int t = 0; t < 513; ++t) parents.push_back(t == 257 ? 0 : t - 1);
+  EXPECT_NEAR(work(513, 513, attn::tree(parents)) / work(513, 513), 1. / 4, 0.03);
+}
+
+/// Reads of the keys [begin, end), which are values too, in a call of 64 rows and 600 keys.
+template <class... Options>
+long reads(Index begin, Index end, const Options&... options) {
+  using Rows = Eigen::Matrix<Counted, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const Rows Q = Rows::Constant(64, 8, 0.5), K = Rows::Constant(600, 8, 0.25);
+  Rows Y;
+  Counted::first = K.data() + begin * 8;
+  Counted::last = K.data() + end * 8;
+  Counted::reads = 0;
+  attn::attention(Q, K, K, attn::into(Y), options...);
+  Counted::first = Counted::last = nullptr;
+  return Counted::reads;
+}
+
+TEST(MaskWork, DoesNotReadWhatNoRowSees) {
+  EXPECT_GT(reads(0, 600), 0);
+  EXPECT_EQ(reads(64, 600, attn::causal_from(0)), 0);
+  EXPECT_GT(reads(63, 64, attn::causal_from(0)), 0);
+  EXPECT_EQ(reads(4, 596, attn::key_range(599, 600) || attn::key_lengths(4)), 0);  // whole panels
+  std::vector<int> queries(64, 5), keys(600, 4);
+  for (std::size_t j = 104; j < 600; ++j) keys[j] = j < 200 ? 5 : 6;
+  EXPECT_EQ(reads(0, 104, attn::segments(queries, keys)), 0);
+  EXPECT_GT(reads(104, 105, attn::segments(queries, keys)), 0);
+  EXPECT_EQ(reads(200, 600, attn::segments(queries, keys)), 0);
+  keys[500] = 5;  // out of order now: whole panels
+  EXPECT_EQ(reads(200, 500 / 16 * 16, attn::segments(queries, keys)), 0);
+  Eigen::Matrix<bool, 1, 10> B;
+  B << 1, 0, 0, 1, 0, 0, 0, 0, 1, 0;
+  EXPECT_EQ(reads(64, 192, attn::block_sparse(B, 64)), 0);
+  EXPECT_GT(reads(192, 193, attn::block_sparse(B, 64)), 0);
+  EXPECT_EQ(reads(256, 512, attn::block_sparse(B, 64)), 0);
+  EXPECT_EQ(reads(576, 600, attn::block_sparse(B, 64)), 0);
+  EXPECT_EQ(reads(192, 256, !attn::block_sparse(B, 64)), 0);
+}
+
 /// A mask that notes which pairs it is asked about, and otherwise is the one it holds.
 struct Asked {
   long lanes = 0;
@@ -119,6 +189,9 @@ struct BoundWatched : attn::mask_base {
   bool operator()(const attn::QueryRow& row, Index key) const { return bound(row, key); }
   attn::KeyRange keys(const attn::QueryRows& rows) const { return bound.keys(rows); }
   attn::KeyRange full_keys(const attn::QueryRows& rows) const { return bound.full_keys(rows); }
+  attn::detail::Cover cover(const attn::QueryRows& rows, attn::KeyRange range) const {
+    return attn::detail::cover(bound, rows, range);
+  }
   template <class S>
   typename S::Mask lanes(const attn::QueryRow& row, Index key) const {
     asked->lanes += S::width;
@@ -155,6 +228,18 @@ TEST(MaskWork, AsksLanesOnlyOnTheBoundary) {
   EXPECT_LE(lengths.lanes, L * panel);
   EXPECT_GE(lengths.first, 700 / panel * panel);
   EXPECT_LT(lengths.last, (700 / panel + 1) * panel);
+
+  // Documents and blocks of whole panels: only where the rows of a strip belong to two of them.
+  std::vector<int> ids;
+  for (int i = 0; i < L; ++i) ids.push_back(i / 256);
+  Asked segments, blocks;
+  (void)attn::attention(Q, K, K, Watched<attn::detail::Segments>(attn::segments(ids), &segments));
+  constexpr Index rows = attn::kernel::TileSize<float>::rows;
+  EXPECT_LE(segments.lanes, 3 * rows * 512);
+  Eigen::Matrix<bool, 4, 4> B = Eigen::Matrix<bool, 4, 4>::Identity();
+  const auto sparse = attn::block_sparse(B, 256);
+  (void)attn::attention(Q, K, K, Watched<std::decay_t<decltype(sparse)>>(sparse, &blocks));
+  EXPECT_LE(blocks.lanes, 3 * rows * 512);
 }
 
 }  // namespace

@@ -4,8 +4,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
+#include <string>
 #include <vector>
 
+#include "support/any_mask.h"
 #include "support/mask_cases.h"
 
 namespace {
@@ -16,6 +19,12 @@ using Eigen::MatrixXf;
 using namespace support;  // cases, rules and expectations
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
+
+/// Most tests here share one instantiation of the engine, for masks of any kind; a few calls keep the mask's own type.
+template <class Mask>
+AnyMask any(Mask mask) {
+  return AnyMask(std::move(mask));
+}
 
 /// Ids of `count` tokens: documents of 1 to `most` tokens one after the other, or in any order.
 std::vector<int> documents(Index count, Index most, bool ordered, std::uint32_t seed) {
@@ -29,6 +38,43 @@ std::vector<int> documents(Index count, Index most, bool ordered, std::uint32_t 
     for (int& id : ids) id = int(engine() % 5) * (engine() % 2 ? 1 : -1);
   }
   return ids;
+}
+
+// ---- Pictures, as the README shows them -----------------------------------------------------
+
+/// Who sees whom, four keys a row: '#' and '.'.
+template <class... Options>
+std::string picture(Index queries, const Options&... options) {
+  const MatrixXf Q = MatrixXf::Zero(queries, 2), K = MatrixXf::Zero(4, 2);
+  MatrixXf W, Y;
+  attn::attention(Q, K, K, attn::into(Y), attn::save_weights(W), options...);
+  std::string seen;
+  for (Index i = 0; i < queries; ++i) {
+    for (Index j = 0; j < 4; ++j) seen += W(i, j) > 0 ? '#' : '.';
+    if (i + 1 < queries) seen += ' ';
+  }
+  return seen;
+}
+
+TEST(MaskPictures, AreTheReadmes) {
+  Eigen::Matrix<bool, 2, 2> coarse;
+  coarse << 1, 0, 1, 1;
+  Eigen::Matrix<bool, 4, 4> B;
+  B << 1, 0, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0;
+  EXPECT_EQ(picture(4, any(attn::prefix_lm(2))), "##.. ##.. ###. ####");
+  EXPECT_EQ(picture(4, any(attn::segments({7, 7, 9, 9}))), "##.. ##.. ..## ..##");
+  EXPECT_EQ(picture(4, any(attn::segments({7, 9, 7, 9}))), "#.#. .#.# #.#. .#.#");
+  EXPECT_EQ(picture(4, any(attn::tree({-1, 0, 0, 1}))), "#... ##.. #.#. ##.#");
+  EXPECT_EQ(picture(4, any(attn::block_sparse(coarse, 2))), "##.. ##.. #### ####");
+  EXPECT_EQ(picture(4, any(attn::keep(B))), "#..# .#.. ##.. ....");
+  EXPECT_EQ(picture(4, any(attn::hide(B))), ".##. #.## ..## ####");
+  EXPECT_EQ(
+      picture(4, any(attn::mask([](Index query, Index key) { return (query - key) % 2 == 0; }))),
+      "#.#. .#.# #.#. .#.#");
+  EXPECT_EQ(picture(4, any(attn::causal() && attn::window(1, -1))), "#... ##.. .##. ..##");
+  EXPECT_EQ(picture(4, any(attn::window(0, 0) || attn::key_lengths(1))), "#... ##.. #.#. #..#");
+  EXPECT_EQ(picture(4, any(attn::causal() && !attn::window(0, 0))), ".... #... ##.. ###.");
+  EXPECT_EQ(picture(2, attn::causal(align::lower_right)), "###. ####");
 }
 
 // ---- segments -------------------------------------------------------------------------------
@@ -51,7 +97,7 @@ TEST(Segments, OfKeysMayHaveIdsOfTheirOwn) {
     for (const Case& c : all_cases()) {
       const std::vector<int> queries = documents(c.queries.back(), 9, ordered, 6),
                              keys = documents(c.keys.back(), 30, ordered, 7);
-      expect_mask({c}, attn::segments(queries, keys), [&](const Pair& p) {
+      expect_mask({c}, any(attn::segments(queries, keys)), [&](const Pair& p) {
         const Index first = c.keys.size() == 2 ? 0 : c.keys[at(p.sequence)];
         return queries[at(p.token)] == keys[at(first + p.key)];
       });
@@ -64,19 +110,19 @@ TEST(Segments, OfUnorderedQueriesOnOrderedKeysSkipWhatNobodyAsksFor) {
   const std::vector<int> queries = documents(50, 9, false, 8), keys = documents(300, 30, true, 9);
   std::vector<int> every(queries);
   for (int& id : every) id = 3 + 2 * (std::abs(id) * 3);
-  expect_mask({c}, attn::segments(every, keys),
+  expect_mask({c}, any(attn::segments(every, keys)),
               [&](const Pair& p) { return every[at(p.token)] == keys[at(p.key)]; });
 }
 
 TEST(Segments, OfTheLongestSequenceServeAll) {
   const Case c = {{0, 5, 17}, {0, 9, 21}, 2, 1};
   const std::vector<int> queries = documents(12, 4, true, 5), keys = documents(12, 5, true, 6);
-  expect_mask({c}, attn::segments(queries, keys),
+  expect_mask({c}, any(attn::segments(queries, keys)),
               [&](const Pair& p) { return queries[at(p.row)] == keys[at(p.key)]; });
 }
 
 TEST(Segments, WithoutACommonIdGiveZeros) {
-  expect_mask({{{0, 3}, {0, 40}}}, attn::segments({1, 2, 3}, std::vector<int>(40, 7)),
+  expect_mask({{{0, 3}, {0, 40}}}, any(attn::segments({1, 2, 3}, std::vector<int>(40, 7))),
               [](const Pair&) { return false; });
 }
 
@@ -84,7 +130,7 @@ TEST(Segments, WithoutACommonIdGiveZeros) {
 
 TEST(PrefixLm, SeesThePrefixBothWaysAndTheRestCausally) {
   for (const Index n : {0, 1, 20, 37}) {
-    expect_mask({{{0, 37}, {0, 37}}, {{0, 300}, {0, 300}}}, attn::prefix_lm(n),
+    expect_mask({{{0, 37}, {0, 37}}, {{0, 300}, {0, 300}}}, any(attn::prefix_lm(n)),
                 [=](const Pair& p) { return p.key < n || p.key <= p.position; });
   }
 }
@@ -150,10 +196,23 @@ TEST(Tree, OfEachSequenceIsItsOwn) {
   });
 }
 
+TEST(Tree, LeavesOutDeadBranchesAmongAncestors) {
+  std::vector<int> parents;  // every seventh token is a leaf, the others one chain
+  for (int t = 0; t < 150; ++t) parents.push_back(t % 7 == 0 && t > 0 ? t - 2 : t - 1);
+  for (const Index prefix : {0, 40}) {
+    expect_honest(
+        {{0, 150}, {0, 150 + prefix}},
+        [&](const Pair& p) {
+          return p.key < prefix || is_ancestor(parents.data(), p.row, p.key - prefix);
+        },
+        kLowerRight, attn::tree(parents));
+  }
+}
+
 TEST(Tree, OfOneChainIsCausal) {
   std::vector<int> chain;
   for (int t = 0; t < 70; ++t) chain.push_back(t - 1);
-  expect_mask({{{0, 70}, {0, 70}}}, attn::tree(chain), kCausal);
+  expect_mask({{{0, 70}, {0, 70}}}, any(attn::tree(chain)), kCausal);
 }
 
 // ---- block_sparse ---------------------------------------------------------------------------
@@ -173,7 +232,7 @@ TEST(BlockSparse, MayBeOneForEachHead) {
   const Case c = {{0, 40}, {0, 130}, 4, 2};
   const Index rows = 3, columns = 9, block = 16;
   const Bools B = random_bools(rows, 4 * columns, 12, 0.4);
-  expect_mask({c}, attn::block_sparse(attn::heads(B, 4), block),
+  expect_mask({c}, any(attn::block_sparse(attn::heads(B, 4), block)),
               [&](const Pair& p) { return B(p.row / block, p.head * columns + p.key / block); });
 }
 
@@ -181,11 +240,11 @@ TEST(BlockSparse, MayBeOneForEachSequence) {
   const Case c = {{0, 20, 25}, {0, 40, 90}, 2, 1};
   const Index rows = 2, columns = 4, block = 15;
   const Bools stacked = random_bools(2 * rows, columns, 13);
-  expect_mask({c}, attn::block_sparse(stacked, block), [&](const Pair& p) {
+  expect_mask({c}, any(attn::block_sparse(stacked, block)), [&](const Pair& p) {
     return stacked(p.sequence * rows + p.row / block, p.key / block);
   });
   const DynamicMatrix<bool> memory = random_bools(2 * 2 * rows, columns, 14);
-  expect_mask({c}, attn::block_sparse(attn::bhld(memory.data(), 2, 2, rows, columns), block),
+  expect_mask({c}, any(attn::block_sparse(attn::bhld(memory.data(), 2, 2, rows, columns), block)),
               [&](const Pair& p) {
                 return memory((p.sequence * 2 + p.head) * rows + p.row / block, p.key / block);
               });
@@ -194,9 +253,9 @@ TEST(BlockSparse, MayBeOneForEachSequence) {
 TEST(BlockSparse, CombinesWithOthers) {
   const Case c = {{0, 100}, {0, 100}};
   const Bools B = random_bools(7, 7, 15);
-  expect_mask({c}, !attn::block_sparse(B, 16) && attn::causal(),
+  expect_mask({c}, any(!attn::block_sparse(B, 16) && attn::causal()),
               [&](const Pair& p) { return !B(p.row / 16, p.key / 16) && p.key <= p.position; });
-  expect_mask({c}, attn::block_sparse(B, 16) || attn::window(2, 0), [&](const Pair& p) {
+  expect_mask({c}, any(attn::block_sparse(B, 16) || attn::window(2, 0)), [&](const Pair& p) {
     return B(p.row / 16, p.key / 16) || (p.key <= p.position && p.key >= p.position - 2);
   });
 }
@@ -205,9 +264,10 @@ TEST(BlockSparse, CombinesWithOthers) {
 
 TEST(FunctorMask, MayLookAtThePairOrAtAllOfItsPlace) {
   expect_mask(all_cases(),
-              attn::mask([](Index query, Index key) { return (query + key) % 3 == 0; }),
+              any(attn::mask([](Index query, Index key) { return (query + key) % 3 == 0; })),
               [](const Pair& p) { return (p.position + p.key) % 3 == 0; });
-  expect_mask(all_cases(), attn::mask([](auto query, auto key) { return key <= query; }), kCausal);
+  expect_mask(all_cases(), any(attn::mask([](auto query, auto key) { return key <= query; })),
+              kCausal);
   expect_mask(all_cases(), attn::mask([](attn::At a) {
                 return (a.sequence + 2 * a.head + a.query + a.key) % 5 < 2;
               }),
@@ -239,8 +299,8 @@ struct Ranged {
 };
 
 TEST(FunctorMask, IsBoundedByItsRanges) {
-  expect_mask(all_cases(), attn::mask(Ranged()), kCausal);
-  expect_mask(all_cases(), !attn::mask(Ranged()) || attn::window(1, 0),
+  expect_mask(all_cases(), any(attn::mask(Ranged())), kCausal);
+  expect_mask(all_cases(), any(!attn::mask(Ranged()) || attn::window(1, 0)),
               [](const Pair& p) { return p.key > p.position || p.key >= p.position - 1; });
   // Asked on the boundary only: a row's own panel, and one more where the rows of a strip end in two.
   const Index L = 512;
@@ -250,6 +310,26 @@ TEST(FunctorMask, IsBoundedByItsRanges) {
   EXPECT_TRUE(same_bits(Y, attn::attention(Q, Q, Q, attn::causal())));
   EXPECT_GT(ranged.asked, L);
   EXPECT_LE(ranged.asked, 2 * L * attn::kernel::TileSize<float>::panel);
+}
+
+/// Only the last keys are seen; the range says so for many rows, not for few.
+struct LooseForFew {
+  bool operator()(Index, Index key) const { return key >= 250; }
+  attn::KeyRange keys(const attn::QueryRows& rows) const {
+    return {rows.end - rows.begin > 50 ? 250 : 0, 256};
+  }
+};
+
+TEST(FunctorMask, MayKnowMoreOfManyRowsThanOfFew) {
+  // What the rows together are known not to see is not packed. The scratch holds NaN from the call before.
+  const MatrixXf Q = uniform<float>(60, 4, 1), K = uniform<float>(256, 4, 2);
+  const MatrixXf NaN = MatrixXf::Constant(256, 4, std::numeric_limits<float>::quiet_NaN());
+  attn::ScaledDotProductAttention<float> sdpa;
+  MatrixXf Y;
+  sdpa(Q, K, NaN, attn::into(Y));
+  sdpa(Q, K, K, attn::into(Y), attn::mask(LooseForFew()) || attn::key_lengths(1));
+  EXPECT_TRUE(
+      same_bits(Y, attn::attention(Q, K, K, attn::key_range(250, 256) || attn::key_lengths(1))));
 }
 
 TEST(FunctorMask, OwnsATemporaryAndRefersToAnLvalue) {

@@ -370,6 +370,31 @@ TEST(SavedOutputs, OfHugeScoresAreNumbers) {
   EXPECT_EQ(m(0, 0), 1e20f * 1e12f);
 }
 
+TYPED_TEST(SavedOutputs, OfOneQueryAreThoseOfTheLastRowOfMany) {
+  // Few queries that see all keys are attended where the keys lie, many where they are packed.
+  using Matrix = support::DynamicMatrix<TypeParam>;
+  const Matrix Q = uniform<TypeParam>(601, 12, 1), K = uniform<TypeParam>(601, 12, 2, 2),
+               V = uniform<TypeParam>(601, 5, 3);
+  Matrix saved[2][4];
+  const auto attend = [&](const auto& queries, Matrix(&to)[4]) {
+    return Matrix(attn::attention(queries, K, V, attn::causal(attn::align::lower_right),
+                                  attn::save_weights(to[0]),
+                                  attn::save_scores(to[1], attn::stage::masked),
+                                  attn::save_entropy(to[2]), attn::save_max_logit(to[3])));
+  };
+  const Matrix all = attend(Q.topRows(601), saved[0]), last = attend(Q.bottomRows(1), saved[1]);
+  EXPECT_TRUE(same_bits(last, all.bottomRows(1)));
+  for (int n = 0; n < 4; ++n)
+    EXPECT_TRUE(same_bits(saved[1][n], saved[0][n].bottomRows(1))) << "output " << n;
+  ReferenceOptions asked;
+  asked.save_weights = asked.save_scores = true;
+  const auto expected = support::reference_attention(Q.bottomRows(1), K, V, asked);
+  EXPECT_TRUE(near(saved[1][0], expected.weights, 32 * this->kEpsilon));
+  EXPECT_TRUE(near(saved[1][1], expected.masked, 32 * this->kEpsilon));
+  EXPECT_TRUE(near(saved[1][2], expected.entropy, 64 * this->kEpsilon));
+  EXPECT_TRUE(near(saved[1][3], expected.max_logit, 32 * this->kEpsilon));
+}
+
 TEST(SavedOutputs, OfRotatedKeysAreThoseOfTheCall) {
   // Columns of the weights times the values: the output itself, whatever happened to the scores on the way.
   const MatrixXf Q = uniform<float, Eigen::ColMajor>(7, 8, 1),

@@ -145,15 +145,21 @@ TYPED_TEST(SavedOutputs, OfChosenRowsAreTheRowsOfTheWhole) {
     const Call<TypeParam> call(c);
     support::DynamicMatrix<TypeParam> W, S, some_W, some_S;
     const auto Y = call(attn::save_weights(W), attn::save_scores(S, attn::stage::masked));
-    std::vector<Index> rows;
-    for (Index i = 0; i < Y.rows(); i += 1 + i % 5) rows.push_back(i);
-    const auto again = call(attn::save_weights(some_W, attn::query_rows(rows)),
-                            attn::save_scores(some_S, attn::stage::masked, attn::query_rows(rows)));
-    EXPECT_TRUE(same_bits(again, Y));
-    ASSERT_EQ(some_W.rows(), Index(rows.size()));
-    for (std::size_t n = 0; n < rows.size(); ++n) {
-      EXPECT_TRUE(same_bits(some_W.row(Index(n)), W.row(rows[n]))) << "row " << rows[n];
-      EXPECT_TRUE(same_bits(some_S.row(Index(n)), S.row(rows[n]))) << "row " << rows[n];
+    std::vector<std::vector<Index>> choices(1);
+    for (Index i = 0; i < Y.rows(); i += 1 + i % 5) choices[0].push_back(i);
+    for (Index i = 0; i < Y.rows(); ++i) choices.push_back({i});
+    for (const std::vector<Index>& rows : choices) {
+      const auto again =
+          call(attn::save_weights(some_W, attn::query_rows(rows)),
+               attn::save_scores(some_S, attn::stage::masked, attn::query_rows(rows)));
+      EXPECT_TRUE(same_bits(again, Y));
+      ASSERT_EQ(some_W.rows(), Index(rows.size()));
+      for (std::size_t n = 0; n < rows.size(); ++n) {
+        EXPECT_TRUE(same_bits(some_W.row(Index(n)), W.row(rows[n]))) << "row " << rows[n];
+        EXPECT_TRUE(same_bits(some_S.row(Index(n)), S.row(rows[n]))) << "row " << rows[n];
+      }
+      some_W.setConstant(-1);
+      some_S.setConstant(-1);
     }
     (void)call(attn::save_weights(some_W, attn::query_rows(std::vector<Index>())),
                attn::save_scores(some_S, attn::stage::scaled, attn::query_rows({0})));
@@ -197,6 +203,23 @@ TEST(SavedWeights, AveragedOverHeadsAreTheMeanForAnyNumberOfThreads) {
     (void)call(attn::save_weights(again, attn::average_heads(), attn::query_rows(rows)));
     EXPECT_TRUE(same_bits(again, W.row(0)));
   }
+}
+
+/// Each of two key/value heads sees a block of keys of its own.
+struct HalfForEachHead {
+  bool operator()(attn::At at) const { return (at.key < 256) == (at.head < 2); }
+  attn::KeyRange keys(const attn::QueryRows& rows) const {
+    return rows.head_begin < 2 ? attn::KeyRange{0, 256} : attn::KeyRange{256, rows.keys};
+  }
+  attn::KeyRange full_keys(const attn::QueryRows& rows) const { return keys(rows); }
+};
+TEST(SavedWeights, AveragedKeepWhatOtherHeadsSaw) {
+  const MatrixXf Q = MatrixXf::Zero(3, 8), K = uniform<float, Eigen::ColMajor>(512, 4, 1);
+  MatrixXf W;
+  (void)attn::attention(attn::heads(Q, 4), attn::heads(K, 2), attn::heads(K, 2),
+                        attn::mask(HalfForEachHead()),
+                        attn::save_weights(W, attn::average_heads()));
+  EXPECT_TRUE(near(W, MatrixXf::Constant(3, 512, 1 / 512.f), 1e-9));
 }
 
 TEST(SavedOutputsInParallel, HaveTheSameBits) {

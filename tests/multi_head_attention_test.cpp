@@ -111,7 +111,7 @@ TYPED_TEST(MultiHead, AgreesWithTheOracleAtEveryTileBound) {
   const auto X = uniform<TypeParam>(2 * Size::max_piece_rows + 3, 3, 4);
   EXPECT_TRUE(near(mha(X), expected(mha, X, X, X, call_of(mha)), kTolerance<TypeParam>));
 
-  // So deep that a piece is cut to few rows, and panels go by one at a time.
+  // So deep that a piece is cut to few rows.
   auto deep = random_layer<TypeParam>(MultiHeadOptions(2, 1).key_features(9000));
   const auto Xk = uniform<TypeParam>(70, 9000, 5);
   const auto Xq = uniform<TypeParam>(3, 2, 6);

@@ -220,6 +220,17 @@ TEST(RotaryOption, TakesExplicitPositionsOfQueriesAndKeys) {
                         attn::attention(square_q, square_k, values)));
 }
 
+TEST(RotaryOption, TakesExplicitPositionsOfEachSequence) {
+  const auto Q = uniform<float>(6, 8, 1), K = uniform<float>(7, 8, 2), V = uniform<float>(7, 3, 3);
+  const auto turn = rotary(pairing::half_split);
+  const std::vector<int> of_queries{3, 9, 1, 1, 0, 2}, of_keys{0, 8, 5, 40, 2, 7, 3};
+  const DynamicMatrix<float> turned_q = rotate(Q, turn.positions(of_queries)),
+                             turned_k = rotate(K, turn.positions(of_keys));
+  const auto batch = attn::sequences({0, 2, 6}, {0, 3, 7});
+  EXPECT_TRUE(same_bits(attn::attention(Q, K, V, batch, turn.positions(of_queries, of_keys)),
+                        attn::attention(turned_q, turned_k, V, batch)));
+}
+
 TEST(RotaryOption, MakesScoresDependOnDistanceAlone) {
   const MatrixXd Q = uniform<double>(9, 16, 1), K = Q, V = uniform<double>(9, 4, 3);
   const auto turn = rotary(pairing::interleaved);

@@ -14,12 +14,12 @@ namespace kernel {
 // WHAT     Y[i, n] = (Σ_c X[i, c] · W[c, n]) + b[n]                              // X: (rows, K)  W: (K, N)  Y: (rows, N)
 //          weights  →  panels of C·W columns: element (c, n) at c·(C·W) + n, packed once; K padded to whole depth steps
 //          rows     →  strips of R rows as packed queries, packed once a piece, used by all weights that read them
-// PICTURE  for each piece of rows:                      // X's strips stay in L2
+// PICTURE  for each piece of rows:                      // up to 96 rows: X's strips stay in L2
 //            pack its strips
-//            for each weight that reads X, and each block of its panels:         // W's block stays in L2
-//              for each strip, for each panel of the block:                      // R × C packets, the whole of K in registers
-// TRAFFIC  a panel of W (K·C·W scalars, 64 KiB at K = 512 with AVX-512) streams from L2 once a strip, a strip (R·K, 24 KiB) once a
-//          panel: 14 packets for 24 multiply-adds, of which the caches below L1 deliver 2.75 at most
+//            for each weight that reads X, for each of its panels:             // a panel comes from memory once a piece
+//              for each strip: R × C packets, the whole of K in registers
+// TRAFFIC  a panel of W (K·C·W scalars, 64 KiB at K = 512 with AVX-512) and a strip of X (R·K, 24 KiB) stream from L2 once a tile:
+//          14 packets for 24 multiply-adds, at most 2.75 of them from beyond L1; a panel from L3 serves eight strips
 // LIMIT    the multiply-adds, as in register_tile.h; K whole, so that no partial sum is ever stored
 // EDGES    rows and columns beyond the matrix are zeros that are computed and not written; K beyond is zero on both sides
 // NUMERICS each element is one chain over K from +0, then one addition of b: the bits know nothing of rows, pieces and threads
@@ -108,9 +108,9 @@ struct ProjectionScratch {
 
   constexpr Index strips() const { return round_up(piece_rows * depth, 16); }
   constexpr Index tile() const { return Size::rows * Size::panel; }
-  /// Panels stored narrower than they are computed in are widened a block at a time.
+  /// Panels stored narrower than they are computed in are widened one at a time.
   constexpr Index widened() const {
-    return std::is_same_v<Scalar, Stored> ? 0 : Size::panel_block(depth) * depth * Size::panel;
+    return std::is_same_v<Scalar, Stored> ? 0 : depth * Size::panel;
   }
   constexpr Index total() const { return round_up(strips() + tile() + widened(), 16); }
 };
@@ -131,46 +131,41 @@ void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index fe
   }
 }
 
-/// All columns of one projection for the rows of a piece. `sink`: where tiles go (see RowsSink).
+/// All columns of one projection for the rows of a piece. `widened`: room for one panel where weights are stored narrowly;
+/// `sink`: where tiles go (see RowsSink).
 template <class S, class Stored, class Sink>
 void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index rows,
                    const PanelWeights<typename S::Scalar, Stored>& weights,
                    typename S::Scalar* widened, const Sink& sink) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
-  const Index depth = weights.depth(), panel_size = depth * Size::panel;
-  const Index panels = (weights.outputs + Size::panel - 1) / Size::panel;
-  const Index block_panels = Size::panel_block(depth);
+  const Index depth = weights.depth();
   const Strips strips = Strips::of<Scalar>(rows);
-  for (Index block = 0; block < panels; block += block_panels) {
-    const Index end = std::min(block + block_panels, panels);
-    const Scalar* w;
+  for (Index column = 0; column < weights.outputs; column += Size::panel) {
+    const Stored* stored = weights.panels + column * depth;
+    const Scalar* panel;
     if constexpr (std::is_same_v<Scalar, Stored>) {
-      w = weights.panels + block * panel_size;
+      panel = stored;
     } else {
-      const Stored* from = weights.panels + block * panel_size;
-      for (Index n = 0; n < (end - block) * panel_size; n += S::width)
-        S::store(widened + n, detail::load_converted<S>(from + n));
-      w = widened;
+      for (Index n = 0; n < depth * Size::panel; n += S::width)
+        S::store(widened + n, detail::load_converted<S>(stored + n));
+      panel = widened;
     }
+    const Index columns = std::min<Index>(weights.outputs - column, Size::panel);
     for (Index strip = 0; strip < strips.count; ++strip) {
       const Index first = strips.begin(strip);
       with_rows<Scalar>(strips.rows(strip), [&](auto count) {
         constexpr int R = decltype(count)::value;
-        for (Index panel = block; panel < end; ++panel) {
-          const Index column = panel * Size::panel;
-          project_panel<S, R>(strips_of_x + first * depth, w + (panel - block) * panel_size, depth,
-                              weights.bias + column, sink.address(first_row + first, column),
-                              sink.stride());
-          sink.finish(first_row + first, R, column,
-                      std::min<Index>(weights.outputs - column, Size::panel));
-        }
+        project_panel<S, R>(strips_of_x + first * depth, panel, depth, weights.bias + column,
+                            sink.address(first_row + first, column), sink.stride());
+        sink.finish(first_row + first, R, column, columns);
       });
     }
   }
 }
 
 /// Tiles go straight to rows of scratch, whose stride holds whole panels: heads side by side need no further split.
+/// WHY  rows of all heads rather than a matrix for each head: projecting and attending took 5.9 ms of mha512 either way.
 template <class Scalar>
 struct RowsSink {
   Scalar* data;

@@ -66,8 +66,13 @@ class NumberList {
     if (data_ != nullptr) return data_[i * stride_];
     return std::size_t(size_) <= kInline ? inline_[std::size_t(i)] : spilled_[std::size_t(i)];
   }
-  /// The number of a head, where one entry serves all.
-  const T& of(Index head) const { return (*this)[size_ == 1 ? 0 : head]; }
+  /// The numbers as heads read them, one entry serving all: valid while the list stays where it is.
+  struct ByHead {
+    const T* data;
+    Index stride;
+    const T& operator[](Index head) const { return data[head * stride]; }
+  };
+  ByHead by_head() const { return {&(*this)[0], size_ == 1 ? 0 : data_ != nullptr ? stride_ : 1}; }
   /// The caller's memory, for the check against outputs that overlap it; empty where it is owned.
   TensorView<const T> memory() const {
     return {data_, 1, 1, data_ == nullptr ? 0 : size_, 1, 0, 0, stride_, 1};

@@ -70,12 +70,12 @@ struct Bias : option_base {
 /// s − slope·|p − j|, in one rounding where the hardware fuses.
 template <class Scalar, class Number>
 struct BoundAlibi {
-  const NumberList<Number>* slopes;
+  typename NumberList<Number>::ByHead slopes;
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
     const auto distance = S::abs(S::sub(S::set(from_index<Scalar>(row.position - key)), S::iota()));
-    return S::fmadd(S::set(Scalar(-Scalar(slopes->of(row.head)))), distance, s);
+    return S::fmadd(S::set(Scalar(-Scalar(slopes[row.head]))), distance, s);
   }
 };
 template <class Number>
@@ -85,15 +85,15 @@ struct Alibi : option_base {
   template <class Scalar>
   BoundAlibi<Scalar, Number> bind(const CallShape& shape) const {
     slopes.check(shape.function, "alibi", shape.heads);
-    return {&slopes};
+    return {slopes.by_head()};
   }
 };
 
 /// A logit for each head that takes part in the softmax and has no value: the state of a row starts from it.
 template <class Scalar, class Number>
 struct BoundSink {
-  const NumberList<Number>* logits;
-  Scalar logit(const QueryRow& row) const { return Scalar(logits->of(row.head)); }
+  typename NumberList<Number>::ByHead logits;
+  Scalar logit(const QueryRow& row) const { return Scalar(logits[row.head]); }
 };
 template <class Number>
 struct Sink : option_base {
@@ -107,7 +107,7 @@ struct Sink : option_base {
       if (!is_finite(logit) && !(logit < Scalar(0)))
         fail(text(shape.function, ": sink: logit ", h, " is not a finite number (or -infinity)"));
     }
-    return {&logits};
+    return {logits.by_head()};
   }
 };
 

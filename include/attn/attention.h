@@ -9,8 +9,9 @@
 //   tokens stacked in rows.
 //   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
 //   Positions: key j is at j, query row i at i + offset; the offset is named once in the call (mask.h).
-//   A row with no key left gives zeros and log-sum-exp −∞, on every path. A hidden pair contributes nothing, whatever its key and
-//   value hold. NaN in a visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is hidden.
+//   A row with no key left gives zeros and log-sum-exp −∞ (the sink's logit where there is one), on every path. A hidden pair
+//   contributes nothing, whatever its key and value hold. NaN in a visible query, key or value gives NaN in the rows that see it,
+//   and only there. A score of −∞ is hidden.
 //   A row that sees one key returns that value row exactly.
 //   half and bfloat16 are storage types, for each operand separately, computed in float; every other scalar computes in itself.
 //
@@ -288,9 +289,13 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, K
 /// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq × Lk scores.
 ///
 /// Shapes     Q [Lq, d_k]  K [Lk, d_k]  V [Lk, d_v]  →  [Lq, d_v]; with heads [Lq, H·d_k] [Lk, H_kv·d_k] [Lk, H_kv·d_v] → [Lq, H·d_v]
-/// Options    into(Y) (then nothing is returned), parallel(n), on(pool), causal(), window(), keep(), hide(), key_lengths(), key_range(), && || ! of them,
-///            query_offset(), rotary(), scale() (default 1/√d_k), softcap(), bias(), residual(), save_logsumexp(), save_max_logit(),
-///            save_entropy(), save_weights(), save_scores(), sequences(), sequence_length(), use(); in any order
+/// Options    masks        causal(), window(), prefix_lm(), tree(), keep(), hide(), key_lengths(), key_range(), segments(),
+///                         block_sparse(), mask(f), && || ! of them; query_offset()
+///            scores       rotary(), scale() (default 1/√d_k), softcap(), bias(), alibi(), score(f), sink()
+///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(), save_max_logit(), save_entropy(),
+///                         save_weights(), save_scores()
+///            batch        sequences(), sequence_length()
+///            means        parallel(n), on(pool), use(); all in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
 ///            are then untouched). Empty inputs are valid
 /// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused

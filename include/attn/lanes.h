@@ -85,10 +85,13 @@ template <class S>
 class SameLanes : public Lanes<S> {
  public:
   explicit SameLanes(Index i) : Lanes<S>(detail::from_index<typename S::Scalar>(i)), index_(i) {}
-  template <
-      class Integer,
-      std::enable_if_t<std::is_integral_v<Integer> && !std::is_same_v<Integer, bool>, int> = 0>
-  operator Integer() const {  // NOLINT: indexes tables, as in slopes[at.head]
+  // Both, so that slopes[at.head] takes pointers and arrays as well as containers, whose index types differ.
+  operator Index() const { return index_; }  // NOLINT
+  template <class Integer,
+            std::enable_if_t<std::is_integral_v<Integer> && !std::is_same_v<Integer, bool> &&
+                                 !std::is_same_v<Integer, Index>,
+                             int> = 0>
+  operator Integer() const {  // NOLINT
     return static_cast<Integer>(index_);
   }
 

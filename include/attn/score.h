@@ -98,8 +98,9 @@ inline detail::Sink<double> sink() { return sink(0.); }
 ///            f(float s, attn::At at), one concrete signature, or under one_by_one(f): called one key at a time
 /// Requires   f is const, returns the new score, and depends on nothing but its arguments and what it holds
 /// Semantics  at.sequence, at.head, at.query and at.key are as in At: positions of the call. −∞ hides the pair. With lanes, f
-///            also computes pairs that are hidden afterwards; one key at a time it is called for pairs that are seen (it may be
-///            called again for the same). An lvalue f is referred to, a temporary owned
+///            also computes pairs that are hidden afterwards; one key at a time it is called for pairs that are seen only (it may
+///            be called again for the same; save_scores before the mask calls it for all). An lvalue f is referred to, a temporary
+///            owned
 /// Cost       what its arithmetic costs; a product and a sum of lanes are not fused
 template <class F>
 auto score(F&& f) {

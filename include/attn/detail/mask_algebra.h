@@ -11,6 +11,12 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+template <class Mask, class = void>
+struct has_row_keys : std::false_type {};
+template <class Mask>
+struct has_row_keys<Mask, std::void_t<decltype(std::declval<const Mask&>().row_keys(
+                              std::declval<const QueryRow&>()))>> : std::true_type {};
+
 /// Both see it.
 template <class A, class B>
 struct And : mask_base {
@@ -28,7 +34,17 @@ struct And : mask_base {
   }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    return S::mask_and(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
+    if constexpr (has_row_keys<And>::value) {
+      return interval_lanes<S>(row_keys(row), key);
+    } else {
+      return S::mask_and(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
+    }
+  }
+  /// Where both show a row one interval: theirs in common.
+  template <class X = A, class Y = B,
+            std::enable_if_t<has_row_keys<X>::value && has_row_keys<Y>::value, int> = 0>
+  KeyRange row_keys(const QueryRow& row) const {
+    return intersect(a.row_keys(row), b.row_keys(row));
   }
   auto bind(const CallShape& shape) const {
     return detail::And<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape),

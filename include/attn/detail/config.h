@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <cstdint>
 #include <type_traits>
 
 static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
@@ -74,6 +75,16 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
   Packet(__builtin_shuffle(a, b, ::attn::detail::shuffle_index_t<Scalar, sizeof(a)>{__VA_ARGS__}))
 #else
 #define ATTN_VECTOR_SHUFFLES 0
+#endif
+
+// ---- Widening ---------------------------------------------------------------------------------------
+// widen(p, lanes): so many floats from narrower storage, in one or two instructions where the target has them. (Compilers make
+// shuffles of a loop over bytes, Eigen 3.4 software of half on g++. Masked intrinsics, all lanes on: g++ 12 warns of the others.)
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#define ATTN_WIDENS 1
+#else
+#define ATTN_WIDENS 0
 #endif
 
 // ---- Warnings of the packet layer -----------------------------------------------------------------------------------
@@ -162,6 +173,39 @@ inline constexpr bool kHardwareFma = false;
 inline constexpr bool kFastMath = true;
 #else
 inline constexpr bool kFastMath = false;
+#endif
+
+template <int N>
+using lanes_t = std::integral_constant<int, N>;
+#if ATTN_WIDENS && defined(__AVX512F__)
+inline __m512 widen(const std::int8_t* p, lanes_t<16>) {
+  const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm512_maskz_cvtepi32_ps(0xffff, _mm512_maskz_cvtepi8_epi32(0xffff, bytes));
+}
+inline __m512 widen(const Eigen::bfloat16* p, lanes_t<16>) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  const __m512i words = _mm512_maskz_cvtepu16_epi32(0xffff, bits);
+  return _mm512_castsi512_ps(_mm512_maskz_slli_epi32(0xffff, words, 16));
+}
+inline __m512 widen(const Eigen::half* p, lanes_t<16>) {
+  const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return _mm512_maskz_cvtph_ps(0xffff, bits);
+}
+#endif
+#if ATTN_WIDENS && defined(__AVX2__)
+inline __m256 widen(const std::int8_t* p, lanes_t<8>) {
+  return _mm256_cvtepi32_ps(
+      _mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline __m256 widen(const Eigen::bfloat16* p, lanes_t<8>) {
+  const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+}
+#if defined(__F16C__)
+inline __m256 widen(const Eigen::half* p, lanes_t<8>) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+#endif
 #endif
 
 }  // namespace detail

@@ -8,11 +8,22 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+/// Floats come from this storage in a few instructions (config.h).
+template <class T, int Lanes, class = void>
+struct widens : std::false_type {};
+template <class T, int Lanes>
+struct widens<
+    T, Lanes,
+    std::void_t<decltype(sizeof(widen(std::declval<const T*>(), lanes_t<Lanes>{})))>>
+    : std::true_type {};
+
 /// A packet from storage of another type.
 template <class S, class T>
 ATTN_INLINE typename S::Packet load_converted(const T* from) {
   if constexpr (std::is_same_v<T, typename S::Scalar>) {
     return S::loadu(from);
+  } else if constexpr (std::is_same_v<typename S::Scalar, float> && widens<T, S::width>::value) {
+    return widen(from, lanes_t<S::width>{});
   } else {
     alignas(64) typename S::Scalar lanes[S::width];
     for (int w = 0; w < S::width; ++w) lanes[w] = typename S::Scalar(from[w]);

@@ -4,7 +4,7 @@
 //   for each sequence, key/value head and chunk of query rows:                   // forward
 //     state = {max: lowest, sum: 0} and o = 0 for each row                       // begin
 //     for each block of keys that the mask lets some row see:
-//       pack k, v                                                                // pack.h: once a block, used by all rows
+//       open k, v                                                                // packed_keys.h: once a block, used by all rows
 //       for each strip of rows that sees some of it:                             // attend
 //         s = scale · q · kᵀ                                                     // 1  scores.h
 //         s = modify(s), hide(s) where the mask is not known to be full          // 2  score.h, mask.h
@@ -21,16 +21,14 @@
 #include <atomic>
 
 #include "../score.h"
+#include "cached_keys.h"
 #include "chunks.h"
-#include "in_place.h"
 #include "online_softmax.h"
-#include "pack.h"
+#include "packed_keys.h"
 #include "problem.h"
 #include "replay.h"
-#include "rotary.h"
 #include "saved.h"
 #include "scores.h"
-#include "weighted_sum.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -42,10 +40,13 @@ class ForwardPass {
   using S = detail::Simd<Scalar>;
   using Size = TileSize<Scalar>;
   using Softmax = OnlineSoftmax<S>;
+  using KeysAndValues = std::conditional_t<
+      detail::is_instance_v<CacheOperand, std::decay_t<decltype(std::declval<Problem>().key)>>,
+      CachedKeys<Problem>, PackedKeys<Problem>>;
 
  public:
   ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch)
-      : problem_(problem), work_(scratch) {}
+      : problem_(problem), work_(scratch), keys_and_values_(problem, work_) {}
 
   void operator()(const Chunk& chunk) {
     begin(chunk);
@@ -54,11 +55,11 @@ class ForwardPass {
     const KeyRange visible = intersect(problem_.mask.keys(rows), {0, keys_});
     if (!visible.empty()) {
       for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
-           block += block_keys) {
+           block = keys_and_values_.next(block + block_keys)) {
         const KeyRange keys = intersect(visible, {block, block + block_keys});
         const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
         if (covered == detail::Cover::none) continue;
-        pack(rows, block, keys, covered, Pack::keys_and_values);
+        keys_and_values_.open(rows, block, keys, covered, Pack::keys_and_values);
         for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
       }
     }
@@ -69,35 +70,8 @@ class ForwardPass {
  private:
   friend Replay<ForwardPass>;
 
-  enum class Pack { keys, keys_and_values };
-  /// Panels [first, last) of a block, up to its key `end`; `full`: all rows of the strip see all these keys.
-  struct Segment {
-    Index first, last, end;
-    bool full;
-  };
-  /// What a strip visits of a block: panels to score, and the same as runs of keys without gaps.
-  struct Visit {
-    static constexpr int kMost = int(Size::max_key_block / Size::panel);
-    Segment segments[kMost];
-    DepthRange runs[kMost];
-    int segment_count = 0, run_count = 0;
-
-    void add(Index first, Index last, Index end, bool full) {
-      if (segment_count > 0 && segments[segment_count - 1].last == first &&
-          segments[segment_count - 1].full == full) {
-        segments[segment_count - 1].last = last;
-        segments[segment_count - 1].end = end;
-      } else {
-        segments[segment_count++] = {first, last, end, full};
-      }
-      const Index begin = first * Size::panel, padded = round_up(end, Size::depth);
-      if (run_count > 0 && runs[run_count - 1].end == begin) {
-        runs[run_count - 1].end = padded;
-      } else {
-        runs[run_count++] = {begin, padded};
-      }
-    }
-  };
+  using Pack = kernel::Pack;
+  using Visit = kernel::Visit<Scalar>;
 
   /// Sets the chunk's rows, packs their queries, and empties their state.
   void begin(const Chunk& chunk) {
@@ -112,6 +86,7 @@ class ForwardPass {
     strips_ = (count_ + Size::rows - 1) / Size::rows;
     strip_rows_ = strips_ == 0 ? 0 : count_ / strips_;
     higher_strips_ = count_ - strip_rows_ * strips_;
+    keys_and_values_.enter(chunk, count_);
     RowCursor cursor = cursor_at(0);
     for (Index strip = 0; strip < strips_; ++strip) {
       const Index first = strip_begin(strip), rows = strip_begin(strip + 1) - first;
@@ -150,58 +125,6 @@ class ForwardPass {
     }
   }
 
-  /// Keys and values are worth packing for several strips, not for one that sees them all: decoding.
-  bool attends_in_place(Index block, KeyRange keys, detail::Cover covered) const {
-    if constexpr (kRotates) return false;
-    return count_ <= Size::in_place_rows && covered == detail::Cover::all &&
-           (keys.begin - block) % Size::panel == 0 && problem_.key.view.feature_stride == 1 &&
-           problem_.value.view.feature_stride == 1;
-  }
-
-  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read. Does
-  /// nothing where they are attended in place; then no pair is hidden, and the values may be anything.
-  void pack(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
-    finite_ = true;
-    in_place_ = attends_in_place(block, keys, covered);
-    if (in_place_) return;
-    KeyRange run{};
-    for (Index panel = 0; panel < Visit::kMost; ++panel) {
-      const Index first = block + panel * Size::panel;
-      const KeyRange part = intersect(keys, {first, first + Size::panel});
-      packed_[panel] =
-          !part.empty() && (covered == detail::Cover::all ||
-                            detail::cover(problem_.mask, rows, part) != detail::Cover::none);
-      if (packed_[panel]) {
-        run = hull(run, part);
-      } else {
-        pack_run(block, run, what);
-        run = {};
-      }
-    }
-    pack_run(block, run, what);
-  }
-  /// The keys or values of the chunk in memory, from token `first`.
-  template <class T>
-  Source<T> source(const Operand<T>& operand, Index first = 0) const {
-    return {operand.row(chunk_.sequence, chunk_.kv_head, first), operand.view.token_stride,
-            operand.view.feature_stride};
-  }
-  void pack_run(Index block, KeyRange keys, Pack what) {
-    if (keys.empty()) return;
-    const Index key_dim = problem_.shape.key_dim, depth = work_.size.depth;
-    if constexpr (kRotates) {
-      const detail::CallShape& shape = problem_.shape;
-      const Index first_token = shape.keys.begin(shape.shared_keys ? 0 : chunk_.sequence);
-      pack_rotated_keys<S>(problem_.rotation, first_token, source(problem_.key), block, keys,
-                           key_dim, depth, work_.rotated, work_.key);
-    } else {
-      pack_keys<S>(source(problem_.key), block, keys, key_dim, depth, work_.key);
-    }
-    if (what == Pack::keys) return;
-    finite_ &= pack_values<S>(source(problem_.value), block, keys, problem_.shape.value_dim,
-                              work_.size.keys, work_.value);
-  }
-
   /// Stages 1 and 2 of one strip and one block: what the strip visits, and the scores of that. False if it sees nothing.
   bool score(Index first, int rows, Index block, KeyRange keys, Visit& visit) {
     const QueryRows strip_rows = rows_of(first, first + rows);
@@ -214,23 +137,15 @@ class ForwardPass {
     for (int n = 0; n < visit.segment_count; ++n) {
       const Segment& segment = visit.segments[n];
       const bool as_scored = segment.full && Modify::kIdentity;
-      dot_products(first, rows, block, segment, as_scored ? work_.lane_max : work_.unused_max);
+      dot_products(first, rows, segment, as_scored ? work_.lane_max : work_.unused_max);
       if (!as_scored) modify(first, rows, block, segment);
     }
     return true;
   }
 
   /// Stage 1 alone, over a segment.
-  void dot_products(Index first, int rows, Index block, const Segment& segment, Scalar* lane_max) {
-    const Scalar* query = work_.query + first * work_.size.depth;
-    if (in_place_) {
-      scores_in_place<S>(rows, query, source(problem_.key, block), segment.first * Size::panel,
-                         segment.end, problem_.shape.key_dim, work_.size.depth, work_.scores,
-                         lane_max);
-    } else {
-      scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last, segment.end,
-                work_.scores, lane_max, work_.unused_max);
-    }
+  void dot_products(Index first, int rows, const Segment& segment, Scalar* lane_max) {
+    keys_and_values_.scores(rows, work_.query + first * work_.size.depth, segment, lane_max);
   }
 
   /// Stages 1 to 4 of one strip and one block.
@@ -244,19 +159,10 @@ class ForwardPass {
     Softmax::advance(rows, work_.lane_max, work_.maximum + first, work_.rescale);
     entropy(rows, work_.maximum + first, work_.rescale, work_.scores, visit.runs, visit.run_count,
             work_.lanes + first * Size::panel, work_.moment + first);
-    const auto weigh = finite_ ? Softmax::template weigh<false> : Softmax::template weigh<true>;
+    const auto weigh = keys_and_values_.finite() ? Softmax::template weigh<false> : Softmax::template weigh<true>;
     weigh(rows, work_.maximum + first, work_.rescale, work_.scores, Size::score_stride, visit.runs,
           visit.run_count, work_.lanes + first * Size::panel);
-    Scalar* output = work_.output + first * work_.size.features;
-    if (in_place_) {
-      weighted_sum_in_place<S>(rows, problem_.shape.value_dim, work_.scores,
-                               source(problem_.value, block), visit.segments[0].first * Size::panel,
-                               visit.segments[0].end, work_.rescale, output, work_.size.features);
-    } else {
-      weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
-                      work_.size.keys * Size::panel, visit.runs, visit.run_count, work_.rescale,
-                      output, work_.size.features);
-    }
+    keys_and_values_.weighted_sum(rows, visit, work_.output + first * work_.size.features);
   }
 
   /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
@@ -269,7 +175,7 @@ class ForwardPass {
       return;
     }
     for (Index panel = begin; panel < last; ++panel) {
-      if (!packed_[panel]) continue;
+      if (!keys_and_values_.packed(panel)) continue;
       const Index first_key = block + panel * Size::panel;
       const KeyRange keys = intersect({first_key, first_key + Size::panel}, seen);
       const detail::Cover covered =
@@ -402,13 +308,11 @@ class ForwardPass {
 
   const Problem& problem_;
   Scratch<Scalar> work_;
+  KeysAndValues keys_and_values_;
   Chunk chunk_{};
   Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
   Index strips_ = 0, strip_rows_ = 0, higher_strips_ = 0;
   double inverse_group_ = 1;
-  bool packed_[Visit::kMost] = {};  ///< panels of the block
-  bool finite_ = true;              ///< the packed values are
-  bool in_place_ = false;           ///< the block's keys and values are not packed
 };
 
 /// Attends all rows of the problem, `workers` at a time; `memory` holds ScratchSize::total() scalars for each.

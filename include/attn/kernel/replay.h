@@ -51,8 +51,9 @@ struct Replay {
       const KeyRange keys = intersect(visible, all);
       const detail::Cover covered =
           before_mask ? detail::Cover::all : detail::cover(pass.problem_.mask, rows, keys);
-      const bool seen = !keys.empty() && covered != detail::Cover::none;
-      if (seen) pass.pack(rows, block, keys, covered, Pass::Pack::keys);
+      const bool seen = !keys.empty() && covered != detail::Cover::none &&
+                        pass.keys_and_values_.holds(block);
+      if (seen) pass.keys_and_values_.open(rows, block, keys, covered, Pass::Pack::keys);
       for (Index strip = 0; strip < pass.strips_; ++strip) {
         const Index first = pass.strip_begin(strip);
         const int count = int(pass.strip_begin(strip + 1) - first);
@@ -91,7 +92,7 @@ struct Replay {
     }
     auto& work = pass.work_;
     const Index count = keys.end - block;
-    pass.dot_products(first, rows, block, {0, (count + Size::panel - 1) / Size::panel, count, true},
+    pass.dot_products(first, rows, {0, (count + Size::panel - 1) / Size::panel, count, true},
                       work.unused_max);
     if (at == stage::scaled) return true;
     auto cursor = pass.cursor_at(first);

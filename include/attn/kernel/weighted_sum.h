@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../detail/load.h"
 #include "online_softmax.h"
 #include "register_tile.h"
 
@@ -43,10 +44,10 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
 
 // The same sums where the block holds a NaN or an infinity in V: hidden pairs are left out instead of adding 0·v, which would be
 // NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
-// visible values are finite. Rare, so it is written for shortness.
-template <class S>
+// visible values are finite. Rare, so it is written for shortness. (v: the scalar itself, or as a cache stores it.)
+template <class S, class T>
 void accumulate_visible(int rows, Index features, const typename S::Scalar* p,
-                        const typename S::Scalar* v, Index panel_stride, const DepthRange* runs,
+                        const T* v, Index panel_stride, const DepthRange* runs,
                         int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
                         Index o_stride) {
   using Scalar = typename S::Scalar;
@@ -54,12 +55,12 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p,
   for (int i = 0; i < rows; ++i) {
     const Scalar* weights = p + i * Size::score_stride;
     for (Index c = 0; c < features; c += S::width) {
-      const Scalar* panel = v + c / Size::panel * panel_stride + c % Size::panel;
+      const T* panel = v + c / Size::panel * panel_stride + c % Size::panel;
       auto acc = S::set(Scalar(0));
       for (int run = 0; run < run_count; ++run) {
         for (Index j = runs[run].begin; j < runs[run].end; ++j) {
           if (weights[j] == hidden_weight<Scalar>()) continue;
-          acc = S::fmadd(S::set(weights[j]), S::load(panel + j * Size::panel), acc);
+          acc = S::fmadd(S::set(weights[j]), detail::load_converted<S>(panel + j * Size::panel), acc);
         }
       }
       Scalar* to = o + i * o_stride + c;

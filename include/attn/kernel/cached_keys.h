@@ -1,0 +1,160 @@
+// attn/kernel/cached_keys.h: keys and values of a cache, to the stages of the forward pass: nothing is packed but the newest panel.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "cache_memory.h"
+#include "chunks.h"
+#include "pack.h"
+#include "problem.h"
+#include "stored_panels.h"
+#include "visit.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// The keys and values of a call that come from a cache: both of them; the problem's `value` is Absent.
+template <class T>
+struct CacheOperand {
+  using Scalar = cache_compute_t<T>;
+
+  const CacheMemory<T>* memory;
+  const detail::IndexList* chosen;  ///< the cache's sequence of each of the call's; null: the same
+  bool shared;                      ///< one sequence for all
+
+  Index sequence(Index b) const {
+    if (shared) b = 0;
+    return chosen != nullptr ? (*chosen)[b] : b;
+  }
+};
+
+// WHAT     what PackedKeys answers, from panels that lie there already. A chunk of few rows (decoding) reads them as they are
+//          stored, widened in registers; for more rows narrow ones are widened into scratch once a block. The tail's rows are
+//          packed: less than a panel
+// EDGES    what lies behind the tail's last key is zero in its packed panel; values are zero up to a whole depth step
+// NUMERICS stored numbers become the compute scalar exactly, in registers or in scratch. A scale multiplies the finished dot
+//          product, and the weight of a value: one rounding each, wherever the row is computed
+template <class Problem>
+class CachedKeys {
+  using Scalar = typename Problem::Scalar;
+  using S = detail::Simd<Scalar>;
+  using Size = TileSize<Scalar>;
+  using Memory = std::remove_cv_t<
+      std::remove_pointer_t<decltype(std::declval<Problem>().key.memory)>>;
+  using T = std::remove_pointer_t<decltype(std::declval<Memory>().keys(0))>;
+
+ public:
+  CachedKeys(const Problem& problem, const Scratch<Scalar>& work)
+      : problem_(problem), memory_(*problem.key.memory), layout_(memory_.layout()), work_(work) {}
+
+  void enter(const Chunk& chunk, Index rows) {
+    const Index sequence = problem_.key.sequence(chunk.sequence);
+    state_ = memory_.sequence(sequence);
+    head_ = layout_.of_head(sequence, chunk.kv_head);
+    few_ = rows <= Size::in_place_rows;
+  }
+  /// Blocks that a ring has lost are passed over in one step.
+  Index next(Index block) const {
+    const Index pinned = layout_.pinned_blocks * layout_.block;
+    return block < pinned ? block : std::max(block, layout_.first_held(state_));
+  }
+  bool holds(Index block) const { return layout_.holds(state_, block, block + layout_.block); }
+
+  void open(const QueryRows&, Index block, KeyRange keys, detail::Cover, Pack what) {
+    const Index slot = layout_.slot(block / layout_.block);
+    keys_ = memory_.keys(head_, slot);
+    values_ = memory_.values(head_, slot);
+    finite_ = memory_.not_finite(head_)[slot] == 0;
+    if constexpr (kScaled) {
+      key_scales_ = memory_.key_scales(head_, slot);
+      value_scales_ = memory_.value_scales(head_, slot);
+    }
+    tail_ = (state_.length - block) / Size::panel;
+    const Index first = (keys.begin - block) / Size::panel, end = keys.end - block,
+                stored = std::min(tail_, (end + Size::panel - 1) / Size::panel);
+    if (end > tail_ * Size::panel) {
+      pack_keys<S>(Source<const T>{memory_.tail(head_), layout_.key_dim, 1}, 0,
+                   {0, end - tail_ * Size::panel}, layout_.key_dim, layout_.depth,
+                   work_.key + tail_ * Size::panel * layout_.depth);
+    }
+    if constexpr (kNarrow) {
+      if (few_) return;
+      const Index panel = Size::panel * layout_.depth;
+      widen_numbers<S>(keys_ + first * panel, (stored - first) * panel, work_.key + first * panel);
+      if (what == Pack::keys) return;
+      const Index from = first * Size::panel, to = round_up(end, Size::depth);
+      for (Index c = 0; c < layout_.value_dim; c += Size::panel) {
+        widen_numbers<S>(values_ + c * layout_.rows + from * Size::panel, (to - from) * Size::panel,
+                         work_.value + c * work_.size.keys + from * Size::panel);
+      }
+    }
+  }
+  bool packed(Index) const { return true; }
+  bool finite() const { return finite_; }
+
+  void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
+    const Index depth = layout_.depth, stored = std::min(segment.last, tail_),
+                stored_end = std::min(segment.end, tail_ * Size::panel);
+    Scalar* largest = kScaled ? work_.unused_max : lane_max;
+    if (few_) {
+      stored_scores<S>(rows, query, keys_, depth, segment.first, stored, stored_end, work_.scores,
+                       largest, work_.unused_max);
+    } else {
+      kernel::scores<S>(rows, query, wide_keys(), depth, segment.first, stored, stored_end,
+                        work_.scores, largest, work_.unused_max);
+    }
+    kernel::scores<S>(rows, query, work_.key, depth, std::max(segment.first, tail_), segment.last,
+                      segment.end, work_.scores, largest, work_.unused_max);
+    if constexpr (kScaled) {
+      scale_scores<S>(rows, key_scales_, segment.first * Size::panel, segment.end, work_.scores,
+                      lane_max);
+    }
+  }
+  void weighted_sum(int rows, const Visit<Scalar>& visit, Scalar* output) const {
+    const Index features = layout_.value_dim;
+    if constexpr (kScaled)
+      scale_weights<S>(rows, value_scales_, visit.runs, visit.run_count, work_.scores);
+    if (few_) {
+      stored_weighted_sum<S>(rows, features, finite_, work_.scores, values_,
+                             layout_.rows * Size::panel, visit.runs, visit.run_count, work_.rescale,
+                             output, work_.size.features);
+    } else {
+      kernel::weighted_sum<S>(rows, features, finite_, work_.scores, wide_values(),
+                              value_stride(), visit.runs, visit.run_count, work_.rescale, output,
+                              work_.size.features);
+    }
+  }
+
+ private:
+  static constexpr bool kNarrow = !std::is_same_v<T, Scalar>, kScaled = is_scaled_v<T>;
+
+  const Scalar* wide_keys() const {
+    if constexpr (kNarrow) {
+      return work_.key;
+    } else {
+      return keys_;
+    }
+  }
+  const Scalar* wide_values() const {
+    if constexpr (kNarrow) {
+      return work_.value;
+    } else {
+      return values_;
+    }
+  }
+  Index value_stride() const { return (kNarrow ? work_.size.keys : layout_.rows) * Size::panel; }
+
+  const Problem& problem_;
+  const Memory& memory_;
+  const CacheLayout& layout_;
+  const Scratch<Scalar>& work_;
+  CacheSequence state_{};
+  Index head_ = 0, tail_ = 0;  ///< the panel of the block whose keys lie in rows
+  const T *keys_ = nullptr, *values_ = nullptr;
+  const Scalar *key_scales_ = nullptr, *value_scales_ = nullptr;
+  bool few_ = false, finite_ = true;
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,133 @@
+// attn/kernel/packed_keys.h: keys and values given as matrices, to the stages of the forward pass: packed block by block, or in place.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "chunks.h"
+#include "in_place.h"
+#include "pack.h"
+#include "problem.h"
+#include "rotary.h"
+#include "visit.h"
+#include "weighted_sum.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// What the pass asks of the keys and values of a chunk, a block at a time: open() it, then scores and weighted sums of it for each
+/// strip. This one reads matrices; cached_keys.h a cache.
+template <class Problem>
+class PackedKeys {
+  using Scalar = typename Problem::Scalar;
+  using S = detail::Simd<Scalar>;
+  using Size = TileSize<Scalar>;
+
+ public:
+  PackedKeys(const Problem& problem, const Scratch<Scalar>& work)
+      : problem_(problem), work_(work) {}
+
+  void enter(const Chunk& chunk, Index rows) {
+    chunk_ = chunk;
+    rows_ = rows;
+  }
+  /// The block that may be visited after the one before `block`.
+  Index next(Index block) const { return block; }
+  bool holds(Index) const { return true; }
+
+  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read. Does
+  /// nothing where they are attended in place; then no pair is hidden, and the values may be anything.
+  void open(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
+    block_ = block;
+    finite_ = true;
+    in_place_ = attends_in_place(keys, covered);
+    if (in_place_) return;
+    KeyRange run{};
+    for (Index panel = 0; panel < Visit<Scalar>::kMost; ++panel) {
+      const Index first = block + panel * Size::panel;
+      const KeyRange part = intersect(keys, {first, first + Size::panel});
+      packed_[panel] =
+          !part.empty() && (covered == detail::Cover::all ||
+                            detail::cover(problem_.mask, rows, part) != detail::Cover::none);
+      if (packed_[panel]) {
+        run = hull(run, part);
+      } else {
+        pack_run(run, what);
+        run = {};
+      }
+    }
+    pack_run(run, what);
+  }
+  bool packed(Index panel) const { return packed_[panel]; }
+  bool finite() const { return finite_; }
+
+  /// Stage 1 of a strip over a segment of the block.
+  void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
+    if (in_place_) {
+      scores_in_place<S>(rows, query, source(problem_.key, block_), segment.first * Size::panel,
+                         segment.end, problem_.shape.key_dim, work_.size.depth, work_.scores,
+                         lane_max);
+    } else {
+      kernel::scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last,
+                        segment.end, work_.scores, lane_max, work_.unused_max);
+    }
+  }
+  /// Stage 4 of a strip over what it visits.
+  void weighted_sum(int rows, const Visit<Scalar>& visit, Scalar* output) const {
+    if (in_place_) {
+      weighted_sum_in_place<S>(rows, problem_.shape.value_dim, work_.scores,
+                               source(problem_.value, block_),
+                               visit.segments[0].first * Size::panel, visit.segments[0].end,
+                               work_.rescale, output, work_.size.features);
+    } else {
+      kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
+                              work_.size.keys * Size::panel, visit.runs, visit.run_count,
+                              work_.rescale, output, work_.size.features);
+    }
+  }
+
+ private:
+  static constexpr bool kRotates =
+      !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
+
+  /// Keys and values are worth packing for several strips, not for one that sees them all: decoding.
+  bool attends_in_place(KeyRange keys, detail::Cover covered) const {
+    if constexpr (kRotates) return false;
+    return rows_ <= Size::in_place_rows && covered == detail::Cover::all &&
+           (keys.begin - block_) % Size::panel == 0 && problem_.key.view.feature_stride == 1 &&
+           problem_.value.view.feature_stride == 1;
+  }
+
+  /// The keys or values of the chunk in memory, from token `first`.
+  template <class T>
+  Source<T> source(const Operand<T>& operand, Index first = 0) const {
+    return {operand.row(chunk_.sequence, chunk_.kv_head, first), operand.view.token_stride,
+            operand.view.feature_stride};
+  }
+  void pack_run(KeyRange keys, Pack what) {
+    if (keys.empty()) return;
+    const Index key_dim = problem_.shape.key_dim, depth = work_.size.depth;
+    if constexpr (kRotates) {
+      const detail::CallShape& shape = problem_.shape;
+      const Index first_token = shape.keys.begin(shape.shared_keys ? 0 : chunk_.sequence);
+      pack_rotated_keys<S>(problem_.rotation, first_token, source(problem_.key), block_, keys,
+                           key_dim, depth, work_.rotated, work_.key);
+    } else {
+      pack_keys<S>(source(problem_.key), block_, keys, key_dim, depth, work_.key);
+    }
+    if (what == Pack::keys) return;
+    finite_ &= pack_values<S>(source(problem_.value), block_, keys, problem_.shape.value_dim,
+                              work_.size.keys, work_.value);
+  }
+
+  const Problem& problem_;
+  const Scratch<Scalar>& work_;
+  Chunk chunk_{};
+  Index rows_ = 0, block_ = 0;
+  bool packed_[Visit<Scalar>::kMost] = {};  ///< panels of the block
+  bool finite_ = true;                      ///< the packed values are
+  bool in_place_ = false;                   ///< the block's keys and values are not packed
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

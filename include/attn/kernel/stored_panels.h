@@ -1,0 +1,226 @@
+// attn/kernel/stored_panels.h: stages 1 and 4 on panels as a cache stores them, for a chunk of few rows (decoding).
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+
+#include "pack.h"
+#include "scores.h"
+#include "weighted_sum.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+// WHAT     the scores of scores.h and the sums of weighted_sum.h, with the same bits, from panels of half, bfloat16, int8 or the
+//          scalar itself: widened in registers on the way
+// PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times the chains
+// LIMIT    memory: each number is read once, from U streams
+// TRAFFIC  the streams are asked for kAhead bytes in advance; behind the last panel of a head's block lies its next block
+// EDGES    as in scores.h and weighted_sum.h
+// NUMERICS chains over features, and over keys, in order, from +0: those of the register tile
+
+/// How far ahead of a stream to ask for it.
+inline constexpr Index kAhead = 2048;
+
+/// Panels side by side for R rows of numbers stored as T.
+/// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the registers; the narrower the numbers,
+///      the more of them memory brings a cycle.
+template <class Scalar, class T>
+constexpr int panels_beside(int rows) {
+  constexpr int kMost = sizeof(T) < sizeof(Scalar) ? 4 : 2;
+  int panels = kMost;
+  while (panels > 1 && rows * panels * TileSize<Scalar>::packets > detail::kVectorRegisters * 3 / 4)
+    panels /= 2;
+  return panels;
+}
+
+/// acc[i][u·C + v] += Σ_t a[i, t] · b_u[t, v] over steps [begin, end) of U panels, `apart` numbers from one to the next;
+/// see multiply_accumulate.
+template <class S, int R, int U, int RowStep, int GroupStep, class T>
+ATTN_INLINE void multiply_accumulate_stored(
+    typename S::Packet (&acc)[R][U * TileSize<typename S::Scalar>::packets],
+    const typename S::Scalar* a, const T* b, Index apart, DepthRange depth) {
+  using Size = TileSize<typename S::Scalar>;
+  constexpr int C = Size::packets;
+  constexpr Index kLine = 64 / Index(sizeof(T)), kGroup = Index(Size::depth) * Size::panel;
+  a += depth.begin / Size::depth * GroupStep;
+  b += depth.begin * Size::panel;
+  for (Index t = depth.begin; t < depth.end; t += Size::depth) {
+    ATTN_UNROLL
+    for (int u = 0; u < U; ++u) {
+      ATTN_UNROLL
+      for (Index line = 0; line < kGroup; line += kLine)
+        S::prefetch(b + u * apart + line + kAhead / Index(sizeof(T)));
+    }
+    ATTN_UNROLL
+    for (int step = 0; step < Size::depth; ++step) {
+      typename S::Packet x[R];
+      ATTN_UNROLL
+      for (int i = 0; i < R; ++i) x[i] = S::set(a[i * RowStep + step]);
+      ATTN_UNROLL
+      for (int u = 0; u < U; ++u) {
+        ATTN_UNROLL
+        for (int v = 0; v < C; ++v) {
+          const auto column =
+              detail::load_converted<S>(b + u * apart + step * Size::panel + v * S::width);
+          ATTN_UNROLL
+          for (int i = 0; i < R; ++i)
+            acc[i][u * C + v] = S::fmadd(x[i], column, acc[i][u * C + v]);
+        }
+      }
+    }
+    a += GroupStep;
+    b += kGroup;
+  }
+}
+
+/// The scores of U panels of keys, and their lanes' maxima.
+template <class S, int R, int U, class T>
+ATTN_NOINLINE void score_stored(const typename S::Scalar* q, const T* k, Index depth,
+                                typename S::Scalar* s, typename S::Scalar* lane_max) {
+  using Size = TileSize<typename S::Scalar>;
+  constexpr int C = U * Size::packets;
+  typename S::Packet acc[R][C];
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
+  }
+  multiply_accumulate_stored<S, R, U, Size::depth, Size::depth * R>(acc, q, k, depth * Size::panel,
+                                                                    {0, depth});
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    auto largest = S::load(lane_max + i * S::width);
+    ATTN_UNROLL
+    for (int v = 0; v < C; ++v) {
+      largest = S::max(acc[i][v], largest);
+      S::store(s + i * Size::score_stride + v * S::width, acc[i][v]);
+    }
+    S::store(lane_max + i * S::width, largest);
+  }
+}
+
+/// scores() of at most in_place_rows rows against stored panels.
+template <class S, class T>
+void stored_scores(int rows, const typename S::Scalar* q, const T* k, Index depth, Index first,
+                   Index last, Index end, typename S::Scalar* s, typename S::Scalar* lane_max,
+                   typename S::Scalar* unused_max) {
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
+  if (first >= last) return;
+  const Index whole = end / Size::panel;
+  with_rows<Scalar, Size::in_place_rows>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value, U = panels_beside<Scalar, T>(R);
+    const auto at = [&](Index panel) { return k + panel * depth * Size::panel; };
+    Index panel = first;
+    for (; panel + U <= whole; panel += U)
+      score_stored<S, R, U>(q, at(panel), depth, s + panel * Size::panel, lane_max);
+    for (; panel < last; ++panel) {
+      score_stored<S, R, 1>(q, at(panel), depth, s + panel * Size::panel,
+                            panel < whole ? lane_max : unused_max);
+    }
+  });
+  if (whole < last) hide_beyond<S>(rows, end, s, lane_max);
+}
+
+/// The sums of U panels of features.
+template <class S, int R, int U, class T>
+ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, Index panel_stride,
+                                     const DepthRange* runs, int run_count,
+                                     const typename S::Scalar* rescale, typename S::Scalar* o,
+                                     Index o_stride) {
+  using Size = TileSize<typename S::Scalar>;
+  constexpr int C = U * Size::packets;
+  typename S::Packet acc[R][C];
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
+  }
+  for (int run = 0; run < run_count; ++run) {
+    multiply_accumulate_stored<S, R, U, int(Size::score_stride), Size::depth>(
+        acc, p, v, panel_stride, runs[run]);
+  }
+  ATTN_UNROLL
+  for (int i = 0; i < R; ++i) {
+    const auto r = S::set(rescale[i]);
+    ATTN_UNROLL
+    for (int x = 0; x < C; ++x) {
+      auto* to = o + i * o_stride + x * S::width;
+      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
+    }
+  }
+}
+
+/// weighted_sum() of at most in_place_rows rows over stored panels.
+template <class S, class T>
+void stored_weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p,
+                         const T* v, Index panel_stride, const DepthRange* runs, int run_count,
+                         const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
+  if (!finite) {
+    accumulate_visible<S>(rows, features, p, v, panel_stride, runs, run_count, rescale, o,
+                          o_stride);
+    return;
+  }
+  with_rows<Scalar, Size::in_place_rows>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value, U = panels_beside<Scalar, T>(R);
+    const auto at = [&](Index c) { return v + c / Size::panel * panel_stride; };
+    Index c = 0;
+    for (; c + (U - 1) * Size::panel < features; c += U * Size::panel) {
+      accumulate_stored<S, R, U>(p, at(c), panel_stride, runs, run_count, rescale, o + c,
+                                 o_stride);
+    }
+    for (; c < features; c += Size::panel) {
+      accumulate_stored<S, R, 1>(p, at(c), panel_stride, runs, run_count, rescale, o + c,
+                                 o_stride);
+    }
+  });
+}
+
+/// n stored numbers in the compute scalar; n is a multiple of the packet.
+template <class S, class T>
+void widen_numbers(const T* from, Index n, typename S::Scalar* to) {
+  for (Index i = 0; i < n; i += S::width) S::store(to + i, detail::load_converted<S>(from + i));
+}
+
+/// Scores of the keys [begin, end) of a block times the keys' scales, `begin` being the first of a panel; lane_max follows.
+template <class S>
+void scale_scores(int rows, const typename S::Scalar* scales, Index begin, Index end,
+                  typename S::Scalar* s, typename S::Scalar* lane_max) {
+  using Size = TileSize<typename S::Scalar>;
+  const Index whole = end / Size::panel * Size::panel;
+  for (int i = 0; i < rows; ++i, s += Size::score_stride) {
+    auto largest = S::load(lane_max + i * S::width);
+    for (Index j = begin; j < end; j += S::width) {
+      const auto scaled = S::mul(S::load(s + j), S::load(scales + j));
+      S::store(s + j, scaled);
+      if (j < whole) largest = S::max(scaled, largest);
+    }
+    S::store(lane_max + i * S::width, largest);
+  }
+  s -= rows * Size::score_stride;
+  if (whole < end) hide_beyond<S>(rows, end, s, lane_max);
+}
+
+/// Weights of the visited keys times the scales of their values. A hidden_weight() stays one.
+template <class S>
+void scale_weights(int rows, const typename S::Scalar* scales, const DepthRange* runs,
+                   int run_count, typename S::Scalar* p) {
+  using Scalar = typename S::Scalar;
+  for (int i = 0; i < rows; ++i, p += TileSize<Scalar>::score_stride) {
+    for (int n = 0; n < run_count; ++n) {
+      for (Index j = runs[n].begin; j < runs[n].end; j += S::width) {
+        const auto weight = S::load(p + j);
+        const auto hidden = S::less(weight, S::set(Scalar(0)));
+        S::store(p + j, S::select(hidden, weight, S::mul(weight, S::load(scales + j))));
+      }
+    }
+  }
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,48 @@
+// attn/kernel/visit.h: what a strip of rows visits of a block of keys.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "register_tile.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// What of a block is wanted where its panels are opened.
+enum class Pack { keys, keys_and_values };
+
+/// Panels [first, last) of a block, up to its key `end`; `full`: all rows of the strip see all these keys.
+struct Segment {
+  Index first, last, end;
+  bool full;
+};
+
+/// Panels to score, and the same as runs of keys without gaps.
+template <class Scalar>
+struct Visit {
+  using Size = TileSize<Scalar>;
+  static constexpr int kMost = int(Size::max_key_block / Size::panel);
+  Segment segments[kMost];
+  DepthRange runs[kMost];
+  int segment_count = 0, run_count = 0;
+
+  void add(Index first, Index last, Index end, bool full) {
+    if (segment_count > 0 && segments[segment_count - 1].last == first &&
+        segments[segment_count - 1].full == full) {
+      segments[segment_count - 1].last = last;
+      segments[segment_count - 1].end = end;
+    } else {
+      segments[segment_count++] = {first, last, end, full};
+    }
+    const Index begin = first * Size::panel, padded = round_up(end, Size::depth);
+    if (run_count > 0 && runs[run_count - 1].end == begin) {
+      runs[run_count - 1].end = padded;
+    } else {
+      runs[run_count++] = {begin, padded};
+    }
+  }
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -1,0 +1,83 @@
+// attn/kv_cache_options.h: the sizes of a key/value cache, and what it keeps.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "detail/check.h"
+#include "types.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+
+/// The sizes of a cache: tokens of each sequence, key/value heads, features of a head's keys.
+///
+/// Requires   positive sizes; with ring(window), capacity ≥ window ≥ 1; pinned only with a ring (std::invalid_argument otherwise)
+/// Semantics  value_dim follows key_dim, one sequence, unless set. Without a ring, capacity is the most tokens of a sequence
+class KeyValueCacheOptions {
+ public:
+  constexpr KeyValueCacheOptions(Index capacity, Index kv_heads, Index key_dim)
+      : capacity_(capacity), kv_heads_(kv_heads), key_dim_(key_dim) {}
+
+  /// Features of each head's values, d_v.
+  constexpr KeyValueCacheOptions value_dim(Index n) const {
+    return with(&KeyValueCacheOptions::value_dim_, n);
+  }
+  constexpr KeyValueCacheOptions sequences(Index n) const {
+    return with(&KeyValueCacheOptions::sequences_, n);
+  }
+  /// Sequences without an end: a query at position p sees the keys j > p − window, however it came to be there. The capacity counts
+  /// what is kept: capacity − window + 1 rows can be appended and attended at a time, rounded up to whole blocks of keys.
+  constexpr KeyValueCacheOptions ring(Index window) const {
+    return with(&KeyValueCacheOptions::window_, window);
+  }
+  /// The first n tokens stay in the ring and are always seen (attention sinks; Xiao et al. 2023, arXiv:2309.17453).
+  constexpr KeyValueCacheOptions pinned(Index n) const {
+    return with(&KeyValueCacheOptions::pinned_, n);
+  }
+
+  constexpr Index capacity() const { return capacity_; }
+  constexpr Index kv_heads() const { return kv_heads_; }
+  constexpr Index key_dim() const { return key_dim_; }
+  constexpr Index value_dim() const { return value_dim_ == kUnset ? key_dim_ : value_dim_; }
+  constexpr Index sequences() const { return sequences_; }
+  constexpr bool is_ring() const { return window_ != kUnset; }
+  constexpr Index window() const { return window_; }
+  constexpr Index pinned() const { return pinned_; }
+
+  /// Refuses sizes that make no cache.
+  void check(const char* function) const {
+    const auto positive = [&](const char* name, Index n) {
+      if (n < 1) detail::fail(detail::text(function, ": ", name, " is ", n, ", needs at least 1"));
+    };
+    positive("capacity", capacity_);
+    positive("kv_heads", kv_heads_);
+    positive("key_dim", key_dim_);
+    positive("value_dim", value_dim());
+    positive("sequences", sequences_);
+    if (is_ring()) {
+      positive("the ring's window", window_);
+      if (capacity_ < window_) {
+        detail::fail(detail::text(function, ": capacity is ", capacity_,
+                                  ", needs at least the ring's window of ", window_));
+      }
+    }
+    if (pinned_ < 0 || (pinned_ > 0 && !is_ring())) {
+      detail::fail(detail::text(function, ": ", pinned_,
+                                " tokens are pinned; pinned(n) needs n >= 0 and a ring(window)"));
+    }
+  }
+
+ private:
+  static constexpr Index kUnset = -1;
+
+  constexpr KeyValueCacheOptions with(Index KeyValueCacheOptions::*member, Index value) const {
+    KeyValueCacheOptions changed = *this;
+    changed.*member = value;
+    return changed;
+  }
+
+  Index capacity_, kv_heads_, key_dim_;
+  Index value_dim_ = kUnset, sequences_ = 1, window_ = kUnset, pinned_ = 0;
+};
+
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -142,6 +142,7 @@ void measure(benchmark::State& state, const LayerWorkload& w) {
     to.value_bias = weights.value_bias, to.output_bias = weights.output_bias;
   });
   LayerByHand by_hand(w, weights);
+  Eigen::setNbThreads(w.threads);  // with OpenMP, Eigen's products take as many threads as the layer
   Units library_units([&] {
     if (w.threads == 1) {
       mha(x, attn::into(y));

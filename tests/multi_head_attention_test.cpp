@@ -298,6 +298,20 @@ TEST(MultiHeadCalls, SaveWhatAttentionSaves) {
   EXPECT_TRUE(same_bits(Y, DynamicMatrix<float>(mha(X))));
   EXPECT_TRUE(near(l, result.logsumexp, 2e-6));
   EXPECT_TRUE(near(W, result.weights, 1e-6));
+  mha(X, attn::into(Y), attn::save_weights(average, attn::average_heads()));
+  EXPECT_TRUE(same_bits(Y, DynamicMatrix<float>(mha(X))));
+  Reference mean = Reference::Zero(9, 9);
+  for (Index h = 0; h < 4; ++h) mean += result.weights.middleCols(9 * h, 9) / 4;
+  EXPECT_TRUE(near(average, mean, 1e-6));
+}
+
+// Scalars without packets go through the same code at width 1.
+TEST(MultiHeadCalls, ComputeInAnyScalar) {
+  auto mha = random_layer<long double>(MultiHeadOptions(6, 2).in_bias().out_bias());
+  const auto X = uniform<long double>(7, 6, 1);
+  LayerCall call = call_of(mha);
+  call.residual = X;
+  EXPECT_TRUE(near(mha(X, attn::residual()), expected(mha, X, X, X, call), 1e-17));
 }
 
 // ---- Storage ---------------------------------------------------------------------------------

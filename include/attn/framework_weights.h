@@ -10,6 +10,7 @@
 //   mha.edit([&](auto& w) { attn::load(w, view); });      attn::store(mha.weights(), view);
 #pragma once
 
+#include "detail/traits.h"
 #include "multi_head_weights.h"
 
 namespace attn {

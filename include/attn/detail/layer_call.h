@@ -4,6 +4,7 @@
 
 #include "../attention.h"
 #include "../kernel/projection_jobs.h"
+#include "../layout.h"
 #include "packed_layer.h"
 
 namespace attn {

@@ -3,6 +3,7 @@
 #include <attn/attn.h>
 
 #include <unsupported/Eigen/AutoDiff>
+#include <cmath>
 #include <vector>
 
 #include "support/matrix_matchers.h"
@@ -38,8 +39,13 @@ ReferenceOptions reference_options(const Problem& x, Options options) {
     reference.visible = [](Index, Index, Index i, Index j) { return j <= i + 2; };
     reference.softcap = 1.5L;
     reference.bias = [&x](Index, Index, Index i, Index j) {
-      return static_cast<long double>(x.B(i, j));
+      return static_cast<long double>(x.B(i, j)) -
+             0.25L * std::abs(static_cast<long double>(i + 2 - j));
     };
+    reference.modify = [](long double s, Index, Index, Index i, Index j) {
+      return i + 2 > j ? s + std::exp(0.5L * s) : s * std::tanh(s);
+    };
+    reference.sinks = {0.5L};
   }
   return reference;
 }
@@ -84,7 +90,10 @@ template <class Dual>
 DynamicMatrix<Dual> attend(const DualProblem<Dual>& x, Options options) {
   if (options == Options::none) return attn::attention(x.Q, x.K, x.V);
   return attn::attention(x.Q, x.K, x.V, attn::causal(attn::align::lower_right), attn::softcap(1.5),
-                         attn::bias(x.B), attn::residual(x.Q));
+                         attn::bias(x.B), attn::residual(x.Q), attn::alibi(0.25), attn::sink(0.5),
+                         attn::score([](auto s, auto at) {
+                           return select(at.query > at.key, s + exp(0.5 * s), s * tanh(s));
+                         }));
 }
 
 template <class Dual>

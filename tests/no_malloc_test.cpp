@@ -240,6 +240,30 @@ TEST_F(NoMallocOptions, ForScoresResidualAndSavedSums) {
             0);
 }
 
+TEST_F(NoMallocOptions, ForMasksOfAllKindsAndFunctors) {
+  const std::vector<int> ids(24, 3), key_ids(300, 3), parents = {-1, 0, 0, 1, 1, 2};
+  const DynamicMatrix<bool> blocks = support::random_bools(3, 30, 7);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::query_offset(276),
+                   attn::segments(ids, key_ids) && attn::tree(parents),
+                   !attn::block_sparse(blocks, 10) || attn::prefix_lm(40),
+                   attn::mask([](Index query, Index key) { return key % 3 != query % 5; }));
+            }),
+            0);
+  const std::vector<float> table(300, 0.5f);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::alibi(0.5f), attn::sink({0.25}),
+                   attn::score([&](auto s, auto at) { return s + lookup(table, at.key); }));
+            }),
+            0);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(x.Q, x.K, x.V, attn::into(x.Y), attn::score([&](float s, attn::At at) {
+                     return s + table[std::size_t(at.key)];
+                   }));
+            }),
+            0);
+}
+
 TEST_F(NoMallocOptions, ForRotary) {
   attn::AttentionShape shape{24, 300, 20, 24};
   shape.rotary_dims = 20;

@@ -159,7 +159,7 @@ TEST(ExpNonpositiveOfFloat, KeepsNaNOfAnyPayload) {
   }
 }
 
-TEST(ExpNonpositiveOfDouble, ErrsAtMostTwoUlpAndIsZeroBelow708) {
+TEST(ExpNonpositiveOfDouble, ErrsAtMostOneUlpAndIsZeroBelow709) {
   std::vector<double> xs;
   for (double x = 1e-12; x < 707.9; x *= 1.0003) xs.push_back(-x);
   for (double x = 0; x < 707.9; x += 0.0137) xs.push_back(-x);
@@ -168,10 +168,10 @@ TEST(ExpNonpositiveOfDouble, ErrsAtMostTwoUlpAndIsZeroBelow708) {
   for (std::size_t n = 0; n < xs.size(); ++n) {
     worst = std::max(worst, ulps(ys[n], std::exp(static_cast<long double>(xs[n]))));
   }
-  EXPECT_LE(worst, 2.0);
+  EXPECT_LE(worst, attn::detail::kHardwareFma ? 1.0 : 1.25);
   RecordProperty("ulps", std::to_string(worst));
   if (S<double>::width > 1) {
-    for (const double x : {-708.01, -745.0, -1e4, -1e300}) {
+    for (const double x : {-709.1, -745.0, -1e4, -1e300}) {
       EXPECT_TRUE(support::same_bits_of(value_of<Exp>(x), 0.0)) << x;
     }
   }
@@ -216,6 +216,17 @@ TYPED_TEST(TanhLanes, IsOddBoundedAndExactAtTheEnds) {
     EXPECT_LE(y, TypeParam(1)) << x;
     EXPECT_EQ(value_of<Tanh>(-x), -y) << x;
   }
+}
+
+TEST(TanhLanesOfDouble, ErrsAtMostThreeUlp) {
+  std::vector<double> xs;
+  for (double x = 1e-12; x < 40; x *= 1.0007) xs.push_back(x);
+  const std::vector<double> ys = lanes_of<Tanh>(xs);
+  double worst = 0;
+  for (std::size_t n = 0; n < xs.size(); ++n)
+    worst = std::max(worst, ulps(ys[n], std::tanh(static_cast<long double>(xs[n]))));
+  EXPECT_LE(worst, 3.0);
+  RecordProperty("ulps", std::to_string(worst));
 }
 
 TEST(TanhLanesOfFloat, ErrsAtMostThreeUlp) {

@@ -63,18 +63,18 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #define ATTN_PREFETCH(p) static_cast<void>(p)
 #endif
 
-// ---- Shuffles ---------------------------------------------------------------------------------------
-// ATTN_SHUFFLE(Packet, Scalar, a, b, i...): lane n of the result is lane i_n of a and b, one behind the other. Where the
-// compiler's vector types have it (ATTN_VECTOR_SHUFFLES) and Eigen's packets are such.
+// ---- Vector types -----------------------------------------------------------------------------------
+// ATTN_VECTOR_TYPES: Eigen's packets of float and double are the compiler's own vector types, whose integers may be shifted and
+// whose lanes may be shuffled: lane n of ATTN_SHUFFLE(Packet, Scalar, a, b, i...) is lane i_n of a and b, one behind the other.
 #if defined(__clang__) && (defined(__SSE2__) || defined(__ARM_NEON))
-#define ATTN_VECTOR_SHUFFLES 1
+#define ATTN_VECTOR_TYPES 1
 #define ATTN_SHUFFLE(Packet, Scalar, a, b, ...) Packet(__builtin_shufflevector(a, b, __VA_ARGS__))
 #elif defined(__GNUC__) && (defined(__SSE2__) || defined(__ARM_NEON))
-#define ATTN_VECTOR_SHUFFLES 1
+#define ATTN_VECTOR_TYPES 1
 #define ATTN_SHUFFLE(Packet, Scalar, a, b, ...) \
-  Packet(__builtin_shuffle(a, b, ::attn::detail::shuffle_index_t<Scalar, sizeof(a)>{__VA_ARGS__}))
+  Packet(__builtin_shuffle(a, b, ::attn::detail::integer_lanes_t<Scalar, sizeof(a)>{__VA_ARGS__}))
 #else
-#define ATTN_VECTOR_SHUFFLES 0
+#define ATTN_VECTOR_TYPES 0
 #endif
 
 // ---- Widening ---------------------------------------------------------------------------------------
@@ -150,15 +150,15 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-#if ATTN_VECTOR_SHUFFLES
-/// g++ takes the lanes' indices as a vector of integers of the scalar's size.
+#if ATTN_VECTOR_TYPES
+/// As many integers of the scalar's size as `Bytes` hold.
 template <class Scalar, std::size_t Bytes>
-struct shuffle_index {
-  using Integer = std::conditional_t<sizeof(Scalar) == 4, int, long long>;
+struct integer_lanes {
+  using Integer = std::conditional_t<sizeof(Scalar) == 4, unsigned, unsigned long long>;
   typedef Integer type __attribute__((vector_size(Bytes)));
 };
 template <class Scalar, std::size_t Bytes>
-using shuffle_index_t = typename shuffle_index<Scalar, Bytes>::type;
+using integer_lanes_t = typename integer_lanes<Scalar, Bytes>::type;
 #endif
 
 /// A scalar a·b + c may be fused by the hardware, so std::fma costs nothing and pins its rounding.

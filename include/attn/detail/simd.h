@@ -134,7 +134,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   /// Rows become columns.
   static ATTN_INLINE void transpose(Packet (&rows)[width]) {
-#if ATTN_VECTOR_SHUFFLES
+#if ATTN_VECTOR_TYPES
     detail::transpose<Scalar>(rows);
 #else
     Eigen::internal::PacketBlock<Packet, width> block;
@@ -149,13 +149,21 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   /// Eigen's own exponential of this packet type.
   static ATTN_INLINE Packet eigen_exp(Packet a) { return Eigen::internal::pexp(a); }
 
-  /// float only: the integer whose bits end the significand of t (t = 1.5·2²³ + n + 127) becomes the exponent: 2ⁿ.
+  /// power_of_two() exists.
+  static constexpr bool shifts = ATTN_VECTOR_TYPES || std::is_same_v<Scalar, float>;
+  /// The integer whose bits end the significand of t (float: t = 1.5·2²³ + n + 127; double: 1.5·2⁵² + n + 1023) becomes the
+  /// exponent: 2ⁿ. (Eigen 3.4 has no packets of 64-bit integers on AVX.)
   static ATTN_INLINE Packet power_of_two(Packet t) {
-    static_assert(std::is_same_v<Scalar, float>, "the shift is the width of float's significand");
+#if ATTN_VECTOR_TYPES
+    using Integers = integer_lanes_t<Scalar, sizeof(Packet)>;
+    return reinterpret_cast<Packet>(
+        Integers(reinterpret_cast<Integers>(t) << (std::numeric_limits<Scalar>::digits - 1)));
+#else
     using Integers = typename Eigen::internal::unpacket_traits<Packet>::integer_packet;
     const Integers bits = Eigen::internal::preinterpret<Integers>(t);
     return Eigen::internal::preinterpret<Packet>(
         Integers(Eigen::internal::plogical_shift_left<23>(bits)));
+#endif
   }
 
   /// The value as it is, but opaque to the optimizer under -ffast-math; nothing elsewhere.

@@ -13,7 +13,7 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-#if ATTN_VECTOR_SHUFFLES
+#if ATTN_VECTOR_TYPES
 
 /// How the lanes of a packet fall into parts of 128 bits, within which most shuffles work.
 template <class Scalar, int Width>

@@ -11,35 +11,57 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-// exp_nonpositive(x)                                                     for x ≤ 0, −∞ and NaN
+/// What exp is made of, for each scalar that has packets.
+template <class Scalar>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float magic = 12582912.0f + 127.0f;  ///< 1.5·2²³, and the exponent's bias on top
+  static constexpr float lowest = -88.03f;              ///< n = −127: the shift gives 2ⁿ = 0
+  static constexpr float log2_e = 1.44269504f;
+  static constexpr float log_2[] = {0.693359375f, -2.12194440e-4f};  ///< the first has ten bits
+  static constexpr float q[] = {1.381453708e-3f, 8.368745081e-3f, 4.166839083e-2f, 1.666652040e-1f,
+                                4.999999343e-1f};
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double magic = 6755399441055744.0 + 1023.0;  ///< 1.5·2⁵², and the bias
+  static constexpr double lowest = -709.1;                      ///< n = −1023
+  static constexpr double log2_e = 1.4426950408889634;
+  static constexpr double log_2[] = {6.93147180369123816490e-01, 1.90821492927058770002e-10};
+  static constexpr double q[] = {
+      2.5000015510719588e-08, 2.7630306178626537e-07, 2.7557586812894924e-06, 2.480149294987594e-05,
+      1.984126950576586e-04,  1.388888894375969e-03,  8.33333333349498e-03,   4.166666666652973e-02,
+      1.666666666666641e-01,  5.000000000000011e-01};
+};
+
+// exp_nonpositive(x)                                                                  for x ≤ 0, −∞ and NaN
 //
 //   exact     exp(0) = 1, exp(−∞) = +0, exp(NaN) = NaN
-//   float     ≤ 1 ulp (≤ 1.25 without fused multiply-add) down to x = −87.33; below, the true value is
-//             under 2⁻¹²⁶, and what is returned
-//             is subnormal or +0
-//   double    Eigen's packet exponential (≤ 2 ulp), +0 below x = −708
+//   packets   ≤ 1 ulp (≤ 1.25 without fused multiply-add) down to x = −87.33 (float), −708.39 (double); below, the true
+//             value is under the least normal number, and what is returned is subnormal or +0
 //   others    the scalar's own exp, found by argument-dependent lookup
 //
-// The float version: n = round(x·log2 e) falls out of the last bits of x·log2 e + 1.5·2²³. What is
-// left, g = x − n·log 2, takes two fused steps with log 2 in two words, the first of which is exact.
-// e^g = 1 + g·u with u = 1 + g·q(g), q minimax of degree 4 on ±½ log 2 (relative error 3.1e-9); 2ⁿ
-// is built by an integer shift and enters by one more fused step, 2ⁿ + (2ⁿ·g)·u: a NaN stays one
-// whatever its payload, and g = 0 gives exactly 2ⁿ.
+// n = round(x·log2 e) falls out of the last bits of x·log2 e + 1.5·2²³ (2⁵²). What is left, g = x − n·log 2, takes two fused steps
+// with log 2 in two words, the first of which is exact. e^g = 1 + g·u with u = 1 + g·q(g), q minimax on ±½ log 2 (float: degree 4,
+// relative error 3.1e-9; double: degree 9, 3.6e-18); 2ⁿ is built by an integer shift and enters by one more fused step,
+// 2ⁿ + (2ⁿ·g)·u: a NaN stays one whatever its payload, and g = 0 gives exactly 2ⁿ.
 template <class S>
 struct ExpParts {
   typename S::Packet power, g, q;  ///< e^x = power·(1 + g·(1 + g·q)), power = 2ⁿ
 
   ATTN_INLINE explicit ExpParts(const typename S::Packet& x) {
     using Packet = typename S::Packet;
-    const Packet magic = S::set(12582912.0f + 127.0f);  // 1.5·2²³, and the exponent's bias on top
-    const Packet shifted = S::pinned(S::fmadd(x, S::set(1.44269504f), magic));
+    using C = ExpConstants<typename S::Scalar>;
+    constexpr int kTerms = int(sizeof(C::q) / sizeof(C::q[0]));
+    const Packet magic = S::set(C::magic);
+    const Packet shifted = S::pinned(S::fmadd(x, S::set(C::log2_e), magic));
     const Packet minus_n = S::pinned(S::sub(magic, shifted));
-    g = S::fmadd(minus_n, S::set(0.693359375f), x);  // ten bits of log 2: no rounding
-    g = S::fmadd(minus_n, S::set(-2.12194440e-4f), g);
-    q = S::fmadd(S::set(1.381453708e-3f), g, S::set(8.368745081e-3f));
-    q = S::fmadd(q, g, S::set(4.166839083e-2f));
-    q = S::fmadd(q, g, S::set(1.666652040e-1f));
-    q = S::fmadd(q, g, S::set(4.999999343e-1f));
+    g = S::fmadd(minus_n, S::set(C::log_2[0]), x);
+    g = S::fmadd(minus_n, S::set(C::log_2[1]), g);
+    q = S::set(C::q[0]);
+    ATTN_UNROLL
+    for (int i = 1; i < kTerms; ++i) q = S::fmadd(q, g, S::set(C::q[i]));
     power = S::power_of_two(shifted);
   }
 };
@@ -47,14 +69,14 @@ struct ExpParts {
 template <class S>
 ATTN_INLINE typename S::Packet exp_nonpositive(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
-  if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
-    const ExpParts<S> e(S::max(x, S::set(-88.03f)));  // n = −127: the shift gives 2ⁿ = 0
-    return S::fmadd(S::mul(e.power, e.g), S::fmadd(e.q, e.g, S::set(1.0f)), e.power);
-  } else if constexpr (S::width > 1) {
-    return S::select(S::less(x, S::set(Scalar(-708))), S::set(Scalar(0)), S::eigen_exp(x));
-  } else {
+  if constexpr (S::width == 1) {
     using std::exp;
     return Scalar(exp(x));
+  } else if constexpr (S::shifts) {
+    const ExpParts<S> e(S::max(x, S::set(ExpConstants<Scalar>::lowest)));
+    return S::fmadd(S::mul(e.power, e.g), S::fmadd(e.q, e.g, S::set(Scalar(1))), e.power);
+  } else {  // double where the compiler has no vector types: Eigen's, ≤ 2 ulp
+    return S::select(S::less(x, S::set(Scalar(-708))), S::set(Scalar(0)), S::eigen_exp(x));
   }
 }
 
@@ -79,29 +101,29 @@ ATTN_INLINE typename S::Packet exp_lanes(const typename S::Packet& x) {
 // tanh(x)                                                                                              for every x
 //
 //   exact     tanh(±0) = ±0 up to the sign of zero, tanh(±∞) = ±1, tanh(NaN) = NaN; |result| ≤ 1
-//   float     ≤ 3 ulp: t/(t + 2) with t = exp(2|x|) − 1 = (2ⁿ − 1) + 2ⁿ·(g + g·(g·q)) from the parts of exp: near 0, n = 0
+//   packets   ≤ 3 ulp: t/(t + 2) with t = exp(2|x|) − 1 = (2ⁿ − 1) + 2ⁿ·(g + g·(g·q)) from the parts of exp: near 0, n = 0
 //             and nothing cancels; past |x| = 20 nothing is left of the 2
 //   others    lane by lane the scalar's own tanh, found by argument-dependent lookup
 template <class S>
 ATTN_INLINE typename S::Packet tanh_lanes(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
-  if constexpr (S::width > 1 && std::is_same_v<Scalar, float>) {
-    const auto magnitude = S::min(S::abs(x), S::set(20.0f));
+  if constexpr (S::width == 1) {
+    using std::tanh;
+    return Scalar(tanh(x));
+  } else if constexpr (S::shifts) {
+    const auto magnitude = S::min(S::abs(x), S::set(Scalar(20)));
     const ExpParts<S> e(S::add(magnitude, magnitude));
     const auto excess = S::mul(e.power, e.g);
     const auto t =
-        S::add(S::fmadd(excess, S::mul(e.g, e.q), excess), S::sub(e.power, S::set(1.0f)));
-    const auto y = S::div(t, S::add(t, S::set(2.0f)));
-    const auto zero = S::set(0.0f);
+        S::add(S::fmadd(excess, S::mul(e.g, e.q), excess), S::sub(e.power, S::set(Scalar(1))));
+    const auto y = S::div(t, S::add(t, S::set(Scalar(2))));
+    const auto zero = S::set(Scalar(0));
     return S::select(S::less(x, zero), S::sub(zero, y), y);
-  } else if constexpr (S::width > 1) {
+  } else {
     alignas(64) Scalar lanes[S::width];
     S::store(lanes, x);
     for (Scalar& lane : lanes) lane = std::tanh(lane);
     return S::load(lanes);
-  } else {
-    using std::tanh;
-    return Scalar(tanh(x));
   }
 }
 

@@ -414,7 +414,7 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         lane_max2.fill(-100);
         kernel::scores<S>(R, q.data(), k.data(), depth, 0, last, end, s.data(), lane_max.data(),
                           unused.data());
-        kernel::scores_in_place<S>(R, q.data(), source, 0, end, features, depth, s2.data(),
+        kernel::scores_in_place<S>(R, q.data(), source, 0, end, features, s2.data(),
                                    lane_max2.data());
         const Index written = kernel::round_up(end, std::max<Index>(S::width, Size::depth));
         for (int i = 0; i < R; ++i) {

@@ -32,12 +32,6 @@ struct Footprint {
     join();
   }
 
-  std::intptr_t span() const {  // bytes from base to past the last element
-    std::intptr_t reach = 1;
-    for (int i = 0; i < rank; ++i) reach += (dimensions[i].size - 1) * dimensions[i].stride;
-    return reach;
-  }
-
  private:
   void add(std::intptr_t size, std::intptr_t stride) {
     if (size <= 0) empty = true;
@@ -92,14 +86,33 @@ struct CommonStrides {
   }
 };
 
+/// The bytes from the lowest to past the highest address of a view; empty where the view is.
+struct Reach {
+  std::intptr_t begin, end;
+
+  template <class T>
+  explicit Reach(const TensorView<T>& v) {
+    begin = end = reinterpret_cast<std::intptr_t>(v.data);
+    if (v.sequences <= 0 || v.heads <= 0 || v.tokens <= 0 || v.features <= 0) return;
+    end += std::intptr_t(sizeof(T));
+    const auto add = [this](Index size, Index stride) {
+      (stride < 0 ? begin : end) += (size - 1) * stride * std::intptr_t(sizeof(T));
+    };
+    add(v.sequences, v.sequence_stride);
+    add(v.heads, v.head_stride);
+    add(v.tokens, v.token_stride);
+    add(v.features, v.feature_stride);
+  }
+};
+
 /// Whether two views share a byte. Exact while their strides nest (column blocks of one matrix, say); for others, whether the
 /// intervals of addresses that they span meet.
 template <class T, class U>
 bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
+  const Reach reach_x(x), reach_y(y);  // mostly enough, and cheap
+  if (reach_x.end <= reach_y.begin || reach_y.end <= reach_x.begin) return false;
   const Footprint a(x), b(y);
-  if (a.empty || b.empty || a.base + a.span() <= b.base || b.base + b.span() <= a.base)
-    return false;
-  return CommonStrides(a, b).meet(0, b.base - a.base);
+  return !a.empty && !b.empty && CommonStrides(a, b).meet(0, b.base - a.base);
 }
 
 /// Whether two views are the same elements in the same order: then reading an element before writing it is safe.

@@ -34,8 +34,7 @@ ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last,
 /// acc[i][v] = Σ_c q[i, c] · k[v·W + lane, c], of `held` keys; `ahead`: keys to those read next.
 template <class S, int R, int C, class T>
 ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys, Index held,
-                              Index ahead, Index features, Index depth,
-                              typename S::Packet (&acc)[R][C]) {
+                              Index ahead, Index features, typename S::Packet (&acc)[R][C]) {
   using Scalar = typename S::Scalar;
   constexpr Index kGroup = TileSize<Scalar>::depth, kKeys = C * S::width;
   ATTN_UNROLL
@@ -69,32 +68,42 @@ ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys
       }
     }
   }
-  for (Index c = whole; c < depth; ++c) {
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) {
-      alignas(64) Scalar column[S::width];
-      for (Index w = 0; w < S::width; ++w) {
-        const Index key = v * S::width + w;
-        column[w] = key < held && c < features ? Scalar(keys.token(key)[c]) : Scalar(0);
-      }
+  // What is left: features that fill no packet (transposed all the same), or of fewer keys all features, one after the other.
+  const bool transposed = held == kKeys && whole < features;
+  ATTN_UNROLL
+  for (int v = 0; v < C; ++v) {
+    alignas(64) Scalar columns[S::width][S::width];
+    if (transposed) {
+      typename S::Packet rows[S::width];
+      for (Index w = 0; w < S::width; ++w)
+        rows[w] =
+            detail::load_strided<S>(keys.token(v * S::width + w) + whole, 1, features - whole);
+      S::transpose(rows);
+      for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
+    } else {
+      S::store(columns[0], S::set(Scalar(0)));
+    }
+    const Index there = std::clamp<Index>(held - v * S::width, 0, S::width);
+    for (Index c = whole; c < features && there > 0; ++c) {
+      Scalar* column = columns[transposed ? c - whole : 0];
+      for (Index w = 0; !transposed && w < there; ++w)
+        column[w] = Scalar(keys.token(v * S::width + w)[c]);
       ATTN_UNROLL
-      for (int i = 0; i < R; ++i) {
+      for (int i = 0; i < R; ++i)
         acc[i][v] = S::fmadd(S::set(q[at(i, 0, c)]), S::load(column), acc[i][v]);
-      }
     }
   }
 }
 
 template <class S, int R, int C, class T>
 ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index begin, Index end,
-                              Index features, Index depth, typename S::Scalar* s,
-                              typename S::Scalar* lane_max) {
+                              Index features, typename S::Scalar* s, typename S::Scalar* lane_max) {
   using Size = TileSize<typename S::Scalar>;
   constexpr Index kKeys = C * S::width;
   for (Index j = begin; j < end; j += kKeys) {
     typename S::Packet acc[R][C];
     const Source<T> from{keys.token(j), keys.token_stride, 1};
-    dot_products<S>(q, from, std::min(end - j, kKeys), Size::panel, features, depth, acc);
+    dot_products<S>(q, from, std::min(end - j, kKeys), Size::panel, features, acc);
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {
       auto largest = acc[i][0];
@@ -112,12 +121,12 @@ ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index
 /// scores() without panels: of keys [begin, end) of a block, `begin` being the first of a panel. keys.feature_stride is 1.
 template <class S, class T>
 void scores_in_place(int rows, const typename S::Scalar* q, const Source<T>& keys, Index begin,
-                     Index end, Index features, Index depth, typename S::Scalar* s,
+                     Index end, Index features, typename S::Scalar* s,
                      typename S::Scalar* lane_max) {
   with_rows<typename S::Scalar, TileSize<typename S::Scalar>::in_place_rows>(rows, [&](auto count) {
     constexpr int R = decltype(count)::value;
     constexpr int C = R * 8 <= detail::kVectorRegisters ? 2 : 1;
-    score_rows<S, R, C>(q, keys, begin, end, features, depth, s, lane_max);
+    score_rows<S, R, C>(q, keys, begin, end, features, s, lane_max);
   });
   if (end % TileSize<typename S::Scalar>::panel != 0) hide_beyond<S>(rows, end, s, lane_max);
 }

@@ -64,8 +64,7 @@ class PackedKeys {
   void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
     if (in_place_) {
       scores_in_place<S>(rows, query, source(problem_.key, block_), segment.first * Size::panel,
-                         segment.end, problem_.shape.key_dim, work_.size.depth, work_.scores,
-                         lane_max);
+                         segment.end, problem_.shape.key_dim, work_.scores, lane_max);
     } else {
       kernel::scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last,
                         segment.end, work_.scores, lane_max, work_.unused_max);

@@ -192,21 +192,32 @@ class ForwardPass {
     for (int i = 0; i < rows; ++i, cursor.next()) {
       const QueryRow& row = cursor.row;
       Scalar* s = work_.scores + i * Size::score_stride;
-      auto largest = S::load(work_.lane_max + i * S::width);
-      const Index end = round_up(segment.end, Size::depth);
-      for (Index j = segment.first * Size::panel; j < end; j += S::width) {
-        auto score = S::load(s + j);
-        if (segment.full && j + S::width <= segment.end) {
-          score = problem_.modify.template apply<S>(score, row, block + j);
-        } else {
-          const auto visible = seen(row, block + j, segment.end - j, segment.full);
-          score = problem_.modify.template apply_seen<S>(score, row, block + j, visible);
-          score = S::select(visible, score, S::set(hidden_score<Scalar>()));
+      typename S::Packet
+          largest[Size::packets];  // apart, so that one maximum need not wait for another
+      ATTN_UNROLL
+      for (auto& lane : largest) lane = S::load(work_.lane_max + i * S::width);
+      Index j = segment.first * Size::panel;
+      for (; segment.full && j + Size::panel <= segment.end; j += Size::panel) {
+        ATTN_UNROLL
+        for (int v = 0; v < Size::packets; ++v) {
+          Scalar* at = s + j + v * S::width;
+          const auto score =
+              problem_.modify.template apply<S>(S::load(at), row, block + j + v * S::width);
+          S::store(at, score);
+          largest[v] = S::max(score, largest[v]);
         }
-        S::store(s + j, score);
-        largest = S::max(score, largest);
       }
-      S::store(work_.lane_max + i * S::width, largest);
+      for (const Index end = round_up(segment.end, Size::depth); j < end; j += S::width) {
+        const auto visible = seen(row, block + j, segment.end - j, segment.full);
+        auto score =
+            problem_.modify.template apply_seen<S>(S::load(s + j), row, block + j, visible);
+        score = S::select(visible, score, S::set(hidden_score<Scalar>()));
+        S::store(s + j, score);
+        largest[0] = S::max(score, largest[0]);
+      }
+      ATTN_UNROLL
+      for (int v = 1; v < Size::packets; ++v) largest[0] = S::max(largest[0], largest[v]);
+      S::store(work_.lane_max + i * S::width, largest[0]);
     }
   }
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
 #include "../detail/load.h"
 #include "tile_size.h"
@@ -38,15 +37,13 @@ void pack_query(const T* from, Index feature_stride, Index features, Index depth
   constexpr int kGroup = TileSize<Scalar>::depth;
   Scalar* to = strip + i * kGroup;
   Index c = 0;
-  if constexpr (S::width >= kGroup) {
-    if (feature_stride == 1) {
-      const auto factor = S::set(scale);
-      for (; c + S::width <= features; c += S::width) {
-        alignas(64) Scalar scaled[S::width];
-        S::store(scaled, S::mul(detail::load_converted<S>(from + c), factor));
-        for (int group = 0; group < S::width; group += kGroup, to += kGroup * R)
-          std::memcpy(to, scaled + group, kGroup * sizeof(Scalar));
-      }
+  if (feature_stride == 1) {
+    // Group by group: packets cut into groups through memory wait for their own stores (6 % of enc128 on Zen 5).
+    for (; c + kGroup <= features; c += kGroup, to += kGroup * R) {
+      Eigen::Map<Eigen::Array<Scalar, kGroup, 1>>(to, kGroup) =
+          Eigen::Map<const Eigen::Array<std::remove_const_t<T>, kGroup, 1>>(from + c, kGroup)
+              .template cast<Scalar>() *
+          scale;
     }
   }
   for (; c < depth; c += kGroup, to += kGroup * R) {

@@ -220,6 +220,16 @@ TEST(MultiHeadCalls, ReadEveryLayoutAndBatch) {
   EXPECT_TRUE(same_bits(Z, Y));
 }
 
+/// A thread for each worker.
+struct Threads {
+  template <class Task>
+  void parallel_for(int n, const Task& task) const {
+    std::vector<std::thread> threads;
+    for (int i = 0; i < n; ++i) threads.emplace_back([&task, i] { task(i); });
+    for (auto& thread : threads) thread.join();
+  }
+};
+
 // A row's bits know nothing of the other rows, the storage order, fixed sizes or threads.
 TEST(MultiHeadCalls, HaveTheSameBitsHowEverARowIsReached) {
   auto mha = random_layer<float>(MultiHeadOptions(64, 8).in_bias().out_bias());
@@ -234,6 +244,8 @@ TEST(MultiHeadCalls, HaveTheSameBitsHowEverARowIsReached) {
   EXPECT_TRUE(same_bits(DynamicMatrix<float>(mha(columns, attn::causal())), Y));
   for (const int threads : {2, 3, 7})
     EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::parallel(threads)), Y));
+  Threads pool;
+  EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::on(pool, 3)), Y));
 
   MultiHeadAttention<float, 64, 8> fixed(mha.options());
   fixed.edit([&](auto& w) {

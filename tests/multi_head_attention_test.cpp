@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
+#include <cmath>
 #include <thread>
 #include <type_traits>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "support/random_layer.h"
 #include "support/reference_multi_head.h"
 #include "support/scalar_names.h"
+#include "support/textbook.h"
 
 namespace {
 
@@ -117,6 +119,33 @@ TYPED_TEST(MultiHead, AgreesWithTheOracleAtEveryTileBound) {
   const auto Xq = uniform<TypeParam>(3, 2, 6);
   EXPECT_TRUE(
       near(deep(Xq, Xk), expected(deep, Xq, Xk, Xk, call_of(deep)), 4 * kTolerance<TypeParam>));
+}
+
+// Wide layers: the errors of long sums grow with them, the formula's by hand as well.
+TYPED_TEST(MultiHead, ErrsAtMostTwiceAsMuchAsTheTextbook) {
+  using Matrix = DynamicMatrix<TypeParam>;
+  const Index L = 40, E = 512, H = 8, d = E / H;
+  auto mha = random_layer<TypeParam>(MultiHeadOptions(E, H).in_bias().out_bias());
+  const Matrix X = uniform<TypeParam>(L, E, 1);
+  const auto& w = mha.weights();
+  const auto project = [](const Matrix& x, const auto& weight, const auto& bias) {
+    Matrix y = x * weight;
+    y.rowwise() += bias;
+    return y;
+  };
+  const Matrix Q = project(X, w.query, w.query_bias), K = project(X, w.key, w.key_bias),
+               V = project(X, w.value, w.value_bias);
+  Matrix O(L, E);
+  for (Index h = 0; h < H; ++h) {
+    O.middleCols(h * d, d) = support::textbook_attention<TypeParam>(
+        Q.middleCols(h * d, d), K.middleCols(h * d, d), V.middleCols(h * d, d),
+        TypeParam(1) / std::sqrt(TypeParam(int(d))));
+  }
+  const Matrix textbook = project(O, w.output, w.output_bias);
+  const Reference exact = expected(mha, X, X, X, call_of(mha));
+  const auto error = support::worst_error(mha(X), exact);
+  EXPECT_LE(error, 2 * support::worst_error(textbook, exact));
+  EXPECT_LE(error, 4 * kTolerance<TypeParam>);
 }
 
 TYPED_TEST(MultiHead, AddsAResidual) {

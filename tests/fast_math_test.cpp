@@ -111,6 +111,18 @@ TEST_F(FastMath, MasksHide) {
   expect_near(kept, formula(Q, K, V, [&](Index i, Index j) { return B(i, j); }));
 }
 
+TEST_F(FastMath, MasksAndScoresOfOnesOwnHide) {
+  const auto third = [](Index i, Index j) { return (i + j) % 3 == 0; };
+  expect_near(attn::attention(Q, K, V, attn::mask(third)), formula(Q, K, V, third));
+  const MatrixXf scored =
+      attn::attention(Q, K, V, attn::score([](auto s, auto at) {
+                        return select(at.key <= at.query, s, from_bits(kMinusInfinity));
+                      }));
+  expect_near(scored, formula(Q, K, V, [](Index i, Index j) { return j <= i; }));
+  const MatrixXf no_sink = attn::attention(Q, K, V, attn::sink(from_bits(kMinusInfinity)));
+  expect_near(no_sink, formula(Q, K, V, [](Index, Index) { return true; }));
+}
+
 TEST_F(FastMath, MinusInfinityInABiasHides) {
   MatrixXf B = MatrixXf::Zero(kTokens, kTokens);
   for (Index j = 1; j < kTokens; j += 2) B.col(j).setConstant(from_bits(kMinusInfinity));

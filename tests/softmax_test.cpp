@@ -328,4 +328,25 @@ TEST(Merge, RefusesShapesThatDoNotFit) {
             "nothing was refused");
 }
 
+TEST(SoftmaxOption, AreMasksOfAllKinds) {
+  const Matrix<float> s = support::uniform<float>(40, 40, 8, 3);
+  const std::vector<int> ids(40, 2), parents = {-1, 0, 0, 1};
+  const auto blocks = support::random_bools(4, 4, 9);
+  const auto seen = attn::segments(ids) &&
+                    (attn::tree(parents) || attn::block_sparse(blocks, 10)) &&
+                    attn::mask([](Index query, Index key) { return key != query - 1; });
+  const auto sees = [&](Index i, Index j) {
+    const Index token = i - 36, key = j - 36;  // the tree's four tokens are the last rows
+    const bool ancestor = key < 0 || key == token || key == 0 || (token == 3 && key == 1);
+    const bool in_tree = token < 0 ? j <= i : ancestor && key <= token;
+    return (in_tree || blocks(i / 10, j / 10)) && j != i - 1;
+  };
+  Eigen::Matrix<bool, -1, -1> B(40, 40);
+  for (Index i = 0; i < 40; ++i) {
+    for (Index j = 0; j < 40; ++j) B(i, j) = sees(i, j);
+  }
+  const Matrix<float> p = attn::softmax(s, seen), expected = attn::softmax(s, attn::keep(B));
+  EXPECT_TRUE((p.array() == expected.array()).all());
+}
+
 }  // namespace

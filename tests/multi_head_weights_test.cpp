@@ -58,6 +58,14 @@ TEST(LayerWeights, TakeEffectAtOnceHowEverTheyAreSet) {
   other.set_value(mha.weights().value);
   other.set_output(mha.weights().output);
   EXPECT_TRUE(same_bits(MatrixXf(other(Xq, Xk, Xv)), Y));
+  MultiHeadAttention<float> biased(MultiHeadOptions(6, 2).in_bias().out_bias());
+  const MatrixXf W = uniform<float>(6, 6, 4);
+  const Eigen::RowVectorXf b = uniform<float>(1, 6, 5);
+  biased.set_output(W, b);
+  EXPECT_TRUE(same_bits(biased.weights().output, W));
+  EXPECT_TRUE(same_bits(MatrixXf(biased(W)), MatrixXf(b.replicate(6, 1))));  // values are zero
+  EXPECT_EQ(error_of([&] { biased.set_key(W, b.head(5)); }),
+            "attn::MultiHeadAttention: the key bias is 1x5, needs 1x6");
   other.edit([](auto& w) { w.output *= 2; });
   EXPECT_TRUE(same_bits(MatrixXf(other(Xq, Xk, Xv)), MatrixXf(2 * Y)));
   EXPECT_TRUE(same_bits(other.weights().output, MatrixXf(2 * mha.weights().output)));

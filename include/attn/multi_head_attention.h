@@ -11,7 +11,7 @@
 // The weights are plain matrices to the user and panels to the register tile: edit() repacks them before it returns.
 #pragma once
 
-#include "detail/layer_call.h"
+#include "multi_head_call.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -117,21 +117,22 @@ class MultiHeadAttention {
     panels_.pack(changed);
     weights_ = std::move(changed);
   }
-  template <class Matrix>
-  void set_query(const Matrix& W) {
-    edit([&](Weights& w) { assign("query weight", w.query, W); });
+  /// One projection's weight, or weight and bias; refused where the shape is another.
+  template <class Matrix, class... Bias>
+  void set_query(const Matrix& W, const Bias&... b) {
+    edit([&](Weights& w) { assign("query", w.query, w.query_bias, W, b...); });
   }
-  template <class Matrix>
-  void set_key(const Matrix& W) {
-    edit([&](Weights& w) { assign("key weight", w.key, W); });
+  template <class Matrix, class... Bias>
+  void set_key(const Matrix& W, const Bias&... b) {
+    edit([&](Weights& w) { assign("key", w.key, w.key_bias, W, b...); });
   }
-  template <class Matrix>
-  void set_value(const Matrix& W) {
-    edit([&](Weights& w) { assign("value weight", w.value, W); });
+  template <class Matrix, class... Bias>
+  void set_value(const Matrix& W, const Bias&... b) {
+    edit([&](Weights& w) { assign("value", w.value, w.value_bias, W, b...); });
   }
-  template <class Matrix>
-  void set_output(const Matrix& W) {
-    edit([&](Weights& w) { assign("output weight", w.output, W); });
+  template <class Matrix, class... Bias>
+  void set_output(const Matrix& W, const Bias&... b) {
+    edit([&](Weights& w) { assign("output", w.output, w.output_bias, W, b...); });
   }
 
   template <class Query, class... Rest,
@@ -185,16 +186,22 @@ class MultiHeadAttention {
     }
     return options;
   }
-  template <class Weight, class Matrix>
-  static void assign(const char* name, Weight& weight, const Matrix& W) {
-    static_assert(detail::is_dense_v<Matrix>,
-                  "attn::MultiHeadAttention: a weight is set from a dense Eigen matrix");
-    if (W.rows() != weight.rows() || W.cols() != weight.cols()) {
-      detail::fail(detail::text(kName, ": the ", name, " is ",
-                                detail::shape_text(W.rows(), W.cols()), ", needs ",
-                                detail::shape_text(weight.rows(), weight.cols())));
-    }
-    weight = W.template cast<Scalar>();
+  template <class Weight, class Bias, class W, class... B>
+  static void assign(const char* name, Weight& weight, Bias& bias, const W& w, const B&... b) {
+    static_assert(detail::is_dense_v<W> && (detail::is_dense_v<B> && ...) && sizeof...(b) <= 1,
+                  "attn::MultiHeadAttention: a projection is set from a dense Eigen matrix, its "
+                  "weight, and maybe a second one, its bias");
+    const auto same_shape = [&](const char* part, const auto& has, const auto& needs) {
+      if (has.rows() != needs.rows() || has.cols() != needs.cols()) {
+        detail::fail(detail::text(kName, ": the ", name, part, " is ",
+                                  detail::shape_text(has.rows(), has.cols()), ", needs ",
+                                  detail::shape_text(needs.rows(), needs.cols())));
+      }
+    };
+    same_shape(" weight", w, weight);
+    (same_shape(" bias", b, bias), ...);
+    weight = w.template cast<Scalar>();
+    ((bias = b.template cast<Scalar>()), ...);
   }
 
   AttentionShape attention_shape(const LayerShape& s) const {

@@ -14,7 +14,7 @@
 // expect 11: a matrix among the options: write what it is
 // expect 12: inputs, weights and output must compute in one scalar
 // expect 13: the residual must compute in the layer's scalar
-// expect 14: a weight is set from a dense Eigen matrix
+// expect 14: a projection is set from a dense Eigen matrix
 // expect 15: the random engine has fewer than two values
 #include <attn/attn.h>
 

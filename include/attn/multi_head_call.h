@@ -1,11 +1,12 @@
-// attn/detail/layer_call.h: one call of a layer: everything checked, projected, attended, projected back.
+// attn/multi_head_call.h: one call of a layer: everything checked, projected, attended, projected back. Plumbing of
+// multi_head_attention.h.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../attention.h"
-#include "../kernel/projection_jobs.h"
-#include "../layout.h"
-#include "packed_layer.h"
+#include "attention.h"
+#include "kernel/projection_jobs.h"
+#include "layout.h"
+#include "multi_head_panels.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

@@ -1,9 +1,9 @@
-// attn/detail/packed_layer.h: a layer's weights as the register tile reads them.
+// attn/multi_head_panels.h: a layer's weights as the register tile reads them. Plumbing of multi_head_attention.h.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../kernel/projection.h"
-#include "../multi_head_weights.h"
+#include "kernel/projection.h"
+#include "multi_head_weights.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

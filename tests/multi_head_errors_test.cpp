@@ -91,8 +91,9 @@ TEST(LayerErrors, AreAttentionsForItsOptions) {
   auto mha = random_layer<float>(MultiHeadOptions(8, 2));
   const MatrixXf X = numbers(4, 8), M = numbers(6, 8), B = numbers(3, 3);
   expect_refused(
-      "attn::MultiHeadAttention: bias is 3x3, needs 4x6 (query rows x keys of each head)", mha, X,
-      M, attn::bias(B));
+      "attn::MultiHeadAttention: bias is 3x3, needs 4x6 (query rows x keys of each head); one row, "
+      "or one column a head, serves all",
+      mha, X, M, attn::bias(B));
   expect_refused(
       "attn::MultiHeadAttention: causal() with 4 queries and 6 keys: name the alignment: "
       "causal(align::lower_right) puts the last query at the last key, causal(align::upper_left) "

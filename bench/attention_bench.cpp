@@ -1,4 +1,5 @@
-// bench/attention_bench.cpp: attention over the named workloads, beside the formula by hand.
+// bench/attention_bench.cpp: attention over the named workloads, beside the formula by hand; on two
+// threads beside one; odd sizes beside their even neighbours.
 // SPDX-License-Identifier: MIT
 
 #include <attn/attn.h>
@@ -6,7 +7,10 @@
 
 #include <algorithm>
 #include <exception>
+#include <functional>
+#include <optional>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "support/machine.h"
@@ -14,12 +18,14 @@
 #include "support/operands.h"
 #include "support/reference.h"
 #include "support/textbook.h"
+#include "support/threads.h"
 #include "support/workloads.h"
 
 namespace bench {
 namespace {
 
-/// The library on a workload, through its functor and views of [batch, head, token, feature].
+/// The library on a workload, through its functor and strided views, by one thread without an
+/// option, by several with it.
 template <class Stored>
 class Library {
  public:
@@ -29,115 +35,256 @@ class Library {
     for (Index b = 0; b < w.batch; ++b) key_lengths_.push_back(static_cast<int>(key_length(w, b)));
   }
 
-  void operator()(const Operands<Stored>& x, const RowMatrix<Scalar>& bias, Stored* y) {
-    const auto q = attn::bhld(x.q.data(), w_.batch, w_.query_heads, w_.queries, w_.head_size);
-    const auto k = attn::bhld(x.k.data(), w_.batch, w_.key_heads, w_.keys, w_.head_size);
-    const auto v = attn::bhld(x.v.data(), w_.batch, w_.key_heads, w_.keys, w_.head_size);
-    const auto out = [&] {
-      return attn::into(attn::bhld(y, w_.batch, w_.query_heads, w_.queries, w_.head_size));
-    };
+  void operator()(const Operands<Stored>& x, const RowMatrix<Scalar>& bias, Stored* y, int n) {
+    constexpr Storage kStorage = storage_of<Stored>;
     switch (w_.mask) {
       case Mask::kNone:
-        return attend_(q, k, v, out());
+        return attend(x, y, n);
       case Mask::kCausal:
-        return attend_(q, k, v, out(), attn::causal());
+        if constexpr (serves(kStorage, Mask::kCausal)) attend(x, y, n, attn::causal());
+        return;
       case Mask::kBias:
-        return attend_(q, k, v, out(), attn::bias(bias));
+        if constexpr (serves(kStorage, Mask::kBias)) attend(x, y, n, attn::bias(bias));
+        return;
       case Mask::kKeyLengths:
-        return attend_(q, k, v, out(), attn::key_lengths(key_lengths_));
+        if constexpr (serves(kStorage, Mask::kKeyLengths)) {
+          attend(x, y, n, attn::key_lengths(key_lengths_));
+        }
+        return;
     }
   }
 
  private:
+  template <class... Options>
+  void attend(const Operands<Stored>& x, Stored* y, int n, const Options&... options) {
+    const auto view = [&](auto* data, Index heads, Index tokens, Index features, Strides s) {
+      return attn::TensorView<std::remove_pointer_t<decltype(data)>>{
+          data, w_.batch, heads, tokens, features, s.sequence, s.head, s.token, s.feature};
+    };
+    const auto q = view(x.q.data(), w_.query_heads, w_.queries, w_.head_size, query_strides(w_));
+    const auto k = view(x.k.data(), w_.key_heads, w_.keys, w_.head_size, key_strides(w_));
+    const auto v = view(x.v.data(), w_.key_heads, w_.keys, w_.value_size, value_strides(w_));
+    const auto out = view(y, w_.query_heads, w_.queries, w_.value_size, output_strides(w_));
+    if (n == 1) {
+      attend_(q, k, v, attn::into(out), options...);
+    } else {
+      attend_(q, k, v, attn::into(out), options..., threads(n));
+    }
+  }
+
   Workload w_;
   std::vector<int> key_lengths_;
   attn::ScaledDotProductAttention<Scalar> attend_;
 };
 
+/// A workload with its operands, and what may be timed on them.
 template <class Stored>
-void measure(benchmark::State& state, const Workload& w) {
+class Subject {
+ public:
   using Scalar = compute_t<Stored>;
-  Rotation<Stored> operands(w);
-  RowMatrix<Scalar> bias(w.mask == Mask::kBias ? w.queries : 0, w.keys);
-  Uniform uniform(3);
-  fill(bias, uniform);
-  Eigen::Array<Stored, Eigen::Dynamic, 1> y(operands.first().q.size());
 
-  Library<Stored> library(w);
-  Textbook<Stored> textbook(w);
-  auto& counters = state.counters;
-  library(operands.first(), bias, y.data());
-  counters["max_err"] = max_error(w, operands.first(), bias, y.data());
-  textbook(operands.first(), bias, y.data());
-  counters["textbook_max_err"] = max_error(w, operands.first(), bias, y.data());
+  explicit Subject(const Workload& w)
+      : w_(w),
+        operands_(w),
+        bias_(w.mask == Mask::kBias ? w.queries : 0, w.keys),
+        y_(output_size(w)),
+        library_(w),
+        textbook_(w) {
+    Uniform uniform(3);
+    fill(bias_, uniform);
+  }
 
-  Units library_units([&] { library(operands.next(), bias, y.data()); });
-  Units textbook_units([&] { textbook(operands.next(), bias, y.data()); });
-  double peak = 0;
-  Samples bandwidths;
-  Samples bandwidth_fractions;
-  const auto bytes = static_cast<double>(operands.first().key_value_bytes());
-  for (auto _ : state) {
-    if (is_bound_by_memory(w)) {
-      // Each run beside a reading of the same amount from the same rotation: the bandwidth of a
-      // shared machine varies more from second to second than between the two.
-      sample_in_turn(library_units, textbook_units, [&] {
-        double reading = 0;
-        for (int i = 0; i < library_units.calls(); ++i) {
-          reading += operands.next().seconds_to_read_keys_and_values();
-        }
-        reading /= library_units.calls();
-        bandwidths.add(bytes / reading);
-        bandwidth_fractions.add(reading / library_units.sample());
-      });
-    } else {
+  void library(int n) { library_(operands_.next(), bias_, y_.data(), n); }
+  void textbook() { textbook_(operands_.next(), bias_, y_.data()); }
+  double library_error(int n) {
+    library_(operands_.first(), bias_, y_.data(), n);
+    return error();
+  }
+  double textbook_error() {
+    textbook_(operands_.first(), bias_, y_.data());
+    return error();
+  }
+
+  double bytes() const { return static_cast<double>(operands_.first().key_value_bytes()); }
+  /// Mean seconds for which n threads read the next `sets` sets of keys and values.
+  double reading(int sets, int n) {
+    double seconds = 0;
+    for (int i = 0; i < sets; ++i) seconds += operands_.next().seconds_to_read_keys_and_values(n);
+    return seconds / sets;
+  }
+
+ private:
+  double error() const { return max_error(w_, operands_.first(), bias_, y_.data()); }
+
+  Workload w_;
+  Rotation<Stored> operands_;
+  RowMatrix<Scalar> bias_;
+  Eigen::Array<Stored, Eigen::Dynamic, 1> y_;
+  Library<Stored> library_;
+  Textbook<Stored> textbook_;
+};
+
+/// What the machine can do at most with n threads, measured beside each sample of the library.
+template <class Stored>
+class Limit {
+ public:
+  Limit(const Workload& w, Subject<Stored>& subject, int n) : w_(w), subject_(subject), n_(n) {}
+
+  /// Samples the library beside the limit, and returns the seconds of one call.
+  template <class Call>
+  double sample(Units<Call>& units) {
+    if (!is_bound_by_memory(w_)) {
       // The peak between the runs, so that its clock frequency is theirs.
-      const auto probe = [&] { peak = std::max(peak, multiply_add_peak<Scalar>()); };
-      sample_in_turn(library_units, textbook_units, [&] {
-        probe();
-        library_units.sample();
-      });
-      // More of it at the end: AVX-512 takes a while to reach its speed after narrower work.
-      for (const double end = now() + 0.02; now() < end;) probe();
+      probe();
+      return units.sample();
+    }
+    // Each run beside a reading of the same amount from the same rotation: the bandwidth of a
+    // shared machine varies more from second to second than between the two.
+    const double reading = subject_.reading(units.calls(), n_);
+    const double seconds = units.sample();
+    bandwidths_.add(subject_.bytes() / reading);
+    fractions_.add(reading / seconds);
+    return seconds;
+  }
+  void finish() {
+    // More of it at the end: AVX-512 takes a while to reach its speed after narrower work.
+    if (is_bound_by_memory(w_)) return;
+    for (const double end = now() + 0.02; now() < end;) probe();
+  }
+
+  void report(double seconds, benchmark::UserCounters& counters) const {
+    if (is_bound_by_memory(w_)) {
+      counters["bandwidth_GBs"] = 1e-9 * bandwidths_.median();
+      counters["bandwidth_fraction"] = fractions_.median();
+    } else {
+      counters["peak_GFLOPS"] = 1e-9 * peak_;
+      counters["peak_fraction"] = flops(w_) / seconds / peak_;
     }
   }
 
-  const Samples& times = library_units.per_call();
+ private:
+  using Scalar = compute_t<Stored>;
+  void probe() {
+    peak_ = std::max(peak_, n_ == 1 ? multiply_add_peak<Scalar>() : multiply_add_peak<Scalar>(n_));
+  }
+
+  Workload w_;
+  Subject<Stored>& subject_;
+  int n_;
+  double peak_ = 0;
+  Samples bandwidths_, fractions_;
+};
+
+void report_times(const Workload& w, const Samples& times, benchmark::UserCounters& counters) {
   counters["ms_min"] = 1e3 * times.min();
   counters["ms_median"] = 1e3 * times.median();
   counters["samples"] = static_cast<double>(times.size());
   counters["GFLOPS"] = 1e-9 * flops(w) / times.min();
-  counters["textbook_ms"] = 1e3 * textbook_units.per_call().min();
-  counters["vs_textbook"] = times.min() / textbook_units.per_call().min();
-  if (is_bound_by_memory(w)) {
-    counters["bandwidth_GBs"] = 1e-9 * bandwidths.median();
-    counters["bandwidth_fraction"] = bandwidth_fractions.median();
-  } else {
-    counters["peak_GFLOPS"] = 1e-9 * peak;
-    counters["peak_fraction"] = flops(w) / times.min() / peak;
+}
+
+/// On one thread, in turn with the formula by hand and, where there is one, the even neighbour.
+template <class Stored>
+void measure(benchmark::State& state, const Workload& w, const Workload* even) {
+  Subject<Stored> subject(w);
+  auto& counters = state.counters;
+  counters["max_err"] = subject.library_error(1);
+  counters["textbook_max_err"] = subject.textbook_error();
+
+  Units library([&] { subject.library(1); });
+  Units textbook([&] { subject.textbook(); });
+  std::optional<Subject<Stored>> neighbour;
+  std::optional<Units<std::function<void()>>> beside;
+  if (even != nullptr) {
+    neighbour.emplace(*even);
+    beside.emplace([&] { neighbour->library(1); });
+  }
+  Limit<Stored> limit(w, subject, 1);
+  for (auto _ : state) {
+    sample_in_turn(library, textbook, [&] {
+      limit.sample(library);
+      if (beside) beside->sample();
+    });
+    limit.finish();
+  }
+
+  const double seconds = library.per_call().min();
+  report_times(w, library.per_call(), counters);
+  limit.report(seconds, counters);
+  counters["textbook_ms"] = 1e3 * textbook.per_call().min();
+  counters["vs_textbook"] = seconds / textbook.per_call().min();
+  if (beside) {
+    const double even_seconds = beside->per_call().min();
+    counters["neighbour_ms"] = 1e3 * even_seconds;
+    counters["vs_neighbour"] = flops(w) / seconds / (flops(*even) / even_seconds);
   }
 }
 
-void run(benchmark::State& state, const Workload& w) {
-  try {
-    switch (w.storage) {
-      case Storage::kFloat:
-        return measure<float>(state, w);
-      case Storage::kDouble:
-        return measure<double>(state, w);
-      case Storage::kBfloat16:
-        return measure<Eigen::bfloat16>(state, w);
+/// On n threads, in turn with one. Their ratio is that of the minima, and where memory is the limit
+/// the median ratio of runs side by side.
+template <class Stored>
+void measure_threads(benchmark::State& state, const Workload& w, int n) {
+  Subject<Stored> subject(w);
+  auto& counters = state.counters;
+  counters["max_err"] = subject.library_error(n);
+
+  Units several([&] { subject.library(n); });
+  Units one([&] { subject.library(1); });
+  Limit<Stored> limit(w, subject, n);
+  Samples ratios;
+  for (auto _ : state) {
+    const double end = now() + time_budget();
+    for (int turn = 0; turn < 3 || now() < end; ++turn) {
+      const double seconds = limit.sample(several);
+      ratios.add(one.sample() / seconds);
     }
-  } catch (const std::exception& error) {
-    state.SetLabel(error.what());
-    state.SkipWithError(error.what());
+    limit.finish();
+  }
+
+  const double seconds = several.per_call().min(), alone = one.per_call().min();
+  report_times(w, several.per_call(), counters);
+  limit.report(seconds, counters);
+  counters["one_thread_ms"] = 1e3 * alone;
+  counters["vs_one_thread"] = is_bound_by_memory(w) ? ratios.median() : alone / seconds;
+}
+
+using Body = std::function<void(benchmark::State&)>;
+void add(const std::string& name, const Body& body) {
+  benchmark::RegisterBenchmark(name.c_str(), [body](benchmark::State& state) {
+    try {
+      body(state);
+    } catch (const std::exception& error) {
+      state.SetLabel(error.what());
+      state.SkipWithError(error.what());
+    }
+  });
+}
+
+/// Calls f with a value of the type that the workload is stored in.
+template <class Function>
+void with_storage(const Workload& w, const Function& f) {
+  switch (w.storage) {
+    case Storage::kFloat:
+      return f(float());
+    case Storage::kDouble:
+      return f(double());
+    case Storage::kBfloat16:
+      return f(Eigen::bfloat16());
   }
 }
 
 const bool registered = [] {
   for (const Workload& w : kWorkloads) {
-    const std::string name = std::string("attention/") + w.name + "/threads:1";
-    benchmark::RegisterBenchmark(name.c_str(), [&w](benchmark::State& state) { run(state, w); });
+    const std::string name = std::string("attention/") + w.name;
+    add(name + "/threads:1", [&w](benchmark::State& state) {
+      with_storage(w, [&](auto stored) { measure<decltype(stored)>(state, w, nullptr); });
+    });
+    add(name + "/threads:2", [&w](benchmark::State& state) {
+      with_storage(w, [&](auto stored) { measure_threads<decltype(stored)>(state, w, 2); });
+    });
+  }
+  for (const OddWorkload& pair : kOddWorkloads) {
+    add(std::string("odd/") + pair.odd.name + "/threads:1",
+        [&pair](benchmark::State& state) { measure<float>(state, pair.odd, &pair.even); });
   }
   return true;
 }();

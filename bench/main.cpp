@@ -65,6 +65,8 @@ int main(int argc, char** argv) {
   if (benchmark::ReportUnrecognizedArguments(count, pointers.data())) return EXIT_FAILURE;
   for (const auto& [key, value] : bench::setting()) benchmark::AddCustomContext(key, value);
 
+  Eigen::setNbThreads(1);  // compiled with OpenMP, Eigen's products by hand would take all threads
+
   bench::SummaryTable table;
   bench::MinimumAsTime json;
   const auto ran = writes_file ? benchmark::RunSpecifiedBenchmarks(&table, &json)

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "machine.h"
+#include "threads.h"
 #include "workloads.h"
 
 namespace bench {
@@ -19,6 +20,11 @@ using RowMatrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::R
 /// What a storage type is computed in.
 template <class Stored>
 using compute_t = std::conditional_t<std::is_same_v<Stored, double>, double, float>;
+
+template <class Stored>
+inline constexpr Storage storage_of = std::is_same_v<Stored, double>  ? Storage::kDouble
+                                      : std::is_same_v<Stored, float> ? Storage::kFloat
+                                                                      : Storage::kBfloat16;
 
 /// Uniform in [-1, 1]. xorshift64: the decoding rows draw a hundred million numbers.
 class Uniform {
@@ -41,13 +47,13 @@ void fill(Eigen::PlainObjectBase<Derived>& m, Uniform& uniform) {
   for (Index i = 0; i < m.size(); ++i) m.data()[i] = static_cast<Scalar>(uniform());
 }
 
-/// One set of operands: contiguous [batch, head, token, feature] memory, row-major.
+/// One set of operands, contiguous; where an element lies is told by query_strides() and the like.
 template <class Stored>
 struct Operands {
   explicit Operands(const Workload& w, std::uint64_t seed)
       : q(w.batch * w.query_heads * w.queries * w.head_size),
         k(w.batch * w.key_heads * w.keys * w.head_size),
-        v(k.size()) {
+        v(w.batch * w.key_heads * w.keys * w.value_size) {
     Uniform uniform(seed);
     fill(q, uniform);
     fill(k, uniform);
@@ -57,9 +63,13 @@ struct Operands {
   std::size_t key_value_bytes() const {
     return static_cast<std::size_t>(k.size() + v.size()) * sizeof(Stored);
   }
-  double seconds_to_read_keys_and_values() const {
-    const std::size_t half = key_value_bytes() / 2;
-    return read_seconds(k.data(), half) + read_seconds(v.data(), half);
+  /// By `threads` threads, each a part of the keys and a part of the values.
+  double seconds_to_read_keys_and_values(int threads = 1) const {
+    const auto seconds = [&](const auto& x) {
+      const std::size_t bytes = static_cast<std::size_t>(x.size()) * sizeof(Stored);
+      return threads == 1 ? read_seconds(x.data(), bytes) : read_seconds(x.data(), bytes, threads);
+    };
+    return seconds(k) + seconds(v);
   }
 
   Eigen::Array<Stored, Eigen::Dynamic, 1> q, k, v;  // Eigen's, for their alignment

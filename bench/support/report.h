@@ -6,6 +6,7 @@
 
 #include <Eigen/Core>
 #include <cstdio>
+#include <cstring>
 #include <ctime>
 #include <fstream>
 #include <string>
@@ -56,24 +57,20 @@ inline std::vector<std::pair<std::string, std::string>> setting() {
           {"date", today()}};
 }
 
-/// A row of the table for each benchmark, as soon as it has run.
+/// A row of the table for each benchmark, as soon as it has run. Those with a length make tables of
+/// their own, to be plotted.
 class SummaryTable : public benchmark::BenchmarkReporter {
  public:
   bool ReportContext(const Context&) override {
-    std::string line;
-    for (const auto& [key, value] : setting()) line += (line.empty() ? "" : " | ") + value;
-    std::printf("%s\n\n", line.c_str());
-    std::printf(
-        "of limit    attention: of this core's multiply-add peak; decoding (dec*, gqa*): of\n"
-        "            the bandwidth of reading as much memory; both measured in this run\n"
-        "            masks: time over that without the mask, and that over the share of the pairs\n"
-        "            that are seen; scores: time over that without the modifier\n"
-        "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
-        "            run: below 1, the library is faster\n"
-        "max err     largest absolute error, against long double\n"
-        "Times are those of one call; [batch, head, token, feature] memory.\n\n");
-    std::printf("%-38s %10s %10s %8s  %-22s %10s %9s\n", "workload", "ms min", "ms median", "GF/s",
-                "of limit", "x textbook", "max err");
+    std::string line = "#";
+    for (const auto& [key, value] : setting()) {
+      if (line.size() + value.size() > 100) {
+        std::printf("%s |\n", line.c_str());
+        line = "#";
+      }
+      line += (line == "#" ? " " : " | ") + value;
+    }
+    std::printf("%s\n", line.c_str());
     std::fflush(stdout);
     return true;
   }
@@ -83,17 +80,64 @@ class SummaryTable : public benchmark::BenchmarkReporter {
       if (run.run_type == Run::RT_Aggregate) continue;
       const std::string name = run.run_name.str();
       if (run.counters.count("ms_min") == 0) {
-        std::printf("%-38s failed: %s\n", name.c_str(), run.report_label.c_str());
-        continue;
+        std::printf("# %s failed: %s\n", name.c_str(), run.report_label.c_str());
+      } else if (run.counters.count("length") != 0) {
+        report_point(name, run);
+      } else {
+        report_row(name, run);
       }
-      std::printf("%-38s %10.4f %10.4f %8s  %-22s %10s %9.1e\n", name.c_str(), value(run, "ms_min"),
-                  value(run, "ms_median"), flop_rate(run).c_str(), limit(run).c_str(),
-                  over_textbook(run).c_str(), value(run, "max_err"));
     }
     std::fflush(stdout);
   }
 
  private:
+  void report_row(const std::string& name, const Run& run) {
+    if (table_ != "summary") {
+      table_ = "summary";
+      std::printf(
+          "\n"
+          "of limit    of the multiply-add peak of the cores that are used; decoding (dec*, "
+          "gqa*):\n"
+          "            of the bandwidth of reading as much memory; both measured in this run\n"
+          "            thr 2: before that, time of one thread / time of two\n"
+          "            odd sizes: of the peak, and that over the fraction of the even neighbour\n"
+          "            masks: time over that without the mask, and that over the share of the "
+          "pairs\n"
+          "            that are seen; scores: time over that without the modifier\n"
+          "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
+          "            run, both on one thread: below 1, the library is faster\n"
+          "max err     largest absolute error, against long double\n"
+          "Times are those of one call; [batch, head, token, feature] memory.\n\n"
+          "%-33s %3s %9s %9s %7s  %-23s %10s %8s\n",
+          "workload", "thr", "ms min", "ms median", "GF/s", "of limit", "x textbook", "max err");
+    }
+    const auto suffix = name.rfind("/threads:");
+    const std::string workload = name.substr(0, suffix);
+    const std::string threads =
+        suffix == std::string::npos ? "1" : name.substr(suffix + std::strlen("/threads:"));
+    std::printf("%-33s %3s %9.4f %9.4f %7s  %-23s %10s %8.1e\n", workload.c_str(), threads.c_str(),
+                value(run, "ms_min"), value(run, "ms_median"), flop_rate(run).c_str(),
+                limit(run).c_str(), over_textbook(run).c_str(), value(run, "max_err"));
+  }
+
+  /// Two empty lines between tables, as gnuplot's `index` wants them.
+  void report_point(const std::string& name, const Run& run) {
+    const std::string table = name.substr(0, name.rfind('/'));
+    if (table_ != table) {
+      std::printf("%s# %s\n# %6s %12s %12s %8s %16s %14s\n", table_.empty() ? "" : "\n\n",
+                  table.c_str(), "length", "ms_min", "ms_median", "GF/s", "workspace_bytes",
+                  "operand_bytes");
+      table_ = table;
+    }
+    std::printf("%8.0f %12.6f %12.6f %8.2f %16.0f %14.0f\n", value(run, "length"),
+                value(run, "ms_min"), value(run, "ms_median"), value(run, "GFLOPS"),
+                value(run, "workspace_bytes"), value(run, "operand_bytes"));
+    if (run.counters.count("exponent") != 0) {
+      std::printf("# time grows as length^%.3f (least squares, upper half)\n",
+                  value(run, "exponent"));
+    }
+  }
+
   static double value(const Run& run, const char* counter) {
     return run.counters.at(counter).value;
   }
@@ -119,15 +163,29 @@ class SummaryTable : public benchmark::BenchmarkReporter {
                  ? format("%.4f, %.2f x share", value(run, "vs_plain"), value(run, "vs_share"))
                  : format("%.3f x plain", value(run, "vs_plain"));
     }
+    if (run.counters.count("vs_neighbour") != 0) {
+      return format("%.3f, %.3f x even", value(run, "peak_fraction"), value(run, "vs_neighbour"));
+    }
+    const std::string gain = run.counters.count("vs_one_thread") == 0
+                                 ? ""
+                                 : format("%.2fx, ", value(run, "vs_one_thread"));
     if (run.counters.count("peak_fraction") != 0) {
-      return format("%.3f of %.1f GF/s", value(run, "peak_fraction"), value(run, "peak_GFLOPS"));
+      return gain + of_limit(run, "peak_fraction", "peak_GFLOPS", "GF/s");
     }
     if (run.counters.count("bandwidth_fraction") != 0) {
-      return format("%.3f of %.1f GB/s", value(run, "bandwidth_fraction"),
-                    value(run, "bandwidth_GBs"));
+      return gain + of_limit(run, "bandwidth_fraction", "bandwidth_GBs", "GB/s");
     }
     return "-";
   }
+
+  static std::string of_limit(const Run& run, const char* fraction, const char* of,
+                              const char* unit) {
+    return run.counters.count("vs_one_thread") == 0
+               ? format("%.3f of %.1f %s", value(run, fraction), value(run, of), unit)
+               : format("%.2f of %.0f %s", value(run, fraction), value(run, of), unit);
+  }
+
+  std::string table_;  ///< the one whose header was printed last
 };
 
 /// Google Benchmark's JSON, with the minimum as the time of a run: Google Benchmark has timed all

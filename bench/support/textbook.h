@@ -11,8 +11,9 @@
 
 namespace bench {
 
-// WHAT  For each sequence and head: S = scale Q Kᵀ, bias or mask, softmax by rows, Y = P V. All
-//       row-major, so that the passes over a row of S run along memory.
+// WHAT  For each sequence and head: S = scale Q Kᵀ, bias or mask, softmax by rows, Y = P V. S is
+//       row-major, so that the passes over one of its rows run along memory; Q, K, V and Y are read
+//       and written as they are stored.
 // WHY   The baseline is worth beating only if it is written well: both products are Eigen's own
 //       (noalias), everything is allocated beforehand, a row of S goes through maximum, exp and
 //       sum while it is in cache, and the division is of Y, not of P.
@@ -27,32 +28,35 @@ class Textbook {
  public:
   using Scalar = compute_t<Stored>;
 
-  explicit Textbook(const Workload& w)
-      : w_(w), scores_(w.queries, w.keys), sums_(w.queries), y_(w.queries, w.head_size) {
+  explicit Textbook(const Workload& w) : w_(w), scores_(w.queries, w.keys), sums_(w.queries) {
     if constexpr (kConverts) {
       q_.resize(w.queries, w.head_size);
       k_.resize(w.keys, w.head_size);
-      v_.resize(w.keys, w.head_size);
+      v_.resize(w.keys, w.value_size);
+      y_.resize(w.queries, w.value_size);
     }
   }
 
-  /// y: [batch, head, token, feature], as the operands.
+  /// y: as output_strides() tells.
   void operator()(const Operands<Stored>& x, const RowMatrix<Scalar>& bias, Stored* y) {
-    const Index d = w_.head_size;
-    const Index group = w_.query_heads / w_.key_heads;
     for (Index b = 0; b < w_.batch; ++b) {
       for (Index h = 0; h < w_.query_heads; ++h) {
         const Index query_head = b * w_.query_heads + h;
-        const Index key_head = b * w_.key_heads + h / group;
-        const auto q = load(x.q.data() + query_head * w_.queries * d, w_.queries, q_);
-        const auto k = load(x.k.data() + key_head * w_.keys * d, w_.keys, k_);
-        const auto v = load(x.v.data() + key_head * w_.keys * d, w_.keys, v_);
-        Eigen::Map<RowMatrix<Stored>> out(y + query_head * w_.queries * d, w_.queries, d);
+        const Index key_head = b * w_.key_heads + h / (w_.query_heads / w_.key_heads);
+        const Stored* q = x.q.data() + query_head * w_.queries * w_.head_size;
+        const Stored* k = x.k.data() + key_head * w_.keys * w_.head_size;
+        const Stored* v = x.v.data() + key_head * w_.keys * w_.value_size;
+        Stored* out = y + query_head * w_.queries * w_.value_size;
         if constexpr (kConverts) {
-          attend(b, q, k, v, bias, y_);
-          out = y_.template cast<Stored>();
+          q_ = matrix<Eigen::RowMajor>(q, w_.queries, w_.head_size).template cast<Scalar>();
+          k_ = matrix<Eigen::RowMajor>(k, w_.keys, w_.head_size).template cast<Scalar>();
+          v_ = matrix<Eigen::RowMajor>(v, w_.keys, w_.value_size).template cast<Scalar>();
+          attend<Eigen::RowMajor>(b, q_.data(), k_.data(), v_.data(), bias, y_.data());
+          matrix<Eigen::RowMajor>(out, w_.queries, w_.value_size) = y_.template cast<Stored>();
+        } else if (w_.order == Order::kColumnMajor) {
+          if constexpr (kColumnMajor) attend<Eigen::ColMajor>(b, q, k, v, bias, out);
         } else {
-          attend(b, q, k, v, bias, out);
+          attend<Eigen::RowMajor>(b, q, k, v, bias, out);
         }
       }
     }
@@ -60,21 +64,22 @@ class Textbook {
 
  private:
   static constexpr bool kConverts = !std::is_same_v<Stored, Scalar>;
-  using Input = Eigen::Map<const RowMatrix<Scalar>>;
+  static constexpr bool kColumnMajor = serves(storage_of<Stored>, Order::kColumnMajor);
 
-  Input load(const Stored* from, Index rows, RowMatrix<Scalar>& converted) const {
-    if constexpr (kConverts) {
-      using From = Eigen::Map<const RowMatrix<Stored>>;
-      converted = From(from, rows, w_.head_size).template cast<Scalar>();
-      return Input(converted.data(), rows, w_.head_size);
-    } else {
-      return Input(from, rows, w_.head_size);
-    }
+  template <int kOrder, class T>
+  static auto matrix(T* data, Index rows, Index columns) {
+    using Matrix = Eigen::Matrix<std::remove_const_t<T>, Eigen::Dynamic, Eigen::Dynamic, kOrder>;
+    return Eigen::Map<std::conditional_t<std::is_const_v<T>, const Matrix, Matrix>>(data, rows,
+                                                                                    columns);
   }
 
-  template <class Output>
-  void attend(Index b, const Input& q, const Input& k, const Input& v,
-              const RowMatrix<Scalar>& bias, Output& y) {
+  template <int kOrder>
+  void attend(Index b, const Scalar* q_data, const Scalar* k_data, const Scalar* v_data,
+              const RowMatrix<Scalar>& bias, Scalar* y_data) {
+    const auto q = matrix<kOrder>(q_data, w_.queries, w_.head_size);
+    const auto k = matrix<kOrder>(k_data, w_.keys, w_.head_size);
+    const auto v = matrix<kOrder>(v_data, w_.keys, w_.value_size);
+    auto y = matrix<kOrder>(y_data, w_.queries, w_.value_size);
     const Scalar scale = 1 / std::sqrt(static_cast<Scalar>(w_.head_size));
     scores_.noalias() = scale * q * k.transpose();
     for (Index i = 0; i < w_.queries; ++i) {
@@ -86,13 +91,17 @@ class Textbook {
       scores_.row(i).tail(w_.keys - visible).setZero();
     }
     y.noalias() = scores_ * v;
-    for (Index i = 0; i < w_.queries; ++i) y.row(i) /= sums_(i);
+    if constexpr (kOrder == Eigen::RowMajor) {
+      for (Index i = 0; i < w_.queries; ++i) y.row(i) /= sums_(i);
+    } else {
+      y.array().colwise() /= sums_.array();
+    }
   }
 
   Workload w_;
   RowMatrix<Scalar> scores_;
   Eigen::Matrix<Scalar, Eigen::Dynamic, 1> sums_;
-  RowMatrix<Scalar> q_, k_, v_, y_;  // q_, k_, v_ only where storage is narrow
+  RowMatrix<Scalar> q_, k_, v_, y_;  // only where storage is narrow
 };
 
 }  // namespace bench

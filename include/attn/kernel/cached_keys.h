@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../detail/index_list.h"
+#include "../detail/masks.h"
 #include "cache_memory.h"
 #include "chunks.h"
 #include "pack.h"

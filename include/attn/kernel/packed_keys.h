@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../detail/masks.h"
 #include "chunks.h"
 #include "in_place.h"
 #include "pack.h"

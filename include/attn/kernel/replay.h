@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "../detail/load.h"
+#include "../detail/masks.h"
 #include "saved.h"
 #include "scores.h"
 

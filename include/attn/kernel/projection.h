@@ -69,7 +69,8 @@ ATTN_NOINLINE void project_panel(const typename S::Scalar* x, const typename S::
     ATTN_UNROLL
     for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
   }
-  multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(acc, x, w, {0, depth});
+  const DepthRange all{0, depth};
+  multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(acc, x, w, &all, 1);
   ATTN_UNROLL
   for (int v = 0; v < C; ++v) {
     const auto b = S::load(bias + v * S::width);

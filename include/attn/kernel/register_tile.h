@@ -26,26 +26,34 @@ struct DepthRange {
 // g++ -O2 keeps the array in memory.
 template <class S, int R, int C, int RowStep, int GroupStep>
 ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const typename S::Scalar* a,
-                                     const typename S::Scalar* b, DepthRange depth) {
+                                     const typename S::Scalar* b, const DepthRange* ranges,
+                                     int range_count) {
   using Packet = typename S::Packet;
   using Size = TileSize<typename S::Scalar>;
-  a += depth.begin / Size::depth * GroupStep;
-  b += depth.begin * Size::panel;
-  for (Index t = depth.begin; t < depth.end; t += Size::depth) {
+  if (range_count == 0) return;
+  // One loop over the steps of all ranges: with a loop for each inside another clang carries the accumulators from one to the
+  // next through the stack, 29 stores and loads around every four steps (weighted sum 0.88 of the peak instead of 0.98).
+  const DepthRange* const last = ranges + range_count - 1;
+  Index t = ranges->begin;
+  for (;;) {
+    const typename S::Scalar* const x = a + t / Size::depth * GroupStep;
+    const typename S::Scalar* const y = b + t * Size::panel;
     ATTN_UNROLL
     for (int step = 0; step < Size::depth; ++step) {
       Packet column[C];
       ATTN_UNROLL
-      for (int v = 0; v < C; ++v) column[v] = S::load(b + step * Size::panel + v * S::width);
+      for (int v = 0; v < C; ++v) column[v] = S::load(y + step * Size::panel + v * S::width);
       ATTN_UNROLL
       for (int i = 0; i < R; ++i) {
-        const Packet x = S::set(a[i * RowStep + step]);
+        const Packet element = S::set(x[i * RowStep + step]);
         ATTN_UNROLL
-        for (int v = 0; v < C; ++v) acc[i][v] = S::fmadd(x, column[v], acc[i][v]);
+        for (int v = 0; v < C; ++v) acc[i][v] = S::fmadd(element, column[v], acc[i][v]);
       }
     }
-    a += GroupStep;
-    b += Size::depth * Size::panel;
+    t += Size::depth;
+    if (t < ranges->end) continue;
+    if (ranges == last) return;
+    t = (++ranges)->begin;
   }
 }
 

@@ -33,8 +33,9 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
       ATTN_UNROLL
       for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
     }
+    const DepthRange all{0, depth};
     multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(
-        acc, q, k + panel * depth * Size::panel, {0, depth});
+        acc, q, k + panel * depth * Size::panel, &all, 1);
     auto* out = s + panel * Size::panel;
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {

@@ -28,9 +28,7 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
     ATTN_UNROLL
     for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
   }
-  for (int run = 0; run < run_count; ++run) {
-    multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, runs[run]);
-  }
+  multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, runs, run_count);
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     const Packet r = S::set(rescale[i]);

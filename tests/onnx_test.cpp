@@ -79,6 +79,11 @@ class Random {
     return first + Index(engine_() % std::uint32_t(last - first + 1));
   }
   bool coin(int of = 2) { return engine_() % std::uint32_t(of) == 0; }
+  Type real_type() {
+    if (coin(5)) return coin() ? Type::float16 : Type::bfloat16;
+    return coin() ? Type::float32 : Type::float64;
+  }
+  /// Numbers in [−2, 2]; truths, three of four; whole numbers as far as the type has them.
   Tensor tensor(Type type, const std::vector<Index>& dims) {
     Tensor x(type, dims);
     for (Index i = 0; i < x.size(); ++i)
@@ -100,46 +105,49 @@ struct Call {
       : batch(r.from(1, 3)),
         heads(0),
         kv_heads(r.from(1, 3)),
-        queries(r.from(1, 7)),
-        added(r.from(1, 40)),
+        queries(r.coin(20) ? 0 : r.from(1, 7)),
+        added(r.coin(20) ? 0 : r.from(1, 40)),
         key_dim(r.from(1, 9)),
         value_dim(r.from(1, 9)) {
     heads = kv_heads * r.from(1, 3);
     const bool flat = r.coin();  // rank 3
-    Type type = r.coin() ? Type::float32 : Type::float64;
-    if (r.coin(5)) type = r.coin() ? Type::float16 : Type::bfloat16;
-    const auto operand = [&](Index n, Index tokens, Index d) {
-      return r.tensor(type, flat ? std::vector<Index>{batch, tokens, n * d}
-                                 : std::vector<Index>{batch, n, tokens, d});
+    const Type type = r.real_type();
+    const Type value_type = r.coin(8) ? r.real_type() : type;
+    const auto operand = [&](Type of, Index n, Index tokens, Index d) {
+      return r.tensor(of, flat ? std::vector<Index>{batch, tokens, n * d}
+                               : std::vector<Index>{batch, n, tokens, d});
     };
-    Q = operand(heads, queries, key_dim);
-    K = operand(kv_heads, added, key_dim);
-    V = operand(kv_heads, added, value_dim);
+    Q = operand(type, heads, queries, key_dim);
+    K = operand(type, kv_heads, added, key_dim);
+    V = operand(value_type, kv_heads, added, value_dim);
     if (flat) a.q_num_heads = heads, a.kv_num_heads = kv_heads;
     if (r.coin(3)) {
-      past = r.from(1, 12);
+      past = r.from(0, 12);
       past_key = r.tensor(type, {batch, kv_heads, past, key_dim});
-      past_value = r.tensor(type, {batch, kv_heads, past, value_dim});
+      past_value = r.tensor(value_type, {batch, kv_heads, past, value_dim});
     }
     keys = past + added;
-    if (r.coin(3)) {
+    if (!past_key && r.coin(3)) {
       nonpad = Tensor(Type::int64, {batch});
       for (Index b = 0; b < batch; ++b) nonpad->set(b, double(r.from(0, keys)));
     }
     if (!r.coin(3)) {
       const auto size = [&r](Index whole) { return r.coin() ? whole : Index(1); };
       std::vector<Index> dims = {size(batch), size(heads), size(queries),
-                                 r.coin(3) ? r.from(1, keys) : keys};
+                                 r.coin(3) ? r.from(0, keys) : keys};
       dims.erase(dims.begin(), dims.begin() + r.from(0, 3));  // ranks 4 to 1
-      mask = r.tensor(r.coin() ? Type::boolean : r.coin() ? Type::float32 : type, dims);
-      if (mask->type != Type::boolean && r.coin()) mask->set(0, -INFINITY);
+      const Type types[] = {Type::boolean, Type::boolean, Type::boolean, type,       type, type,
+                            Type::float32, Type::int8,    Type::float64, Type::int64};
+      mask = r.tensor(types[r.from(0, 9)], dims);
+      const bool is_real = mask->type == type || mask->type == Type::float32;
+      if (is_real && mask->size() > 0 && r.coin()) mask->set(0, -INFINITY);
     }
     a.is_causal = r.coin();
     if (r.coin()) a.scale = 0.37;
-    if (r.coin(3)) a.softcap = 1.5;
+    if (r.coin(3)) a.softcap = r.coin(4) ? -1 : 1.5;  // below 0: none
     if (r.coin(3)) a.left_window_size = r.from(0, 9);
     if (r.coin(3)) a.right_window_size = r.from(0, 9);
-    if (r.coin(4)) a.softmax_precision = r.coin() ? Type::float64 : Type::float32;
+    if (r.coin(4)) a.softmax_precision = r.real_type();
     a.qk_matmul_output_mode = int(r.from(0, 3));
   }
 
@@ -175,7 +183,7 @@ struct Call {
     if (nonpad) {
       const Index valid = Index(nonpad->at(b));
       if (j >= valid) return false;
-      if (past == 0) position = i + valid - queries;
+      position = i + valid - queries;
     }
     if (a.is_causal && j > position) return false;
     if (a.left_window_size >= 0 && j < position - a.left_window_size) return false;
@@ -214,7 +222,7 @@ struct Call {
 
 TEST(OnnxAttention, FollowsTheStandardOverRandomAttributes) {
   Random random(11);
-  for (int trial = 0; trial < 300; ++trial) {
+  for (int trial = 0; trial < 600; ++trial) {
     SCOPED_TRACE(trial);
     const Call call(random);
     const bool wants_qk = trial % 3 != 0;
@@ -316,6 +324,77 @@ TEST(OnnxRotaryEmbedding, TurnsHeadsOfEitherRank) {
       }
     }
   }
+}
+
+TEST(OnnxRotaryEmbedding, FollowsTheStandardOverRandomAttributes) {
+  Random random(5);
+  for (int trial = 0; trial < 200; ++trial) {
+    SCOPED_TRACE(trial);
+    const Index batch = random.from(1, 3), heads = random.from(1, 3), tokens = random.from(0, 6),
+                d = 2 * random.from(1, 6);
+    const bool flat = random.coin(), interleaved = random.coin(), has_ids = random.coin();
+    const Index named = random.coin() ? 0 : 2 * random.from(1, d / 2), n = named == 0 ? d : named;
+    const Type type = random.real_type();
+    const Tensor X = random.tensor(type, flat ? std::vector<Index>{batch, tokens, heads * d}
+                                              : std::vector<Index>{batch, heads, tokens, d});
+    const Index rows = random.from(1, 50);
+    const std::vector<Index> of_cache =
+        has_ids ? std::vector<Index>{rows, n / 2} : std::vector<Index>{batch, tokens, n / 2};
+    const Tensor cosines = random.tensor(type, of_cache), sines = random.tensor(type, of_cache);
+    Tensor ids(Type::int64, {batch, tokens});
+    for (Index i = 0; i < ids.size(); ++i) ids.set(i, double(random.from(0, rows - 1)));
+
+    const Tensor Y = onnx::rotary_embedding(X, cosines, sines, has_ids ? &ids : nullptr,
+                                            interleaved, named, flat ? heads : 0);
+    ASSERT_EQ(Y.dims, X.dims);
+    ASSERT_EQ(Y.type, X.type);
+    const double tolerance = type == Type::float64    ? 1e-14
+                             : type == Type::float32  ? 2e-6
+                             : type == Type::bfloat16 ? 0.04
+                                                      : 0.005;
+    for (Index b = 0; b < batch; ++b) {
+      for (Index i = 0; i < tokens; ++i) {
+        const Index row = has_ids ? Index(ids.at(b * tokens + i)) : b * tokens + i;
+        for (Index h = 0; h < heads; ++h) {
+          for (Index c = 0; c < d; ++c) {
+            const auto x = [&](Index of) { return Call::element(X, heads, b, h, i, of); };
+            double expected = x(c);
+            if (c < n) {
+              const Index pair = interleaved ? c / 2 : c % (n / 2);
+              const bool second = interleaved ? c % 2 == 1 : c >= n / 2;
+              const Index partner =
+                  interleaved ? (second ? c - 1 : c + 1) : (second ? c - n / 2 : c + n / 2);
+              const double cosine = cosines.at(row * n / 2 + pair),
+                           sine = sines.at(row * n / 2 + pair);
+              expected = x(c) * cosine + (second ? 1 : -1) * x(partner) * sine;
+            }
+            ASSERT_NEAR(Call::element(Y, heads, b, h, i, c), expected, tolerance);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST(OnnxOperators, RefuseInWordsWhatTheStandardDoesNotAllow) {
+  const auto attention_error = [](const std::vector<Index>& mask_dims, bool past_key_alone) {
+    const Tensor x(Type::float32, {1, 1, 2, 2}), mask(Type::boolean, mask_dims);
+    Tensor Y;
+    return error_of([&] {
+      onnx::attention({}, {&x, &x, &x, &mask, past_key_alone ? &x : nullptr}, {&Y});
+    });
+  };
+  EXPECT_EQ(attention_error({2, 2}, true),
+            "onnx: Attention: past_key and past_value come together");
+  const std::string of_mask = "onnx: Attention: attn_mask has rank 1 to 4, and a column a key";
+  EXPECT_EQ(attention_error({}, false), of_mask);
+  EXPECT_EQ(attention_error({1, 1, 1, 2, 2}, false), of_mask);
+  EXPECT_EQ(attention_error({2, 3}, false), of_mask);
+  EXPECT_NE(attention_error({3, 2}, false), "nothing was refused");  // in the library's own words
+  EXPECT_EQ(error_of([] {
+              (void)onnx::softmax(Tensor(Type::float32, {2, 3}), 2, false, 13);
+            }),
+            "onnx: Softmax: the tensor has no such axis");
 }
 
 // ---- case files ---------------------------------------------------------------------------------

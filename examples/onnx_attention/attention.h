@@ -82,11 +82,13 @@ Tensor concatenated(const Tensor* past, const Tensor& x, Index heads) {
 template <class T>
 attn::TensorView<const T> mask_view(const Tensor& mask, Type type, Index keys, double padding,
                                     Tensor& own) {
-  std::vector<Index> dims(std::size_t(std::max<Index>(4 - mask.rank(), 0)), 1);
+  if (mask.rank() < 1 || mask.rank() > 4 || mask.dim(-1) > keys)
+    throw std::invalid_argument("onnx: Attention: attn_mask has rank 1 to 4, and a column a key");
+  std::vector<Index> dims(std::size_t(4 - mask.rank()), 1);
   dims.insert(dims.end(), mask.dims.begin(), mask.dims.end());
   const Tensor* held = &mask;
   if (mask.type != type || dims.back() != keys) {
-    const Index given = dims.back(), rows = given == 0 ? 0 : mask.size() / given;
+    const Index given = dims.back(), rows = dims[0] * dims[1] * dims[2];
     dims.back() = keys;
     own = Tensor(type, dims);
     for (Index i = 0; i < rows; ++i) {
@@ -139,7 +141,8 @@ void attention_of(const AttentionAttributes& a, const AttentionInputs& in,
                     attn::query_offset(offsets), attn::key_lengths(lengths), options...);
   };
 
-  if (in.attn_mask == nullptr && a.softcap == 0 && out.qk_matmul_output == nullptr) {
+  const bool caps = a.softcap > 0;
+  if (in.attn_mask == nullptr && !caps && out.qk_matmul_output == nullptr) {
     attend();
   } else {
     // One mask of each kind, of one element where it is not given: half as many instantiations.
@@ -167,7 +170,7 @@ void attention_of(const AttentionAttributes& a, const AttentionInputs& in,
                                                             : attn::stage::masked;
       masked(attn::save_scores(qk, at), options...);
     };
-    if (a.softcap != 0) {
+    if (caps) {
       saved(attn::softcap(Scalar(a.softcap)));
     } else {
       saved();
@@ -177,11 +180,26 @@ void attention_of(const AttentionAttributes& a, const AttentionInputs& in,
   if (out.present_value != nullptr) *out.present_value = std::move(present_value);
 }
 
+/// The type that holds them all: their own where it is one, else double where one of them is, else float.
+inline Type common_type(std::initializer_list<const Tensor*> tensors) {
+  std::optional<Type> common;
+  for (const Tensor* x : tensors) {
+    if (x == nullptr || x->type == Type::boolean) continue;
+    if (x->type == Type::float64) return Type::float64;
+    common = common.value_or(x->type) == x->type ? x->type : Type::float32;
+  }
+  return common.value();
+}
+
 /// ONNX's Attention. Softmax runs in float or wider whatever is asked for; in double where softmax_precision says so.
 inline void attention(const AttentionAttributes& a, const AttentionInputs& in,
                       const AttentionOutputs& out) {
+  if ((in.past_key == nullptr) != (in.past_value == nullptr))
+    throw std::invalid_argument("onnx: Attention: past_key and past_value come together");
   const Type stored = in.Q->type;
-  const Type type = a.softmax_precision == Type::float64 ? Type::float64 : stored;
+  const Type type = a.softmax_precision == Type::float64
+                        ? Type::float64
+                        : common_type({in.Q, in.K, in.V, in.attn_mask});
   if (type == stored && in.K->type == type && in.V->type == type) {
     with_real_type(type, [&](auto t) { attention_of<decltype(t)>(a, in, out, type); });
     return;

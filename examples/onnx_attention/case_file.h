@@ -41,7 +41,9 @@ inline Type type_named(const std::string& name) {
   static const std::map<std::string, Type> types = {
       {"float32", Type::float32}, {"float", Type::float32},   {"float64", Type::float64},
       {"double", Type::float64},  {"float16", Type::float16}, {"bfloat16", Type::bfloat16},
-      {"int32", Type::int32},     {"int64", Type::int64},     {"bool", Type::boolean}};
+      {"int8", Type::int8},       {"int16", Type::int16},     {"int32", Type::int32},
+      {"int64", Type::int64},     {"uint8", Type::uint8},     {"uint16", Type::uint16},
+      {"uint32", Type::uint32},   {"uint64", Type::uint64},   {"bool", Type::boolean}};
   const auto found = types.find(name);
   if (found == types.end()) throw std::invalid_argument("onnx: no tensors of type " + name);
   return found->second;

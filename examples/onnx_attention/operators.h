@@ -40,6 +40,8 @@ inline Tensor rotary_embedding(const Tensor& X, const Tensor& cos_cache, const T
 /// Softmax or its logarithm along an axis; before opset 13 over all axes from this one on, as one.
 inline Tensor softmax(const Tensor& X, Index axis, bool logarithm, int opset) {
   if (axis < 0) axis += X.rank();
+  if (axis < 0 || axis >= X.rank())
+    throw std::invalid_argument("onnx: Softmax: the tensor has no such axis");
   Index before = 1, length = 1, behind = 1;
   for (Index n = 0; n < X.rank(); ++n)
     (n < axis ? before : n == axis || opset < 13 ? length : behind) *= X.dim(n);

@@ -14,7 +14,21 @@ namespace onnx {
 
 using attn::Index;
 
-enum class Type { float32, float64, float16, bfloat16, int32, int64, boolean };
+enum class Type {
+  float32,
+  float64,
+  float16,
+  bfloat16,
+  int8,
+  int16,
+  int32,
+  int64,
+  uint8,
+  uint16,
+  uint32,
+  uint64,
+  boolean
+};
 
 /// Calls f with a value of the C++ type.
 template <class F>
@@ -28,10 +42,22 @@ void with_type(Type type, const F& f) {
       return f(Eigen::half());
     case Type::bfloat16:
       return f(Eigen::bfloat16());
+    case Type::int8:
+      return f(std::int8_t());
+    case Type::int16:
+      return f(std::int16_t());
     case Type::int32:
       return f(std::int32_t());
     case Type::int64:
       return f(std::int64_t());
+    case Type::uint8:
+      return f(std::uint8_t());
+    case Type::uint16:
+      return f(std::uint16_t());
+    case Type::uint32:
+      return f(std::uint32_t());
+    case Type::uint64:
+      return f(std::uint64_t());
     case Type::boolean:
       return f(bool());
   }

@@ -86,6 +86,36 @@ class KeyValueCache {
   /// Tokens that can be appended to it now. Of a ring always the same: as many as can be attended together.
   Index room(Index sequence = 0) const { return layout().room(state("room", sequence)); }
 
+  /// Forgets what lies behind the first n tokens of every sequence, or of one: rejected candidates, a shared prompt's next turn.
+  ///
+  /// Requires   0 ≤ n ≤ length; of a ring: the window before token n still there  (std::invalid_argument otherwise; nothing is
+  ///            changed then)
+  void truncate(Index n) {
+    for (Index b = 0; b < sequences(); ++b) check_end(b, n);
+    for (Index b = 0; b < sequences(); ++b) end_at(b, n);
+  }
+  void truncate(Index sequence, Index n) {
+    check_end(sequence, n);
+    end_at(sequence, n);
+  }
+  /// Empties every sequence, or one.
+  void clear() { truncate(0); }
+  void clear(Index sequence) { truncate(sequence, 0); }
+
+  /// Makes sequence `to` what `from` is now: beam search, prompts that begin alike.
+  ///
+  /// Cost       the tokens that `from` holds, copied
+  void copy(Index from, Index to) {
+    const kernel::CacheSequence& source = state("copy", from);
+    kernel::CacheSequence& target = state("copy", to);
+    if (from == to) return;
+    const Memory held = memory();
+    const kernel::CacheWriter<Storage> writer(held);
+    for (Index head = 0; head < kv_heads(); ++head)
+      writer.copy(layout().of_head(from, head), layout().of_head(to, head), source);
+    target = source;
+  }
+
   Index sequences() const { return layout().sequences; }
   Index capacity() const { return layout().capacity; }
   Index kv_heads() const { return layout().kv_heads; }
@@ -142,6 +172,29 @@ class KeyValueCache {
                                 sequences()));
     }
     return memory().sequence(sequence);
+  }
+
+  void check_end(Index sequence, Index n) const {
+    const kernel::CacheSequence& s = state("truncate", sequence);
+    if (n < 0 || n > s.length) {
+      detail::fail(detail::text(kName, "::truncate: to ", n, " tokens, sequence ", sequence,
+                                " holds ", s.length));
+    }
+    if (!layout().can_end_at(s, n)) {
+      detail::fail(detail::text(kName, "::truncate: to ", n,
+                                " tokens, of which the ring's window "
+                                "needs those from ",
+                                layout().window_begin(n), "; it has lost those before ",
+                                layout().first_held(s)));
+    }
+  }
+  void end_at(Index sequence, Index n) {
+    const Memory held = memory();
+    kernel::CacheSequence& s = held.sequence(sequence);
+    const kernel::CacheWriter<Storage> writer(held);
+    for (Index head = 0; head < kv_heads(); ++head)
+      writer.truncate(layout().of_head(sequence, head), n, s.length);
+    s = layout().ended_at(s, n);
   }
 
   kernel::CacheStore store_;

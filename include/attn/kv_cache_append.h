@@ -128,6 +128,10 @@ void append_to(const kernel::CacheStore& store, Key&& K, Value&& V, const Option
     }
   }();
 
+  const OutputMemory<const unsigned char> own{store.view(), true};
+  check_alias(function, "the cache", own, "key", key, false);
+  check_alias(function, "the cache", own, "value", value, false);
+
   // Nothing is refused any more, and nothing below throws.
   const auto keys = place(key, key_held.kStacked, tokens);
   const auto values = place(value, value_held.kStacked, of_values);

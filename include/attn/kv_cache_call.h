@@ -99,10 +99,7 @@ class CacheSource {
   static constexpr int kKeys = Eigen::Dynamic, kValueDim = Eigen::Dynamic;
 
   CacheSource(const char* function, const kernel::CacheStore& store, const IndexList* chosen)
-      : memory_(store.layout(), store.memory()),
-        chosen_(chosen),
-        begin_(store.memory()),
-        lines_(store.lines()) {
+      : memory_(store.layout(), store.memory()), chosen_(chosen), store_(store) {
     const kernel::CacheLayout& layout = memory_.layout();
     if (layout.sequences > 0) lengths_.first = &memory_.sequence(0).length;
     lengths_.step = Index(sizeof(kernel::CacheSequence) / sizeof(Index));
@@ -171,6 +168,11 @@ class CacheSource {
     static_assert(!AllKeys || asks_for_offset<Options...>() == nullptr,
                   "attn: all_keys() beside a mask that hides keys by position: causal(), "
                   "prefix_lm() or tree()");
+    static_assert(!AllKeys || offsets_named_v<Options...> == 1 ||
+                      (count_v<is_rotary, Options...> + count_v<is_alibi, Options...> == 0 &&
+                       !(false || ... || position_of<Options>::relative)),
+                  "attn: all_keys() leaves open where the queries are, which window(), alibi() or "
+                  "rotary() asks: name it, query_offset(n) puts the first query at key n");
     const kernel::CacheLayout& layout = memory_.layout();
     CacheMask own;
     own.causal = !AllKeys && asks_for_offset<Options...>() == nullptr;
@@ -224,25 +226,16 @@ class CacheSource {
   auto value(const CallShape&) const { return kernel::Absent{}; }
   template <class Visit>
   void visit(const CallShape&, const Visit& visit) const {
-    visit("the cache", bytes(), false);
+    visit("the cache", store_.view(), false);
   }
   Index scratch_keys(const CallShape&) const {
     return memory_.layout().blocks() * memory_.layout().rows;
   }
 
  private:
-  TensorView<const unsigned char> bytes() const {
-    TensorView<const unsigned char> view;
-    view.data = reinterpret_cast<const unsigned char*>(begin_);
-    view.tokens = 1;
-    view.features = lines_ * Index(sizeof(kernel::CacheLine));
-    return view;
-  }
-
   kernel::CacheMemory<Storage> memory_;
   const IndexList* chosen_;
-  const kernel::CacheLine* begin_;
-  Index lines_;
+  const kernel::CacheStore& store_;
   CachedLengths lengths_;
   bool shared_ = false;
 };

@@ -63,6 +63,33 @@ class CacheWriter {
     clear_step(head, slot, in_block);
   }
 
+  /// Makes a head's tokens those of another, `state` being that one's sequence.
+  void copy(Index from, Index to, const CacheSequence& state) const {
+    const auto number = [](const T* source, Index count, T* target) {
+      std::copy(source, source + count, target);
+    };
+    for (Index slot = 0; slot < layout_.blocks(); ++slot) {
+      const bool in_ring = slot >= layout_.pinned_blocks;
+      const Index ahead =
+          state.written - slot * layout_.block;  // in a ring: whole slots, of any block
+      if (ahead <= 0) break;
+      const Index rows = in_ring ? layout_.rows : std::min(layout_.rows, round_up(ahead, kPanel));
+      number(memory_.keys(from, slot), rows * layout_.depth, memory_.keys(to, slot));
+      for (Index c = 0; c < layout_.features; c += kPanel) {
+        const Index panel = c * layout_.rows;
+        number(memory_.values(from, slot) + panel, rows * kPanel, memory_.values(to, slot) + panel);
+      }
+      if constexpr (kScaled) {
+        for (Index j = 0; j < rows; ++j) {
+          memory_.key_scales(to, slot)[j] = memory_.key_scales(from, slot)[j];
+          memory_.value_scales(to, slot)[j] = memory_.value_scales(from, slot)[j];
+        }
+      }
+      memory_.not_finite(to)[slot] = memory_.not_finite(from)[slot];
+    }
+    number(memory_.tail(from), memory_.tail_size(), memory_.tail(to));
+  }
+
  private:
   /// One row as it is stored; returns its scale.
   template <class From>

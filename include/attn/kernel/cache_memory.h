@@ -111,6 +111,16 @@ struct CacheLayout {
     const Index behind_pinned = pinned_blocks * block, held = first_held(s);
     return held <= behind_pinned || end <= behind_pinned || first >= held;
   }
+  /// Whether a sequence cut to n tokens can go on: the next one's window is there, and the block that it goes on in.
+  bool can_end_at(const CacheSequence& s, Index n) const {
+    return n == 0 || holds(s, std::min(window_begin(n), n - 1), n);
+  }
+  /// The sequence cut to n tokens. Within the pinned blocks all that a ring held behind them is forgotten.
+  CacheSequence ended_at(CacheSequence s, Index n) const {
+    s.length = n;
+    if (n <= pinned_blocks * block) s.written = n;
+    return s;
+  }
   /// The first key that a query at `position` sees behind the pinned ones.
   Index window_begin(Index position) const {
     return window == 0 ? 0 : std::max<Index>(position - window + 1, 0);
@@ -227,6 +237,14 @@ class CacheStore {
   const CacheLayout& layout() const { return layout_; }
   CacheLine* memory() const { return memory_; }
   Index lines() const { return lines_; }
+  /// All of it as bytes, for checks of what overlaps it.
+  TensorView<const unsigned char> view() const {
+    TensorView<const unsigned char> bytes;
+    bytes.data = reinterpret_cast<const unsigned char*>(memory_);
+    bytes.tokens = 1;
+    bytes.features = lines_ * Index(sizeof(CacheLine));
+    return bytes;
+  }
 
  private:
   void swap(CacheStore& other) noexcept {

@@ -218,8 +218,10 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
       attend(
           function, layer.own,
           attn::heads(rows(q, query_rows, heads * sizes.key_dim(), size.query_stride), heads),
-          attn::heads(rows(k, key_rows, kv_heads * sizes.key_dim(), size.key_stride), kv_heads),
-          attn::heads(rows(v, key_rows, kv_heads * sizes.value_dim(), size.value_stride), kv_heads),
+          given_matrices(
+              attn::heads(rows(k, key_rows, kv_heads * sizes.key_dim(), size.key_stride), kv_heads),
+              attn::heads(rows(v, key_rows, kv_heads * sizes.value_dim(), size.value_stride),
+                          kv_heads)),
           passed_on(options)..., batched..., target);
     };
     if constexpr (QueryHeld::kStacked) {

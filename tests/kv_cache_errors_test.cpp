@@ -264,7 +264,11 @@ TEST_F(KvCacheErrors, LeaveAllAsItWasWhenAnAllocationFails) {
   // Constructions, copies and assignments.
   attn::KeyValueCache<float> other(attn::KeyValueCacheOptions(3, 1, 6));
   other.append(K.topLeftCorner(2, 6), K.topLeftCorner(2, 6));
-  EXPECT_EQ(failing([&] { attn::KeyValueCache<float> copied(cache); }), 1);
+  EXPECT_EQ(failing([&] {
+              attn::KeyValueCache<float> copied(cache);
+              EXPECT_EQ(copied.length(), 5);
+            }),
+            1);
   EXPECT_EQ(failing([&] {
               EXPECT_EQ(other.length(), allocations_left == 0 ? 2 : other.length());
               other = cache;

@@ -203,6 +203,23 @@ TEST(KvCacheRing, ShowsTheSameKeysHoweverThePromptWasCut) {
   }
 }
 
+// Wherever in a block the sequence stands, and also if the newest block gets a single token.
+TEST(KvCacheRing, TakesAndAttendsAsManyTokensAsItHasRoomFor) {
+  const Index dim = 4, window = 100;
+  const auto options = attn::KeyValueCacheOptions(window, 1, dim).ring(window);
+  const Index room = attn::KeyValueCache<float>(options).room();
+  const auto X = uniform<float>(600 + room, dim, 1);
+  const Matrix plain = attn::attention(X, X, X, ring_mask(window, 0), attn::query_offset(0));
+  attn::KeyValueCache<float> before(options);
+  for (Index first = 0; first < 600; ++first) {
+    attn::KeyValueCache<float> cache = before;
+    cache.append(X.middleRows(first, room), X.middleRows(first, room));
+    const Matrix Y = attn::attention(Matrix(X.middleRows(first, room)), cache);
+    ASSERT_TRUE(same_bits(Y, Matrix(plain.middleRows(first, room)))) << first;
+    before.append(X.row(first), X.row(first));
+  }
+}
+
 TEST(KvCacheRing, CountsPositionsFromTheFirstTokenForMasksAndRotary) {
   const Index length = 1500, last = 20;
   const auto Q = uniform<float>(last, 2 * kDim, 1, 2), K = uniform<float>(length, kDim, 2, 2),

@@ -71,7 +71,7 @@ class KvCacheBits : public ::testing::Test {
   }
 };
 using Storages = ::testing::Types<float, double, Eigen::half, Eigen::bfloat16, std::int8_t>;
-TYPED_TEST_SUITE(KvCacheBits, Storages);
+TYPED_TEST_SUITE(KvCacheBits, Storages, support::ScalarNames);
 
 TYPED_TEST(KvCacheBits, AreThePromptsInChunksOfAnySizeAndTokenByToken) {
   const Tokens<input_t<TypeParam>> x(600);
@@ -226,7 +226,7 @@ TEST(KvCache, LiesInTheCallersMemoryAtAnyAlignment) {
   const auto options = x.options(40);
   const std::size_t bytes = attn::KeyValueCache<float>::bytes_needed(options);
   std::vector<unsigned char> memory(bytes + 64, 0xff);
-  for (std::size_t shift : {0, 1, 32, 63}) {
+  for (const std::size_t shift : {0u, 1u, 32u, 63u}) {
     attn::KeyValueCache<float> cache(options, memory.data() + shift, bytes);
     cache.append(x.K, x.V);
     EXPECT_TRUE(same_bits(attend<float>(x.Q, cache), x.plain()));

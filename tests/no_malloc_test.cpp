@@ -275,6 +275,22 @@ TEST_F(NoMallocOptions, ForRotary) {
             0);
 }
 
+TEST_F(NoMallocOptions, ForKeysInParts) {
+  Operands<float> long_one(24, 900, 20, 24);
+  attn::AttentionShape shape{24, 900, 20, 24};
+  shape.split_keys = 256;
+  sdpa.reserve(shape);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(long_one.Q, long_one.K, long_one.V, attn::into(long_one.Y),
+                   attn::save_logsumexp(long_one.l), attn::split_keys(256));
+            }),
+            0);
+  const Eigen::Matrix<float, 2, 4> Q = uniform<float>(2, 4, 1);
+  const Eigen::Matrix<float, 600, 4> K = uniform<float>(600, 4, 2);
+  Eigen::Matrix<float, 2, 4> Y;
+  EXPECT_EQ(allocations_in([&] { Y = attn::attention(Q, K, K, attn::split_keys(256)); }), 0);
+}
+
 TEST_F(NoMallocOptions, ForEverythingThatIsSaved) {
   DynamicMatrix<float> W(24, 300), mean(3, 300), S(2, 300), m(24, 1), e(24, 1);
   EXPECT_EQ(allocations_in([&] {

@@ -22,6 +22,7 @@ struct LayerShape {
   Index sequences = 1;
   int workers = 1;        ///< as in parallel(workers) or on(pool)
   Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
+  Index split_keys = 0;   ///< as in split_keys(chunk)
 };
 
 namespace detail {
@@ -209,7 +210,7 @@ class MultiHeadAttention {
             options_.key_dim(), options_.value_dim(),
             options_.heads(),   options_.kv_heads(),
             s.sequences,        s.workers,
-            s.rotary_dims};
+            s.rotary_dims,      s.split_keys};
   }
 
   template <class... Rest>
@@ -270,7 +271,7 @@ class MultiHeadAttention {
   }
 
   /// Scratch of a call of compile-time sizes, on the stack where it fits.
-  template <int MaxQueries, int MaxKeys, bool Rotates>
+  template <int MaxQueries, int MaxKeys, bool Rotates, bool Splits>
   struct StackScratch {
     static constexpr bool kBounded =
         kFixed && MaxQueries != Eigen::Dynamic && MaxKeys != Eigen::Dynamic;
@@ -278,8 +279,9 @@ class MultiHeadAttention {
     static constexpr Index kRows =
         kBounded ? Scratch(MultiHeadOptions(DModel, Heads), MaxQueries, MaxKeys, 1).total() : 0;
     static constexpr Index kAttention =
-        kBounded ? detail::scratch_scalars<Compute>(
-                       {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1, Rotates ? kDim : 0}, 1)
+        kBounded ? detail::scratch_scalars<Compute>({MaxQueries, MaxKeys, kDim, kDim, Heads, Heads,
+                                                     1, 1, Rotates ? kDim : 0, Splits ? 1 : 0},
+                                                    1)
                  : 0;
     static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
                                                (kRows + kAttention) * Index(sizeof(Compute)) <=
@@ -298,7 +300,8 @@ class MultiHeadAttention {
                                              panels_.output.view(),
                                              own};
     using OnStack =
-        StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1>;
+        StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1,
+                     detail::count_v<detail::is_split_keys, Options...> == 1>;
     if constexpr (OnStack::kFits && detail::count_v<detail::is_executor, Options...> == 0 &&
                   detail::count_v<detail::is_use, Options...> == 0) {
       alignas(64) Compute rows[OnStack::kRows];

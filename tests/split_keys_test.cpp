@@ -280,6 +280,18 @@ TEST(SplitKeysOf, NarrowKeysAreComputedInFloat) {
       same_bits(MatrixXf(attn::attention(x.Q, K, V, split_keys(kBlock), attn::on(pool, 2))), Y));
 }
 
+TEST(SplitKeysOf, ACacheHaveTheBitsOfTheMatrices) {
+  const Causal x(3, 900);
+  Threads pool;
+  attn::KeyValueCacheOptions options(1000, 1, 8);
+  attn::KeyValueCache<float> cache(options.value_dim(6));
+  cache.append(x.K, x.V);
+  const MatrixXf Y = x(split_keys(kBlock));
+  EXPECT_TRUE(same_bits(MatrixXf(attn::attention(x.Q, cache, split_keys(kBlock))), Y));
+  EXPECT_TRUE(
+      same_bits(MatrixXf(attn::attention(x.Q, cache, split_keys(kBlock), attn::on(pool, 3))), Y));
+}
+
 TEST(SplitKeysOf, OneRowReachSeveralThreads) {
   const Causal x(1, 1024);
   Threads pool;

@@ -26,6 +26,10 @@
 
 namespace attn {
 inline namespace ATTN_ABI {
+namespace detail {
+template <class Storage>
+struct GivenCache;  // kv_cache_call.h
+}
 
 /// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq × Lk scores.
 ///
@@ -45,7 +49,7 @@ inline namespace ATTN_ABI {
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867); Dao 2023, FlashAttention-2
 ///            (arXiv:2307.08691).     Example: examples/01_attention.cpp
 template <class Query, class Key, class Value, class... Options,
-          std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+          std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
 [[nodiscard]] auto attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
   return detail::attend_or_return<Scalar>(
@@ -54,7 +58,7 @@ template <class Query, class Key, class Value, class... Options,
       std::forward<Options>(options)...);
 }
 template <class Query, class Key, class Value, class... Options,
-          std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+          std::enable_if_t<detail::writes_v<Key, Options...>, int> = 0>
 void attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
   detail::attend_or_return<Scalar>(
@@ -78,30 +82,56 @@ class ScaledDotProductAttention {
   using Compute = compute_t<Scalar>;
 
   template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+            std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
   [[nodiscard]] auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
     return call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
                 std::forward<Options>(options)...);
   }
   template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+            std::enable_if_t<detail::writes_v<Key, Options...>, int> = 0>
   void operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
     call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
          std::forward<Options>(options)...);
   }
   template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+            std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
   [[nodiscard]] auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
     check_lent<Options...>();
     return call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
                 std::forward<Options>(options)...);
   }
   template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+            std::enable_if_t<detail::writes_v<Key, Options...>, int> = 0>
   void operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
     check_lent<Options...>();
     call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
          std::forward<Options>(options)...);
+  }
+
+  /// The same on a cache (kv_cache.h).
+  template <class Query, class Storage, class... Options,
+            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  [[nodiscard]] auto operator()(Query&& Q, const KeyValueCache<Storage>& cache,
+                                Options&&... options) {
+    return call(&workspace_, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
+  }
+  template <class Query, class Storage, class... Options,
+            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+  void operator()(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) {
+    call(&workspace_, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
+  }
+  template <class Query, class Storage, class... Options,
+            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  [[nodiscard]] auto operator()(Query&& Q, const KeyValueCache<Storage>& cache,
+                                Options&&... options) const {
+    check_lent<Options...>();
+    return call(nullptr, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
+  }
+  template <class Query, class Storage, class... Options,
+            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+  void operator()(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) const {
+    check_lent<Options...>();
+    call(nullptr, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
   }
 
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
@@ -116,16 +146,27 @@ class ScaledDotProductAttention {
  private:
   static constexpr const char* kName = "attn::ScaledDotProductAttention";
 
-  template <class Query, class Key, class Value, class... Options>
+  template <class Query, class Key, class Value, class... Options,
+            std::enable_if_t<!detail::is_cache_v<Key>, int> = 0>
   static auto call(Workspace<Compute>* own, Query&& Q, Key&& K, Value&& V, Options&&... options) {
+    return run(own, std::forward<Query>(Q),
+               detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
+               std::forward<Options>(options)...);
+  }
+  template <class Query, class Storage, class... Options>
+  static auto call(Workspace<Compute>* own, Query&& Q, const KeyValueCache<Storage>& cache,
+                   Options&&... options) {
+    return run(own, std::forward<Query>(Q), detail::GivenCache<Storage>(cache),
+               std::forward<Options>(options)...);
+  }
+  template <class Query, class Given, class... Options>
+  static auto run(Workspace<Compute>* own, Query&& Q, const Given& given, Options&&... options) {
     using Needed = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
     static_assert(!detail::is_operand_v<Query> || std::is_same_v<Compute, Needed>,
                   "attn::ScaledDotProductAttention: the operands compute in another scalar than "
                   "this functor's");
-    return detail::attend_or_return<Compute>(
-        kName, own, std::forward<Query>(Q),
-        detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
-        std::forward<Options>(options)...);
+    return detail::attend_or_return<Compute>(kName, own, std::forward<Query>(Q), given,
+                                             std::forward<Options>(options)...);
   }
   template <class... Options>
   static constexpr void check_lent() {

@@ -22,6 +22,12 @@ struct AttentionShape {
 
 namespace detail {
 
+/// Which overload of a call on matrices is meant: the one that returns, or the one that writes into(Y).
+template <class Key, class... Options>
+inline constexpr bool returns_v = !is_cache_v<Key> && count_v<is_into, Options...> == 0;
+template <class Key, class... Options>
+inline constexpr bool writes_v = !is_cache_v<Key> && count_v<is_into, Options...> != 0;
+
 /// The result's type: the query's scalar and storage order, fixed sizes where they are known.
 template <class Query, class Given>
 struct result {
@@ -85,6 +91,7 @@ struct NoRotary {
 template <class Key, class Value>
 struct GivenMatrices {
   using v = operand_traits<bare_t<Value>>;
+  static constexpr bool kFromCache = false;
   static constexpr int kResultCols = v::has_heads ? Eigen::Dynamic : v::cols;
   Key& K;
   Value& V;
@@ -110,7 +117,13 @@ class KeyValueMatrices {
 
   KeyValueMatrices(const KeyValueMatrices&) = delete;  // its views may lie in itself
 
-  CallShape shape(const char* function, const OperandShape& query, const Batch& batch) const {
+  template <class T>
+  TensorView<T> query(const TensorView<T>& view, bool) const {
+    return view;
+  }
+  template <class... Options>
+  CallShape shape(const char* function, const OperandShape& query, const Batch& batch,
+                  const Options&...) const {
     return call_shape(function, query, {key_.extent(), kKeyStacked},
                       {value_.extent(), kValueStacked}, batch);
   }
@@ -164,8 +177,9 @@ void attend(const char* function,
             const Given& given, Options&&... options) {
   using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
   const auto query_held = lift(std::forward<Query>(Q));
-  const auto query = read_only(query_held.view(function, "query"));
-  const auto source = open_source(function, given, options...);
+  const auto given_query = read_only(query_held.view(function, "query"));
+  auto source = open_source(function, given, options...);
+  const auto query = source.query(given_query, query_held.kStacked);
 
   constexpr bool kRotates = count_v<is_rotary, Options...> == 1,
                  kSplits = count_v<is_split_keys, Options...> == 1;
@@ -178,8 +192,11 @@ void attend(const char* function,
     }
   }();
   const CallShape shape =
-      source.shape(function, OperandShape{query.extent(), query_held.kStacked}, batch);
+      source.shape(function, OperandShape{query.extent(), query_held.kStacked}, batch, options...);
 
+  static_assert(Given::kFromCache ||
+                    count_v<is_all_keys, Options...> + count_v<is_cache_sequences, Options...> == 0,
+                "attn: all_keys() and cache_sequences() are for calls on a KeyValueCache");
   const auto mask = source.masks(shape, options...);
   const auto modify = bind_modifiers<Scalar>(shape, options...);
   const auto offset = [&](Index sequence) {

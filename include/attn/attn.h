@@ -13,6 +13,8 @@
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "rotary.h"     //      positions as rotations of queries and keys
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
+#include "kv_cache_options.h"  //   the sizes of a key/value cache
+#include "kv_cache.h"   // 1-4  keys and values kept from call to call
 #include "residual.h"   //   5  Output = x + Output
 #include "multi_head_options.h"    // 6  the sizes of a layer
 #include "multi_head_weights.h"    // 6  its weights, plain matrices

@@ -8,9 +8,11 @@
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
 //   residual  (residual.h)   residual()
+//   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
 //   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys()
 #pragma once
 
+#include "detail/cache_mask.h"
 #include "detail/rotary.h"
 #include "output.h"
 #include "parallel.h"
@@ -50,6 +52,11 @@ using is_use = std::bool_constant<is_instance_v<Use, T> || is_instance_v<UseStac
 template <class T>
 using is_batch =
     std::bool_constant<std::is_same_v<T, Sequences> || std::is_same_v<T, SequenceLength>>;
+
+template <class T>
+using is_all_keys = std::is_same<T, AllKeys>;
+template <class T>
+using is_cache_sequences = std::is_same<T, CacheSequences>;
 
 template <template <class> class Is, class... Options>
 inline constexpr int count_v = (0 + ... + int(Is<bare_t<Options>>::value));
@@ -117,6 +124,9 @@ constexpr void check_options() {
   static_assert(count_v<is_use, Options...> <= 1, "attn: two workspaces in one call");
   static_assert(count_v<is_batch, Options...> <= 1,
                 "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
+  static_assert(count_v<is_all_keys, Options...> <= 1, "attn: all_keys() twice in one call");
+  static_assert(count_v<is_cache_sequences, Options...> <= 1,
+                "attn: cache_sequences(...) twice in one call");
   static_assert(count_v<is_executor, Options...> <= 1,
                 "attn: threads asked for twice: one of parallel(n) and on(pool)");
   static_assert(count_v<is_split_keys, Options...> <= 1, "attn: two split_keys in one call");

@@ -10,23 +10,42 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// How tokens fall into sequences: equal lengths, or ragged by row offsets.
+/// The lengths of a cache's sequences where they lie, and which of them a call chose.
+struct CachedLengths {
+  const Eigen::Index* first = nullptr;
+  Eigen::Index step = 0;  ///< numbers from one sequence's length to the next
+  const IndexList* chosen =
+      nullptr;  ///< the cache's sequence of each of the call's; null: the same
+  Eigen::Index operator[](Eigen::Index sequence) const {
+    return first[step * (chosen != nullptr ? (*chosen)[sequence] : sequence)];
+  }
+};
+
+/// How tokens fall into sequences: equal lengths, ragged by row offsets, or as a cache holds them.
 struct Tokens {
   Eigen::Index sequences = 1;
   Eigen::Index common_length = 0;      ///< of each sequence, where `offsets` is null
   const IndexList* offsets = nullptr;  ///< sequence b is rows [offsets[b], offsets[b + 1])
+  const CachedLengths* cached = nullptr;
 
   Eigen::Index begin(Eigen::Index sequence) const {
+    if (cached != nullptr) {
+      Eigen::Index before = 0;
+      for (Eigen::Index b = 0; b < sequence; ++b) before += (*cached)[b];
+      return before;
+    }
     return offsets != nullptr ? (*offsets)[sequence] : sequence * common_length;
   }
   Eigen::Index length(Eigen::Index sequence) const {
+    if (cached != nullptr) return (*cached)[sequence];
     return offsets != nullptr ? (*offsets)[sequence + 1] - (*offsets)[sequence] : common_length;
   }
   Eigen::Index total() const {
+    if (cached != nullptr) return begin(sequences);
     return offsets != nullptr ? offsets->back() : sequences * common_length;
   }
   Eigen::Index longest() const {
-    if (offsets == nullptr) return sequences > 0 ? common_length : 0;
+    if (offsets == nullptr && cached == nullptr) return sequences > 0 ? common_length : 0;
     Eigen::Index longest = 0;
     for (Eigen::Index b = 0; b < sequences; ++b)
       longest = length(b) > longest ? length(b) : longest;

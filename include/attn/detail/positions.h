@@ -24,11 +24,12 @@ inline Index offset_of_list(const CallShape& shape, const char* name, const Inde
 }
 
 /// What an option says about positions; this much by default. `named`: it names the offset; `asks`: the mask that depends on
-/// it without saying from where; `open`, `aligned`: it is causal, without and with an alignment of its own; keys(…): the key length it gives, where the option bounds the keys of the whole call.
+/// it without saying from where; `open`, `aligned`: it is causal, without and with an alignment of its own; `relative`: it
+/// compares positions; keys(…): the key length it gives, where the option bounds the keys of the whole call.
 struct NoPosition {
   static constexpr int named = 0;
   static constexpr const char* asks = nullptr;
-  static constexpr bool open = false, aligned = false;
+  static constexpr bool open = false, aligned = false, relative = false;
   template <class Option>
   static Index keys(const Option&, Index, Index all) {
     return all;
@@ -44,6 +45,10 @@ template <>
 struct position_of<Causal> : NoPosition {
   static constexpr const char* asks = "causal";
   static constexpr bool open = true;
+};
+template <>
+struct position_of<Window> : NoPosition {
+  static constexpr bool relative = true;
 };
 template <>
 struct position_of<PrefixLm> : NoPosition {
@@ -93,6 +98,7 @@ struct position_of_pair {
       position_of<A>::asks != nullptr ? position_of<A>::asks : position_of<B>::asks;
   static constexpr bool open = position_of<A>::open || position_of<B>::open;
   static constexpr bool aligned = position_of<A>::aligned || position_of<B>::aligned;
+  static constexpr bool relative = position_of<A>::relative || position_of<B>::relative;
   template <class Pair>
   static Index keys(const Pair& mask, Index sequence, Index all) {
     if constexpr (Both) {
@@ -116,7 +122,8 @@ template <class A>
 struct position_of<Not<A>> : NoPosition {
   static constexpr int named = position_of<A>::named;
   static constexpr const char* asks = position_of<A>::asks;
-  static constexpr bool open = position_of<A>::open, aligned = position_of<A>::aligned;
+  static constexpr bool open = position_of<A>::open, aligned = position_of<A>::aligned,
+                        relative = position_of<A>::relative;
   static Index offset(const Not<A>& mask, const CallShape& shape, Index sequence, Index queries,
                       Index keys) {
     return position_of<A>::offset(mask.a, shape, sequence, queries, keys);

@@ -49,11 +49,11 @@ struct Rotation {
   RotaryTable<Scalar> query, key;
 };
 
-/// The positions of consecutive rows: listed, or counted from the first.
+/// The positions of consecutive rows: listed from an entry on, or counted from the first.
 struct RowPositions {
   const IndexList* ids;
   Index first;
-  Index operator()(Index row) const { return ids != nullptr ? (*ids)[row] : first + row; }
+  Index operator()(Index row) const { return ids != nullptr ? (*ids)[first + row] : first + row; }
 };
 
 /// Angles position · base^(−2i / dims) of the pairs i < dims / 2.
@@ -173,6 +173,12 @@ class OperandPositions {
 
   Index rows() const { return by_token_ ? tokens_.total() : tokens_.longest(); }
 
+  /// The positions of the rows `row`, row + 1, … of a sequence.
+  RowPositions from(Index sequence, Index row) const {
+    if (ids_ == nullptr) return {nullptr, offset_(sequence) + row};
+    return {ids_, (by_token_ ? tokens_.begin(sequence) : 0) + row};
+  }
+
   template <class Scalar, class Angles>
   RotaryTable<Scalar> table(const Angles& angles, pairing pairs, Index dims, Scalar* memory) const {
     const RotaryTable<Scalar> whole{memory, dims, by_token_};
@@ -279,6 +285,29 @@ class BoundRotary {
   Index dims_;
   OperandPositions<Offset> query_;
   OperandPositions<FromStart> key_;
+};
+
+/// The rotation of queries alone: their keys, a cache's, are turned already.
+template <class Scalar, class Angles, class Offset>
+class BoundQueryRotary {
+ public:
+  BoundQueryRotary(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset)
+      : option_(option),
+        dims_(option.checked_dims(shape.function, shape.key_dim)),
+        query_(shape.function, "query", option.angles, shape.queries,
+               option.has_ids ? &option.query_ids : nullptr, offset) {}
+
+  Index scalars() const { return RotaryTable<Scalar>::size(query_.rows(), dims_); }
+  Rotation<Scalar> fill(Scalar* memory) const {
+    Rotation<Scalar> rotation{option_.pairs, dims_, {}, {}};
+    rotation.query = query_.table(option_.angles, option_.pairs, dims_, memory);
+    return rotation;
+  }
+
+ private:
+  const Rotary<Angles>& option_;
+  Index dims_;
+  OperandPositions<Offset> query_;
 };
 
 }  // namespace detail

@@ -12,6 +12,8 @@ inline namespace ATTN_ABI {
 
 template <class T>
 struct TensorView;
+template <class Storage>
+class KeyValueCache;
 
 /// Base of every option of attention(...): lets the call tell options from matrices.
 struct option_base {};
@@ -138,6 +140,10 @@ template <template <class...> class Template, class... Arguments>
 struct is_instance<Template, Template<Arguments...>> : std::true_type {};
 template <template <class...> class Template, class T>
 inline constexpr bool is_instance_v = is_instance<Template, T>::value;
+
+/// T is a key/value cache (kv_cache.h).
+template <class T>
+inline constexpr bool is_cache_v = is_instance_v<KeyValueCache, bare_t<T>>;
 
 }  // namespace detail
 }  // namespace ATTN_ABI

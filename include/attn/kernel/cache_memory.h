@@ -6,14 +6,18 @@
 //                                tail    the keys behind the last full panel, in rows: one key would touch d_k lines of a panel
 //   of int8:                     a scale for each token, of its keys and of its values
 //   of each block:               whether its values may hold one that is not finite
-//   of each sequence:            its length, and how far it was ever written
+//   of each sequence:            its length, how far it was ever written, and how its keys were turned
+//   scratch:                     angles and turned keys of a piece of an append
 //
 // In a ring block b takes the slot pinned + (b − pinned) mod ring; what was there before is lost.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
+#include <vector>
 
+#include "../detail/rotary.h"
 #include "../kv_cache_options.h"
 #include "tile_size.h"
 
@@ -45,15 +49,21 @@ struct alignas(64) CacheLine {
 struct CacheSequence {
   Index length;   ///< tokens: the next one's position
   Index written;  ///< the greatest length since it was empty: tells what a ring has lost
+  Index
+      turned;  ///< how rotary() turned its keys: 0 not at all, else the features and their pairing
+  Index chosen;  ///< a mark while an append is checked; else 0
 };
 
 /// The sizes of a cache as they lie in memory.
 struct CacheLayout {
   Index sequences, kv_heads, key_dim, value_dim, capacity;
-  Index window, pinned;             ///< of a ring; window 0: none
-  Index panel, depth, features;     ///< padded d_k and d_v
-  Index block, rows;                ///< keys of a block, and those it has memory for
+  Index window, pinned;          ///< of a ring; window 0: none
+  Index panel, depth, features;  ///< padded d_k and d_v
+  Index block, rows;             ///< keys of a block, and those it has memory for
   Index pinned_blocks, ring_blocks;
+
+  /// Tokens that are turned together on their way in. WHY  the angles of so many follow from as many sines.
+  static constexpr Index piece = 32;
 
   template <class Scalar>
   static CacheLayout of(const KeyValueCacheOptions& o) {
@@ -101,13 +111,23 @@ struct CacheLayout {
     const Index behind_pinned = pinned_blocks * block, held = first_held(s);
     return held <= behind_pinned || end <= behind_pinned || first >= held;
   }
+  /// Whether a sequence cut to n tokens can go on: the next one's window is there, and the block that it goes on in.
+  bool can_end_at(const CacheSequence& s, Index n) const {
+    return n == 0 || holds(s, std::min(window_begin(n), n - 1), n);
+  }
+  /// The sequence cut to n tokens. Within the pinned blocks all that a ring held behind them is forgotten.
+  CacheSequence ended_at(CacheSequence s, Index n) const {
+    s.length = n;
+    if (n <= pinned_blocks * block) s.written = n;
+    return s;
+  }
   /// The first key that a query at `position` sees behind the pinned ones.
   Index window_begin(Index position) const {
     return window == 0 ? 0 : std::max<Index>(position - window + 1, 0);
   }
-  /// Rows that can be appended and attended together, whatever was before.
-  Index room() const {
-    return window == 0 ? capacity : (ring_blocks - 1) * block + 2 - window;
+  /// Tokens that can be appended now, and attended together.
+  Index room(const CacheSequence& s) const {
+    return window == 0 ? capacity - s.length : (ring_blocks - 1) * block + 2 - window;
   }
 };
 
@@ -127,6 +147,7 @@ class CacheMemory {
     take(memory, value_scales_, scales);
     take(memory, not_finite_, layout.heads() * layout.blocks());
     take(memory, sequences_, layout.sequences);
+    take(memory, scratch_, angles_size(layout) + CacheLayout::piece * layout.depth);
   }
   /// Cache lines that a cache of this layout takes.
   static Index lines(const CacheLayout& layout) {
@@ -136,6 +157,8 @@ class CacheMemory {
 
   const CacheLayout& layout() const { return layout_; }
   CacheSequence& sequence(Index b) const { return sequences_[b]; }
+  Scalar* angles() const { return scratch_; }
+  Scalar* turned() const { return scratch_ + angles_size(layout_); }
 
   Index head_keys() const { return layout_.blocks() * layout_.rows * layout_.depth; }
   Index head_values() const { return layout_.blocks() * layout_.rows * layout_.features; }
@@ -158,6 +181,9 @@ class CacheMemory {
   unsigned char* not_finite(Index head) const { return not_finite_ + head * layout_.blocks(); }
 
  private:
+  static Index angles_size(const CacheLayout& layout) {
+    return detail::RotaryTable<Scalar>::size(CacheLayout::piece, layout.key_dim);
+  }
   template <class Part>
   void take(CacheLine*& memory, Part*& part, Index count) {
     const Index taken = (count * Index(sizeof(Part)) + 63) / 64;
@@ -168,10 +194,70 @@ class CacheMemory {
 
   CacheLayout layout_{};
   T *keys_ = nullptr, *values_ = nullptr, *tails_ = nullptr;
-  Scalar *key_scales_ = nullptr, *value_scales_ = nullptr;
+  Scalar *scratch_ = nullptr, *key_scales_ = nullptr, *value_scales_ = nullptr;
   unsigned char* not_finite_ = nullptr;
   CacheSequence* sequences_ = nullptr;
   Index count_ = 0;
+};
+
+/// The lines of a cache: its own, or the caller's. A copy has its own; what was moved from holds nothing.
+class CacheStore {
+ public:
+  CacheStore() = default;
+  CacheStore(const CacheLayout& layout, Index lines)
+      : layout_(layout), own_(std::size_t(lines)), memory_(own_.data()), lines_(lines) {}
+  /// `memory` stays the caller's.
+  CacheStore(const CacheLayout& layout, CacheLine* memory, Index lines)
+      : layout_(layout), memory_(memory), lines_(lines) {
+    std::fill(memory, memory + lines, CacheLine{});
+  }
+  CacheStore(const CacheStore& other)
+      : layout_(other.layout_),
+        own_(other.memory_, other.memory_ + other.lines_),
+        memory_(own_.data()),
+        lines_(other.lines_) {}
+  CacheStore(CacheStore&& other) noexcept { swap(other); }
+  CacheStore& operator=(const CacheStore& other) {
+    if (this == &other) return *this;
+    if (lines_ == other.lines_ && memory_ == own_.data()) {
+      std::copy(other.memory_, other.memory_ + lines_, memory_);
+      layout_ = other.layout_;
+    } else {
+      CacheStore copied(other);
+      swap(copied);
+    }
+    return *this;
+  }
+  CacheStore& operator=(CacheStore&& other) noexcept {
+    CacheStore moved(std::move(other));
+    swap(moved);
+    return *this;
+  }
+
+  const CacheLayout& layout() const { return layout_; }
+  CacheLine* memory() const { return memory_; }
+  Index lines() const { return lines_; }
+  /// All of it as bytes, for checks of what overlaps it.
+  TensorView<const unsigned char> view() const {
+    TensorView<const unsigned char> bytes;
+    bytes.data = reinterpret_cast<const unsigned char*>(memory_);
+    bytes.tokens = 1;
+    bytes.features = lines_ * Index(sizeof(CacheLine));
+    return bytes;
+  }
+
+ private:
+  void swap(CacheStore& other) noexcept {
+    std::swap(layout_, other.layout_);
+    std::swap(own_, other.own_);
+    std::swap(memory_, other.memory_);
+    std::swap(lines_, other.lines_);
+  }
+
+  CacheLayout layout_{};
+  std::vector<CacheLine> own_;
+  CacheLine* memory_ = nullptr;
+  Index lines_ = 0;
 };
 
 }  // namespace kernel

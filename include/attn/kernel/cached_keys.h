@@ -41,8 +41,8 @@ class CachedKeys {
   using Scalar = typename Problem::Scalar;
   using S = detail::Simd<Scalar>;
   using Size = TileSize<Scalar>;
-  using Memory = std::remove_cv_t<
-      std::remove_pointer_t<decltype(std::declval<Problem>().key.memory)>>;
+  using Memory =
+      std::remove_cv_t<std::remove_pointer_t<decltype(std::declval<Problem>().key.memory)>>;
   using T = std::remove_pointer_t<decltype(std::declval<Memory>().keys(0))>;
 
  public:
@@ -121,8 +121,8 @@ class CachedKeys {
                              layout_.rows * Size::panel, visit.runs, visit.run_count, work_.rescale,
                              output, work_.size.features);
     } else {
-      kernel::weighted_sum<S>(rows, features, finite_, work_.scores, wide_values(),
-                              value_stride(), visit.runs, visit.run_count, work_.rescale, output,
+      kernel::weighted_sum<S>(rows, features, finite_, work_.scores, wide_values(), value_stride(),
+                              visit.runs, visit.run_count, work_.rescale, output,
                               work_.size.features);
     }
   }

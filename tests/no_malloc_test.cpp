@@ -337,6 +337,26 @@ TEST(NoMallocLayer, FromTheSecondCallOrAfterReserve) {
   EXPECT_EQ(call(std::as_const(shared), attn::use(workspace)), 0);
 }
 
+TEST(NoMallocLayer, DecodingFromTheSecondStepOrAfterReserve) {
+  const auto options = attn::MultiHeadOptions(24, 4).kv_heads(2).in_bias().out_bias();
+  const auto X = uniform<float>(700, 24, 1);
+  DynamicMatrix<float> Y(1, 24);
+  attn::MultiHeadAttention<float> mha(options), reserved(options);
+  attn::KeyValueCache<float> cache(attn::KeyValueCacheOptions(700, 2, 6));
+  const auto step = [&](auto& layer) {
+    return allocations_in([&] {
+      layer.decode(X.row(cache.length()), cache, attn::into(Y), attn::residual(),
+                   attn::rotary(attn::pairing::half_split));
+    });
+  };
+  EXPECT_GE(step(mha), 1);
+  for (int n = 0; n < 600; ++n) EXPECT_EQ(step(mha), 0) << n;
+  attn::AttentionShape shape = cache.shape(1, 4);
+  shape.rotary_dims = 6;
+  reserved.reserve_decode(shape);
+  EXPECT_EQ(step(reserved), 0);
+}
+
 TEST(NoMallocLayer, AtAllOfCompileTimeSizes) {
   const Eigen::Matrix<float, 10, 64> X = uniform<float>(10, 64, 1);
   const Eigen::Matrix<float, Eigen::Dynamic, 64, Eigen::RowMajor, 16, 64> bounded = X;

@@ -16,6 +16,7 @@ inline void count_allocation() {
 
 #include <attn/attn.h>
 
+#include <cstdint>
 #include <cstdlib>
 #include <new>
 #include <utility>
@@ -368,6 +369,55 @@ TEST(NoMallocLayer, AtAllOfCompileTimeSizes) {
               mha.set_output(Eigen::Matrix<float, 64, 64>::Identity());
               Y = mha(X, attn::residual(), attn::rotary(attn::pairing::interleaved));
               Z = mha(bounded, X, attn::causal());
+            }),
+            0);
+}
+
+template <class Storage>
+class NoMallocCache : public ::testing::Test {};
+using Storages = ::testing::Types<float, Eigen::bfloat16, std::int8_t>;
+TYPED_TEST_SUITE(NoMallocCache, Storages);
+
+// A prompt, then token by token across panels and blocks; the functor's scratch is reserved from the cache's sizes.
+TYPED_TEST(NoMallocCache, InAppendNorInDecodingAfterReserve) {
+  const auto Q = uniform<float>(300, 4 * 20, 1), K = uniform<float>(300, 2 * 20, 2),
+             V = uniform<float>(300, 2 * 20, 3);
+  DynamicMatrix<float> Y(200, 4 * 20);
+  const auto options = attn::KeyValueCacheOptions(300, 2, 20);
+  attn::KeyValueCache<TypeParam> cache(options), other(options);
+  attn::ScaledDotProductAttention<float> sdpa;
+  attn::AttentionShape shape = cache.shape(200, 4);
+  shape.rotary_dims = 20;
+  sdpa.reserve(shape);
+  const auto rotary = attn::rotary(attn::pairing::half_split);
+  EXPECT_EQ(allocations_in([&] {
+              cache.append(K.topRows(200), V.topRows(200), rotary);
+              sdpa(attn::heads(Q.topRows(200), 4), cache, attn::into(Y), rotary);
+              for (Index i = 200; i < 300; ++i) {
+                cache.append(K.row(i), V.row(i), rotary, attn::cache_sequences({0}));
+                sdpa(attn::heads(Q.row(i), 4), cache, attn::into(Y.topRows(1)), rotary,
+                     attn::cache_sequences({0}));
+              }
+              cache.truncate(77);
+              other = cache;
+              cache.clear();
+            }),
+            0);
+}
+
+// Without reserve(): the first step makes room for all that follow, however long the sequence grows.
+TEST(NoMallocCacheOfFloat, FromTheSecondStepOn) {
+  const auto X = uniform<float>(300, 20, 1);
+  DynamicMatrix<float> Y(1, 20);
+  attn::KeyValueCache<float> cache(attn::KeyValueCacheOptions(300, 1, 20));
+  attn::ScaledDotProductAttention<float> sdpa;
+  const auto step = [&](Index i) {
+    cache.append(X.row(i), X.row(i));
+    sdpa(X.row(i), cache, attn::into(Y));
+  };
+  EXPECT_GE(allocations_in([&] { step(0); }), 1);
+  EXPECT_EQ(allocations_in([&] {
+              for (Index i = 1; i < 300; ++i) step(i);
             }),
             0);
 }

@@ -276,6 +276,22 @@ TEST_F(NoMallocOptions, ForRotary) {
             0);
 }
 
+TEST_F(NoMallocOptions, ForKeysInParts) {
+  Operands<float> long_one(24, 900, 20, 24);
+  attn::AttentionShape shape{24, 900, 20, 24};
+  shape.split_keys = 256;
+  sdpa.reserve(shape);
+  EXPECT_EQ(allocations_in([&] {
+              sdpa(long_one.Q, long_one.K, long_one.V, attn::into(long_one.Y),
+                   attn::save_logsumexp(long_one.l), attn::split_keys(256));
+            }),
+            0);
+  const Eigen::Matrix<float, 2, 4> Q = uniform<float>(2, 4, 1);
+  const Eigen::Matrix<float, 600, 4> K = uniform<float>(600, 4, 2);
+  Eigen::Matrix<float, 2, 4> Y;
+  EXPECT_EQ(allocations_in([&] { Y = attn::attention(Q, K, K, attn::split_keys(256)); }), 0);
+}
+
 TEST_F(NoMallocOptions, ForEverythingThatIsSaved) {
   DynamicMatrix<float> W(24, 300), mean(3, 300), S(2, 300), m(24, 1), e(24, 1);
   EXPECT_EQ(allocations_in([&] {
@@ -320,6 +336,26 @@ TEST(NoMallocLayer, FromTheSecondCallOrAfterReserve) {
   attn::Workspace<float> workspace;
   shared.reserve(shape, workspace);
   EXPECT_EQ(call(std::as_const(shared), attn::use(workspace)), 0);
+}
+
+TEST(NoMallocLayer, DecodingFromTheSecondStepOrAfterReserve) {
+  const auto options = attn::MultiHeadOptions(24, 4).kv_heads(2).in_bias().out_bias();
+  const auto X = uniform<float>(700, 24, 1);
+  DynamicMatrix<float> Y(1, 24);
+  attn::MultiHeadAttention<float> mha(options), reserved(options);
+  attn::KeyValueCache<float> cache(attn::KeyValueCacheOptions(700, 2, 6));
+  const auto step = [&](auto& layer) {
+    return allocations_in([&] {
+      layer.decode(X.row(cache.length()), cache, attn::into(Y), attn::residual(),
+                   attn::rotary(attn::pairing::half_split));
+    });
+  };
+  EXPECT_GE(step(mha), 1);
+  for (int n = 0; n < 600; ++n) EXPECT_EQ(step(mha), 0) << n;
+  attn::AttentionShape shape = cache.shape(1, 4);
+  shape.rotary_dims = 6;
+  reserved.reserve_decode(shape);
+  EXPECT_EQ(step(reserved), 0);
 }
 
 TEST(NoMallocLayer, AtAllOfCompileTimeSizes) {

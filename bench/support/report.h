@@ -100,6 +100,7 @@ class SummaryTable : public benchmark::BenchmarkReporter {
           "gqa*):\n"
           "            of the bandwidth of reading as much memory; both measured in this run\n"
           "            thr 2: before that, time of one thread / time of two\n"
+          "            narrow caches: before that, time of the cache of floats / time\n"
           "            odd sizes: of the peak, and that over the fraction of the even neighbour\n"
           "            masks: time over that without the mask, and that over the share of the "
           "pairs\n"
@@ -166,9 +167,10 @@ class SummaryTable : public benchmark::BenchmarkReporter {
     if (run.counters.count("vs_neighbour") != 0) {
       return format("%.3f, %.3f x even", value(run, "peak_fraction"), value(run, "vs_neighbour"));
     }
-    const std::string gain = run.counters.count("vs_one_thread") == 0
-                                 ? ""
-                                 : format("%.2fx, ", value(run, "vs_one_thread"));
+    std::string gain;
+    for (const char* over : {"vs_one_thread", "vs_float"}) {
+      if (run.counters.count(over) != 0) gain = format("%.2fx, ", value(run, over));
+    }
     if (run.counters.count("peak_fraction") != 0) {
       return gain + of_limit(run, "peak_fraction", "peak_GFLOPS", "GF/s");
     }
@@ -180,7 +182,7 @@ class SummaryTable : public benchmark::BenchmarkReporter {
 
   static std::string of_limit(const Run& run, const char* fraction, const char* of,
                               const char* unit) {
-    return run.counters.count("vs_one_thread") == 0
+    return run.counters.count("vs_one_thread") + run.counters.count("vs_float") == 0
                ? format("%.3f of %.1f %s", value(run, fraction), value(run, of), unit)
                : format("%.2f of %.0f %s", value(run, fraction), value(run, of), unit);
   }

@@ -40,7 +40,7 @@ struct GivenCache;  // kv_cache_call.h
 ///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(), save_max_logit(), save_entropy(),
 ///                         save_weights(), save_scores()
 ///            batch        sequences(), sequence_length()
-///            means        parallel(n), on(pool), use(); all in any order
+///            means        parallel(n), on(pool), split_keys(), use(); all in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
 ///            are then untouched). Empty inputs are valid
 /// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "detail/overlap.h"
-#include "kernel/forward.h"
+#include "kernel/schedule.h"
 #include "options.h"
 #include "workspace.h"
 
@@ -17,6 +17,7 @@ struct AttentionShape {
   Index sequences = 1;    ///< matters only with several workers
   int workers = 1;        ///< as in parallel(workers) or on(pool)
   Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
+  Index split_keys = 0;   ///< as in split_keys(chunk)
 };
 
 namespace detail {
@@ -49,11 +50,18 @@ constexpr Index scratch_scalars(const AttentionShape& s, int workers) {
                                    s.value_dim, chunk_rows);
   if (s.rotary_dims > 0) size.rotated_keys = Size::panel;
   const Index angles = RotaryTable<Scalar>::size(s.sequences * (s.queries + s.keys), s.rotary_dims);
-  return workers * size.total() + angles;
+  kernel::SharedParts<Scalar> shared;
+  if (s.split_keys > 0) {
+    size.states = 2;
+    const auto parts = kernel::KeyParts::of<Scalar>(s.split_keys, s.keys, s.key_dim, s.value_dim);
+    shared = kernel::SharedParts<Scalar>::most(
+        s.sequences * s.kv_heads, s.queries * (s.heads / s.kv_heads), s.keys, parts, workers);
+  }
+  return workers * size.total() + shared.total(size.features) + angles;
 }
 
 /// Scratch that fits the stack: all sizes are known to the compiler, and few.
-template <class Query, class Source, bool Rotates>
+template <class Query, class Source, bool Rotates, bool Splits>
 struct stack_scratch {
   using q = operand_traits<Query>;
   using Scalar = compute_t<typename q::Scalar>;
@@ -62,7 +70,7 @@ struct stack_scratch {
                                 Source::kValueDim != Eigen::Dynamic;
   static constexpr Index total =
       known ? scratch_scalars<Scalar>({q::rows, Source::kKeys, q::cols, Source::kValueDim, 1, 1, 1,
-                                       1, Rotates ? Index(q::cols) : 0},
+                                       1, Rotates ? Index(q::cols) : 0, Splits ? 1 : 0},
                                       1) +
                   16
             : 0;
@@ -173,7 +181,8 @@ void attend(const char* function,
   auto source = open_source(function, given, options...);
   const auto query = source.query(given_query, query_held.kStacked);
 
-  constexpr bool kRotates = count_v<is_rotary, Options...> == 1;
+  constexpr bool kRotates = count_v<is_rotary, Options...> == 1,
+                 kSplits = count_v<is_split_keys, Options...> == 1;
   const NoOption none{};
   const Batch batch = [&] {
     if constexpr (count_v<is_batch, Options...> == 1) {
@@ -229,6 +238,16 @@ void attend(const char* function,
   const Serial serial;
   const auto& executor = pick<is_executor>(serial, options...);
   check_workers(function, executor);
+  const auto parts = [&] {
+    if constexpr (kSplits) {
+      const SplitKeys& option = pick<is_split_keys>(none, options...);
+      option.check(function);
+      return kernel::KeyParts::of<Scalar>(option.chunk, shape.keys.longest(), shape.key_dim,
+                                          shape.value_dim);
+    } else {
+      return kernel::Absent{};
+    }
+  }();
 
   auto& into_option = pick<is_into>(none, options...);
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
@@ -263,12 +282,11 @@ void attend(const char* function,
                             prepare_saved<is_save_weights, Absent>(shape, options...),
                             prepare_saved<is_save_scores, Absent>(shape, options...)};
 
-  using Problem =
-      kernel::Problem<kernel::Operand<std::remove_pointer_t<decltype(query.data)>>,
-                      decltype(source.key(shape)), decltype(source.value(shape)),
-                      bare_t<decltype(output)>, bare_t<decltype(mask)>, bare_t<decltype(modify)>,
-                      bare_t<decltype(residual)>, bare_t<decltype(saved)>,
-                      decltype(rotary.fill(static_cast<Scalar*>(nullptr)))>;
+  using Problem = kernel::Problem<
+      kernel::Operand<std::remove_pointer_t<decltype(query.data)>>, decltype(source.key(shape)),
+      decltype(source.value(shape)), bare_t<decltype(output)>, bare_t<decltype(mask)>,
+      bare_t<decltype(modify)>, bare_t<decltype(residual)>, bare_t<decltype(saved)>,
+      decltype(rotary.fill(static_cast<Scalar*>(nullptr))), bare_t<decltype(parts)>>;
   Problem problem{shape,
                   place(query, query_held.kStacked, shape.queries),
                   source.key(shape),
@@ -279,7 +297,9 @@ void attend(const char* function,
                   modify,
                   kernel::OffsetOf(offset),
                   residual,
-                  saved};
+                  saved,
+                  {},
+                  parts};
 
   const Index group = shape.heads / shape.kv_heads;
   Index chunk_rows =
@@ -288,13 +308,15 @@ void attend(const char* function,
   kernel::ScratchSize<Scalar> size(shape.queries.longest() * group, source.scratch_keys(shape),
                                    shape.key_dim, shape.value_dim, chunk_rows);
   if constexpr (kRotates) size.rotated_keys = kernel::TileSize<Scalar>::panel;
+  if constexpr (kSplits) size.states = 2;
   const auto run = [&](auto&& reserve) {
-    const Index all = size.total() * executor.workers();
+    const Index all = size.total() * executor.workers() +
+                      kernel::shared_parts(problem, size, executor.workers()).total(size.features);
     Scalar* const memory = reserve(all + rotary.scalars());
     problem.rotation = rotary.fill(memory + all);
     kernel::forward(problem, size, memory, executor.workers(), executor);
   };
-  using OnStack = stack_scratch<bare_t<Query>, bare_t<decltype(source)>, kRotates>;
+  using OnStack = stack_scratch<bare_t<Query>, bare_t<decltype(source)>, kRotates, kSplits>;
   constexpr bool on_stack = OnStack::value && count_v<is_executor, Options...> == 0;
   if constexpr (on_stack) {
     alignas(64) Scalar memory[OnStack::total];

@@ -12,7 +12,8 @@ namespace detail {
 
 template <class T>
 using is_append_option =
-    std::bool_constant<is_batch<T>::value || is_cache_sequences<T>::value || is_rotary<T>::value>;
+    std::bool_constant<is_batch<T>::value || is_cache_sequences<T>::value || is_rotary<T>::value ||
+                       std::is_same_v<T, option_base>>;  // which says nothing
 
 template <class Storage, class Key, class Value, class... Options>
 constexpr void check_append_types() {

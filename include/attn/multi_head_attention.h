@@ -22,6 +22,7 @@ struct LayerShape {
   Index sequences = 1;
   int workers = 1;        ///< as in parallel(workers) or on(pool)
   Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
+  Index split_keys = 0;   ///< as in split_keys(chunk)
 };
 
 namespace detail {
@@ -138,7 +139,9 @@ class MultiHeadAttention {
   template <class Query, class... Rest,
             std::enable_if_t<detail::count_v<detail::is_into, Rest...> == 0, int> = 0>
   [[nodiscard]] auto operator()(Query&& Xq, Rest&&... rest) {
-    return returned(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+    return returned<Query>([&](auto& target) {
+      call(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)..., target);
+    });
   }
   template <class Query, class... Rest,
             std::enable_if_t<(detail::count_v<detail::is_into, Rest...> > 0), int> = 0>
@@ -149,13 +152,52 @@ class MultiHeadAttention {
             std::enable_if_t<detail::count_v<detail::is_into, Rest...> == 0, int> = 0>
   [[nodiscard]] auto operator()(Query&& Xq, Rest&&... rest) const {
     check_lent<Rest...>();
-    return returned(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+    return returned<Query>([&](auto& target) {
+      call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)..., target);
+    });
   }
   template <class Query, class... Rest,
             std::enable_if_t<(detail::count_v<detail::is_into, Rest...> > 0), int> = 0>
   void operator()(Query&& Xq, Rest&&... rest) const {
     check_lent<Rest...>();
     call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+  }
+
+  /// The next tokens of the cache's sequences: projects x, appends its keys and values to the cache, attends to all of the cache
+  /// and projects back: mha(X, causal()) over the whole sequence, row by row, with its bits (of a cache that stores Compute).
+  ///
+  /// Shapes     x [tokens, d_model], one or many of each sequence  →  [tokens, output_features]
+  /// Options    those of attention(Q, cache, …), which see the H heads; sequences(), sequence_length(), cache_sequences() say whose
+  ///            tokens they are; rotary() turns keys on their way in; residual() as for the layer
+  /// Requires   a cache of the layer's kv_heads, key_dim and value_dim, room for the tokens, and all that append() and attention()
+  ///            require                                        (std::invalid_argument otherwise)
+  /// Semantics  where something is refused or thrown, the cache and the output are as before (of a ring: what the window needs is)
+  /// Cost       one reading of the weights and the cache; no allocation from the second call of as many tokens on, or from the
+  ///            first after reserve_decode(). With split_keys() and several workers, scratch grows with the cache
+  template <class X, class Stored, class... Options,
+            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  [[nodiscard]] auto decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) {
+    return returned<X>([&](auto& target) {
+      decode_with(&workspace_, std::forward<X>(x), cache, options..., target);
+    });
+  }
+  template <class X, class Stored, class... Options,
+            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+  void decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) {
+    decode_with(&workspace_, std::forward<X>(x), cache, options...);
+  }
+  template <class X, class Stored, class... Options,
+            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  [[nodiscard]] auto decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) const {
+    check_lent<Options...>();
+    return returned<X>(
+        [&](auto& target) { decode_with(nullptr, std::forward<X>(x), cache, options..., target); });
+  }
+  template <class X, class Stored, class... Options,
+            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
+  void decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) const {
+    check_lent<Options...>();
+    decode_with(nullptr, std::forward<X>(x), cache, options...);
   }
 
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be lent.
@@ -166,6 +208,15 @@ class MultiHeadAttention {
       workspace.reserve_rows(
           Scratch(options_, shape.sequences * shape.queries, shape.sequences * shape.keys, workers)
               .total());
+    }
+  }
+  /// Makes room for decode() of what cache.shape(tokens, heads) says.
+  void reserve_decode(const AttentionShape& shape) { reserve_decode(shape, workspace_); }
+  void reserve_decode(const AttentionShape& shape, Workspace<Compute>& workspace) const {
+    const Index rows = shape.sequences * shape.queries;
+    for (const int workers : {1, shape.workers}) {
+      workspace.reserve(detail::scratch_scalars<Compute>(shape, workers));
+      workspace.reserve_rows(Scratch(options_, rows, rows, workers).total());
     }
   }
 
@@ -209,7 +260,7 @@ class MultiHeadAttention {
             options_.key_dim(), options_.value_dim(),
             options_.heads(),   options_.kv_heads(),
             s.sequences,        s.workers,
-            s.rotary_dims};
+            s.rotary_dims,      s.split_keys};
   }
 
   template <class... Rest>
@@ -219,15 +270,38 @@ class MultiHeadAttention {
                   "option use(workspace)");
   }
 
-  template <class Query, class... Rest>
-  auto returned(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const {
+  detail::LayerContext<Scalar> context(const char* function, Workspace<Compute>* own) const {
+    return {function,
+            options_,
+            panels_.query.view(),
+            panels_.key.view(),
+            panels_.value.view(),
+            panels_.output.view(),
+            own};
+  }
+
+  /// The matrix that write(into(Y)) fills.
+  template <class Query, class Write>
+  static auto returned(const Write& write) {
     static_assert(!detail::is_tensor_view_v<Query>,
                   "attn: a strided view has no matrix of its own shape to return: write "
                   "into(bhld(...)) or into(Y)");
     typename detail::layer_result<Query, DModel>::type Y;
     auto target = into(Y);
-    call(own, std::forward<Query>(Xq), std::forward<Rest>(rest)..., target);
+    write(target);
     return Y;
+  }
+
+  template <class X, class Stored, class... Options>
+  void decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
+                   Options&&... options) const {
+    detail::check_options<Options...>();
+    static_assert(std::is_same_v<Compute, kernel::cache_compute_t<Stored>>,
+                  "attn::MultiHeadAttention::decode: the cache computes in another scalar than the "
+                  "layer");
+    const auto input = held(std::forward<X>(x));
+    detail::run_layer(context("attn::MultiHeadAttention::decode", own), input, input, input,
+                      detail::KeysOfCache<Stored>{cache}, options...);
   }
 
   /// Holds the inputs: one that stands for several is held once.
@@ -237,6 +311,9 @@ class MultiHeadAttention {
     static_assert(kOperands <= 3,
                   "attn::MultiHeadAttention: takes X, (Xq, Xkv) or (Xq, Xk, Xv), then options; a "
                   "fourth matrix says what it is: into(Y), bias(B), residual(X)");
+    static_assert((!detail::is_cache_v<Rest> && ...),
+                  "attn::MultiHeadAttention: a KeyValueCache among the arguments: write "
+                  "decode(x, cache)");
     const auto query = held(std::forward<Query>(Xq));
     constexpr int kRows = detail::max_rows<Query>();
     if constexpr (kOperands == 1) {
@@ -270,7 +347,7 @@ class MultiHeadAttention {
   }
 
   /// Scratch of a call of compile-time sizes, on the stack where it fits.
-  template <int MaxQueries, int MaxKeys, bool Rotates>
+  template <int MaxQueries, int MaxKeys, bool Rotates, bool Splits>
   struct StackScratch {
     static constexpr bool kBounded =
         kFixed && MaxQueries != Eigen::Dynamic && MaxKeys != Eigen::Dynamic;
@@ -278,8 +355,9 @@ class MultiHeadAttention {
     static constexpr Index kRows =
         kBounded ? Scratch(MultiHeadOptions(DModel, Heads), MaxQueries, MaxKeys, 1).total() : 0;
     static constexpr Index kAttention =
-        kBounded ? detail::scratch_scalars<Compute>(
-                       {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1, Rotates ? kDim : 0}, 1)
+        kBounded ? detail::scratch_scalars<Compute>({MaxQueries, MaxKeys, kDim, kDim, Heads, Heads,
+                                                     1, 1, Rotates ? kDim : 0, Splits ? 1 : 0},
+                                                    1)
                  : 0;
     static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
                                                (kRows + kAttention) * Index(sizeof(Compute)) <=
@@ -290,23 +368,18 @@ class MultiHeadAttention {
   void run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
            Options&... options) const {
     detail::check_options<Options...>();
-    const detail::LayerContext<Scalar> layer{kName,
-                                             options_,
-                                             panels_.query.view(),
-                                             panels_.key.view(),
-                                             panels_.value.view(),
-                                             panels_.output.view(),
-                                             own};
+    const detail::LayerContext<Scalar> layer = context(kName, own);
     using OnStack =
-        StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1>;
+        StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1,
+                     detail::count_v<detail::is_split_keys, Options...> == 1>;
     if constexpr (OnStack::kFits && detail::count_v<detail::is_executor, Options...> == 0 &&
                   detail::count_v<detail::is_use, Options...> == 0) {
       alignas(64) Compute rows[OnStack::kRows];
       alignas(64) Compute attention[OnStack::kAttention];
       detail::UseStack<Compute> stack(attention, rows);
-      detail::run_layer(layer, query, key, value, options..., stack);
+      detail::run_layer(layer, query, key, value, detail::OwnKeys{}, options..., stack);
     } else {
-      detail::run_layer(layer, query, key, value, options...);
+      detail::run_layer(layer, query, key, value, detail::OwnKeys{}, options...);
     }
   }
 

@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "kernel/projection_jobs.h"
+#include "kv_cache.h"
 #include "layout.h"
 #include "multi_head_panels.h"
 
@@ -93,9 +94,63 @@ inline void check_input(const char* function, const char* name, const TensorExte
   }
 }
 
-template <class Storage, class QueryHeld, class KeyHeld, class ValueHeld, class... Options>
+/// Whose keys and values a call attends to: those it projects, or those of a cache once they are appended.
+struct OwnKeys {
+  static constexpr bool kCached = false;
+};
+template <class Stored>
+struct KeysOfCache {
+  static constexpr bool kCached = true;
+  KeyValueCache<Stored>& cache;
+
+  void check(const char* function, const MultiHeadOptions& layer) const {
+    if (cache.kv_heads() != layer.kv_heads() || cache.key_dim() != layer.key_dim() ||
+        cache.value_dim() != layer.value_dim()) {
+      fail(text(function, ": the cache has ", cache.kv_heads(), " heads of ", cache.key_dim(),
+                " and ", cache.value_dim(), " features, the layer's keys and values ",
+                layer.kv_heads(), " of ", layer.key_dim(), " and ", layer.value_dim()));
+    }
+  }
+};
+
+/// An option of decode() as append() gets it.
+template <class Option>
+auto& for_append(Option& option) {
+  if constexpr (is_append_option<bare_t<Option>>::value) {
+    return option;
+  } else {
+    static const option_base nothing{};
+    return nothing;
+  }
+}
+
+/// Takes back what was appended to a cache, unless the call comes to its end.
+template <class Stored>
+class AppendedTokens {
+ public:
+  AppendedTokens(KeyValueCache<Stored>& cache, const Tokens& tokens, const IndexList* chosen)
+      : cache_(cache), tokens_(tokens), chosen_(chosen) {}
+  AppendedTokens(const AppendedTokens&) = delete;
+  ~AppendedTokens() {
+    for (Index b = 0; !kept_ && b < tokens_.sequences; ++b) {
+      const Index sequence = chosen_ != nullptr ? (*chosen_)[b] : b;
+      cache_.truncate(sequence, cache_.length(sequence) - tokens_.length(b));
+    }
+  }
+  void keep() { kept_ = true; }
+
+ private:
+  KeyValueCache<Stored>& cache_;
+  const Tokens& tokens_;
+  const IndexList* chosen_;
+  bool kept_ = false;
+};
+
+template <class Storage, class QueryHeld, class KeyHeld, class ValueHeld, class Keys,
+          class... Options>
 void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
-               const KeyHeld& key_held, const ValueHeld& value_held, Options&... options) {
+               const KeyHeld& key_held, const ValueHeld& value_held, const Keys& attended_keys,
+               Options&... options) {
   using Scalar = compute_t<Storage>;
   using S = Simd<Scalar>;
   const char* const function = layer.function;
@@ -119,8 +174,10 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
   const auto projected = [](const auto& input, bool stacked, Index heads, Index features) {
     return OperandShape{{input.sequences, heads, input.tokens, features}, stacked};
   };
+  const OperandShape projected_query =
+      projected(query, query_held.kStacked, sizes.heads(), sizes.key_dim());
   const CallShape shape =
-      call_shape(function, projected(query, query_held.kStacked, sizes.heads(), sizes.key_dim()),
+      call_shape(function, projected_query,
                  projected(key, key_held.kStacked, sizes.kv_heads(), sizes.key_dim()),
                  projected(value, value_held.kStacked, sizes.kv_heads(), sizes.value_dim()), batch);
   CallShape out_shape = shape;
@@ -159,13 +216,20 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
   constexpr bool kResidual = !std::is_same_v<bare_t<decltype(residual)>, kernel::NoRows>;
   if constexpr (kResidual)
     check_alias(function, "output", output_memory, "residual", residual, true);
-  const auto keep_apart = [&](const auto& saved) {
-    const auto memory = saved.check(shape);
-    check_alias(function, saved.kName, memory, "output", output_memory.view, false);
-    if constexpr (kResidual)
-      check_alias(function, saved.kName, memory, "residual", residual, false);
+  const auto check_saved = [&](const CallShape& attention) {
+    const auto keep_apart = [&](const auto& saved) {
+      const auto memory = saved.check(attention);
+      check_alias(function, saved.kName, memory, "output", output_memory.view, false);
+      if constexpr (kResidual)
+        check_alias(function, saved.kName, memory, "residual", residual, false);
+    };
+    (visit_saved(options, keep_apart), ...);
   };
-  (visit_saved(options, keep_apart), ...);
+  if constexpr (Keys::kCached) {
+    attended_keys.check(function, sizes);
+  } else {
+    check_saved(shape);
+  }
 
   // Scratch.
   const Index query_rows = query.sequences * query.tokens, key_rows = key.sequences * key.tokens;
@@ -205,37 +269,42 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
   }
 
   // 2  attend
-  {
-    const auto rows = [](Scalar* data, Index count, Index features, Index stride) {
-      using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
-                             0, Eigen::OuterStride<>>;
-      return Map(data, count, features, Eigen::OuterStride<>(stride));
-    };
-    const Index heads = sizes.heads(), kv_heads = sizes.kv_heads();
-    auto target = into(
-        attn::heads(rows(mixed, query_rows, heads * sizes.value_dim(), size.mixed_stride), heads));
-    const auto attended = [&](auto&... batched) {
-      attend(
-          function, layer.own,
-          attn::heads(rows(q, query_rows, heads * sizes.key_dim(), size.query_stride), heads),
-          given_matrices(
-              attn::heads(rows(k, key_rows, kv_heads * sizes.key_dim(), size.key_stride), kv_heads),
-              attn::heads(rows(v, key_rows, kv_heads * sizes.value_dim(), size.value_stride),
-                          kv_heads)),
-          passed_on(options)..., batched..., target);
-    };
+  const auto rows = [](Scalar* data, Index count, Index features, Index stride) {
+    using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
+                           0, Eigen::OuterStride<>>;
+    return Map(data, count, features, Eigen::OuterStride<>(stride));
+  };
+  const Index heads = sizes.heads(), kv_heads = sizes.kv_heads();
+  const auto keys = [&] {
+    return attn::heads(rows(k, key_rows, kv_heads * sizes.key_dim(), size.key_stride), kv_heads);
+  };
+  const auto values = [&] {
+    return attn::heads(rows(v, key_rows, kv_heads * sizes.value_dim(), size.value_stride),
+                       kv_heads);
+  };
+  // f(the batch, where it follows from the inputs and no option says it)
+  const auto with_batch = [&](const auto& f) {
     if constexpr (QueryHeld::kStacked) {
-      attended();
+      f();
     } else {
       SequenceLength lengths;
       lengths.queries = std::max<Index>(query.tokens, 1);
       lengths.keys = std::max<Index>(key.tokens, 1);
-      attended(lengths);
+      f(lengths);
     }
-  }
+  };
+  const auto attend_to = [&](const auto& given) {
+    auto target = into(
+        attn::heads(rows(mixed, query_rows, heads * sizes.value_dim(), size.mixed_stride), heads));
+    with_batch([&](auto&... batched) {
+      attend(function, layer.own,
+             attn::heads(rows(q, query_rows, heads * sizes.key_dim(), size.query_stride), heads),
+             given, passed_on(options)..., batched..., target);
+    });
+  };
 
   // 3  project back, the residual added on the way out
-  {
+  const auto project_back = [&] {
     const auto output = into_option.prepare(out_shape);
     using Output = decltype(rows_of(output));
     const auto beside = [&] {
@@ -255,6 +324,24 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
       const Target target{layer.output, Sink{project.tile(), rows_of(output), beside}};
       project(drawn, kernel::InputJob(from, query_rows, target));
     });
+  };
+
+  if constexpr (Keys::kCached) {
+    auto& cache = attended_keys.cache;
+    with_batch([&](auto&... batched) {
+      cache.append(keys(), values(), for_append(options)..., batched...);
+    });
+    AppendedTokens appended(cache, shape.queries, chosen_list(options...));
+    const GivenCache given(cache);
+    auto source = open_source(function, given, options...);
+    check_saved(source.shape(function, projected_query, batch, options...));
+    check_alias(function, "output", output_memory, "the cache", given.store.view(), false);
+    attend_to(given);
+    project_back();
+    appended.keep();
+  } else {
+    attend_to(given_matrices(keys(), values()));
+    project_back();
   }
 }
 

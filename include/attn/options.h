@@ -9,7 +9,7 @@
 //   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
 //   residual  (residual.h)   residual()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
-//   means     (workspace.h)  use(), (parallel.h) parallel() on()
+//   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys()
 #pragma once
 
 #include "detail/cache_mask.h"
@@ -129,6 +129,7 @@ constexpr void check_options() {
                 "attn: cache_sequences(...) twice in one call");
   static_assert(count_v<is_executor, Options...> <= 1,
                 "attn: threads asked for twice: one of parallel(n) and on(pool)");
+  static_assert(count_v<is_split_keys, Options...> <= 1, "attn: two split_keys in one call");
   static_assert(offsets_named_v<Options...> <= 1,
                 "attn: the query offset is named twice: one of causal(align::...), "
                 "causal_from(...) and query_offset(...)");

@@ -1,10 +1,11 @@
-// attn/parallel.h: several threads for one call: parallel(n) with OpenMP, on(pool) with Eigen's or any thread pool.
+// attn/parallel.h: several threads for one call: parallel(n) with OpenMP, on(pool) with Eigen's or any thread pool; split_keys(n).
 // SPDX-License-Identifier: MIT
 //
 // Serial unless asked, and no global state. The work is cut by sequence, key/value head and rows of queries; workers take the
 // next piece when they are done with one, the costliest (last) rows of a head first, so that causal and ragged work is shared
 // by cost. Which worker computes a row changes no bit of it. Workers take over the caller's floating-point environment
 // (flush-to-zero, rounding); an exception in a worker reaches the caller once all workers have stopped.
+// One query against many keys is a single piece of work, unless split_keys(chunk) cuts the keys as well.
 #pragma once
 
 #include <atomic>
@@ -16,7 +17,9 @@
 #include <type_traits>
 #include <utility>
 
+#include "detail/check.h"
 #include "detail/traits.h"
+#include "types.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -141,6 +144,17 @@ struct OnPool : option_base {
   }
 };
 
+/// split_keys(chunk).
+struct SplitKeys : option_base {
+  Index chunk;
+  explicit SplitKeys(Index keys) : chunk(keys) {}
+  void check(const char* function) const {
+    if (chunk < 1) fail(text(function, ": split_keys(", chunk, "), needs at least 1 key"));
+  }
+};
+
+template <class T>
+using is_split_keys = std::is_same<T, SplitKeys>;
 template <class T>
 using is_executor = std::bool_constant<std::is_same_v<T, Parallel> || is_instance_v<OnPool, T>>;
 
@@ -161,6 +175,15 @@ template <class Pool>
 auto on(Pool& pool) -> decltype(detail::OnPool<Pool>(pool, int(pool.NumThreads()))) {
   return detail::OnPool<Pool>(pool, int(pool.NumThreads()));
 }
+
+/// Cuts the keys of each sequence at multiples of chunk, rounded up to whole blocks of keys (256, or 128 or 64 where a key and its
+/// value together have more than 256 or 512 floats): each part is attended by itself, and the parts' results are merged in the
+/// order of the keys, as merge() does. Where a call has too few rows and heads for its threads (decoding), these share the parts.
+///
+/// Requires   chunk ≥ 1                                      (std::invalid_argument from the call otherwise)
+/// Semantics  the parts decide the last bits, the threads do not: with one, the result is the same
+/// Cost       one exp and d_v multiplications a row and part; scratch for a result of each part and row where parts are shared
+inline detail::SplitKeys split_keys(Index chunk) { return detail::SplitKeys(chunk); }
 
 }  // namespace ATTN_ABI
 }  // namespace attn

@@ -5,60 +5,16 @@
 //   softmax       exp(s_j − m) / Σ exp(s_k − m),  m = max s         softmax(S), softmax(S, into(P)), softmax(S, into(S)), Softmax
 //   log-softmax   (s_j − m) − log Σ exp(s_k − m)                    log_softmax(S), …, LogSoftmax
 //   log-sum-exp   m + log Σ exp(s_k − m)                            logsumexp(S), …, LogSumExp
-//   merge         see SoftmaxState and merge(…)
+//   merge         see merge(…), and SoftmaxState in softmax_state.h
 #pragma once
-
-#include <cmath>
 
 #include "detail/overlap.h"
 #include "kernel/softmax_pass.h"
 #include "options.h"
+#include "softmax_state.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
-
-/// The state of an online softmax over some scores: their maximum, and the sum of exp(score − maximum). States over disjoint
-/// scores merge into the state over all of them; merging is commutative, and associative to rounding.
-///
-/// Semantics  without scores (or with hidden ones, −∞, only) sum = 0 and log-sum-exp is −∞. NaN and +∞ scores give NaN
-/// Cost       one exp for each score or merge
-/// Reference  Milakov & Gimelshein 2018 (arXiv:1805.02867), eq. 4
-template <class Scalar>
-struct SoftmaxState {
-  Scalar maximum = Scalar(Eigen::NumTraits<Scalar>::lowest());
-  Scalar sum = Scalar(0);
-
-  /// Takes in one score.
-  void update(const Scalar& score) {
-    using std::exp;
-    if (maximum < score) {
-      sum = Scalar(sum * Scalar(exp(Scalar(maximum - score)))) + Scalar(1);
-      maximum = score;
-    } else {
-      sum = sum + Scalar(exp(Scalar(score - maximum)));
-    }
-  }
-  /// log Σ exp(score), natural; −∞ without scores.
-  Scalar logsumexp() const {
-    using std::log;
-    return sum == Scalar(0) ? Scalar(-Eigen::NumTraits<Scalar>::infinity())
-                            : Scalar(maximum + Scalar(log(sum)));
-  }
-  /// The factor for what has been summed under this state's maximum, to count under the maximum of `whole`.
-  Scalar rescale_to(const SoftmaxState& whole) const {
-    using std::exp;
-    return Scalar(exp(Scalar(maximum - whole.maximum)));
-  }
-};
-
-/// The state over the scores of both: m = max(m_a, m_b), l = l_a·exp(m_a − m) + l_b·exp(m_b − m).
-template <class Scalar>
-SoftmaxState<Scalar> merge(const SoftmaxState<Scalar>& a, const SoftmaxState<Scalar>& b) {
-  SoftmaxState<Scalar> whole;
-  whole.maximum = a.maximum < b.maximum ? b.maximum : a.maximum;
-  whole.sum = Scalar(a.sum * a.rescale_to(whole)) + Scalar(b.sum * b.rescale_to(whole));
-  return whole;
-}
 
 namespace detail {
 
@@ -261,10 +217,11 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
         SoftmaxState<Scalar> a, b;
         a.update(Scalar(logsumexp_a.derived().coeff(i, h)));
         b.update(Scalar(logsumexp_b.derived().coeff(i, h)));
-        const SoftmaxState<Scalar> whole = merge(a, b);
+        const detail::Merging<Scalar> both(a.maximum, b.maximum);
+        const SoftmaxState<Scalar> whole{both.maximum, both(a.sum, b.sum)};
         const Scalar inverse = whole.sum == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / whole.sum);
-        const Scalar weight_a = Scalar(a.sum * a.rescale_to(whole)) * inverse,
-                     weight_b = Scalar(b.sum * b.rescale_to(whole)) * inverse;
+        const Scalar weight_a = Scalar(a.sum * both.factor_a) * inverse,
+                     weight_b = Scalar(b.sum * both.factor_b) * inverse;
         for (Index c = h * features; c < (h + 1) * features; ++c) {
           const Scalar x = Scalar(output_a.derived().coeff(i, c)),
                        y = Scalar(output_b.derived().coeff(i, c));

@@ -16,6 +16,9 @@
 // expect 13: the residual must compute in the layer's scalar
 // expect 14: a projection is set from a dense Eigen matrix
 // expect 15: the random engine has fewer than two values
+// expect 16: the cache computes in another scalar than the layer
+// expect 17: a KeyValueCache among the arguments: write decode\(x, cache\)
+// expect 18: a const layer has no scratch of its own: add the option use\(workspace\)
 #include <attn/attn.h>
 
 using attn::MultiHeadAttention;
@@ -34,7 +37,8 @@ struct Engine {
 
 void call(const MatrixXf& X, MatrixXf& Y, MultiHeadAttention<float>& mha,
           const MultiHeadAttention<float>& shared, attn::Workspace<float>& ws, const float* p,
-          Engine& engine) {
+          Engine& engine, attn::KeyValueCache<std::int8_t>& cache,
+          attn::KeyValueCache<double>& wide) {
 #if CASE == 1
   shared(X, attn::into(Y));
 #else
@@ -106,4 +110,18 @@ void call(const MatrixXf& X, MatrixXf& Y, MultiHeadAttention<float>& mha,
   mha.set_query(X.cast<double>());
 #endif
   mha.edit([&](auto& w) { attn::glorot_uniform(w, engine); });
+#if CASE == 16
+  mha.decode(X, wide, attn::into(Y));
+#else
+  mha.decode(X, cache, attn::into(Y));
+#endif
+#if CASE == 17
+  mha(X, cache, attn::into(Y));
+#endif
+#if CASE == 18
+  shared.decode(X, cache, attn::into(Y));
+#else
+  shared.decode(X, cache, attn::into(Y), attn::use(ws));
+#endif
+  (void)wide;
 }

@@ -18,6 +18,7 @@
 // expect 15: the query offset is named twice: one of causal\(align::...\), causal_from\(...\)
 // expect 16: a matrix among the options: write what it is
 // expect 17: a matrix among the options: write what it is
+// expect 18: two split_keys in one call
 #include <attn/attn.h>
 
 using Eigen::MatrixXf;
@@ -109,5 +110,10 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y, 
   Y = attn::attention(Q, K, V, Q + K);
 #else
   Y = attn::attention(Q, K, V, attn::residual(Q + K));
+#endif
+#if CASE == 18
+  Y = attn::attention(Q, K, V, attn::split_keys(256), attn::split_keys(512));
+#else
+  Y = attn::attention(Q, K, V, attn::split_keys(256));
 #endif
 }

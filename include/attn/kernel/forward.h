@@ -1,7 +1,7 @@
 // attn/kernel/forward.h: the forward pass: one schedule of the stages for every shape, mask, modifier, scalar and output.
 // SPDX-License-Identifier: MIT
 //
-//   for each sequence, key/value head and chunk of query rows:                   // forward
+//   for each sequence, key/value head and chunk of query rows:                   // schedule.h
 //     state = {max: lowest, sum: 0} and o = 0 for each row                       // begin
 //     for each block of keys that the mask lets some row see:
 //       open k, v                                                                // packed_keys.h: once a block, used by all rows
@@ -18,11 +18,11 @@
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 
 #include "../score.h"
 #include "cached_keys.h"
 #include "chunks.h"
+#include "key_parts.h"
 #include "online_softmax.h"
 #include "packed_keys.h"
 #include "problem.h"
@@ -50,21 +50,28 @@ class ForwardPass {
 
   void operator()(const Chunk& chunk) {
     begin(chunk);
-    const Index block_keys = Size::key_block(problem_.shape.key_dim, problem_.shape.value_dim);
-    const QueryRows rows = rows_of(0, count_);
-    const KeyRange visible = intersect(problem_.mask.keys(rows), {0, keys_});
-    if (!visible.empty()) {
-      for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
-           block = keys_and_values_.next(block + block_keys)) {
-        const KeyRange keys = intersect(visible, {block, block + block_keys});
-        const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
-        if (covered == detail::Cover::none) continue;
-        keys_and_values_.open(rows, block, keys, covered, Pack::keys_and_values);
-        for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
-      }
+    if constexpr (Problem::kInParts) {
+      each_part([&](Index n) {
+        attend_part(n, work_.part);
+        merge(work_.part);
+      });
+    } else {
+      visit(visible_);
     }
     finish();
-    Replay<ForwardPass>{*this}();
+  }
+
+  /// The states of a chunk's rows over one part of the keys alone; none where they see nothing of it.
+  void attend_part(const Chunk& chunk, Index part, const RowStates<Scalar>& states) {
+    begin(chunk);
+    if (!intersect(visible_, problem_.parts[part]).empty()) attend_part(part, states);
+  }
+  /// Finishes a chunk from the states of all parts that it sees: states_of(part).
+  template <class StatesOf>
+  void merge_parts(const Chunk& chunk, const StatesOf& states_of) {
+    begin(chunk);
+    each_part([&](Index n) { merge(states_of(n)); });
+    finish();
   }
 
  private:
@@ -72,6 +79,39 @@ class ForwardPass {
 
   using Pack = kernel::Pack;
   using Visit = kernel::Visit<Scalar>;
+
+  /// Attends keys that some row of the chunk may see, block by block.
+  void visit(const KeyRange& visible) {
+    if (visible.empty()) return;
+    const Index block_keys = Size::key_block(problem_.shape.key_dim, problem_.shape.value_dim);
+    const QueryRows rows = rows_of(0, count_);
+    for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
+         block = keys_and_values_.next(block + block_keys)) {
+      const KeyRange keys = intersect(visible, {block, block + block_keys});
+      const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
+      if (covered == detail::Cover::none) continue;
+      keys_and_values_.open(rows, block, keys, covered, Pack::keys_and_values);
+      for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
+    }
+  }
+
+  /// Calls f with the number of each part of the keys that the chunk sees, in order.
+  template <class F>
+  void each_part(const F& f) const {
+    if (visible_.empty()) return;
+    const KeyParts& parts = problem_.parts;
+    for (Index n = visible_.begin / parts.keys; n < parts.count(visible_.end); ++n) f(n);
+  }
+  void attend_part(Index part, const RowStates<Scalar>& states) {
+    const RowStates<Scalar> whole = work_;
+    static_cast<RowStates<Scalar>&>(work_) = states;
+    clear();
+    visit(intersect(visible_, problem_.parts[part]));
+    static_cast<RowStates<Scalar>&>(work_) = whole;
+  }
+  void merge(const RowStates<Scalar>& part) {
+    merge_states<S>(count_, work_.size.features, part, work_);
+  }
 
   /// Sets the chunk's rows, packs their queries, and empties their state.
   void begin(const Chunk& chunk) {
@@ -107,11 +147,15 @@ class ForwardPass {
         }
       }
     }
+    visible_ = intersect(problem_.mask.keys(rows_of(0, count_)), {0, keys_});
+    clear();
+    if constexpr (Modify::kSink) sink();
+  }
+  void clear() {
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
     for (Index r = 0; r < count_; ++r) work_.moment[r] = Scalar(0);
     for (Index n = 0; n < count_ * Size::panel; ++n) work_.lanes[n] = Scalar(0);
     for (Index n = 0; n < count_ * work_.size.features; ++n) work_.output[n] = Scalar(0);
-    if constexpr (Modify::kSink) sink();
   }
 
   /// Rows start as if they had seen a key of this score and no value.
@@ -229,7 +273,7 @@ class ForwardPass {
     return full ? there : S::mask_and(there, problem_.mask.template lanes<S>(row, key));
   }
 
-  /// Stage 5: divides each row once, adds the residual, rounds to storage.
+  /// Stage 5: divides each row once, adds the residual, rounds to storage. Then what is saved of pairs.
   void finish() {
     RowCursor cursor = cursor_at(0);
     for (Index r = 0; r < count_; ++r, cursor.next()) {
@@ -240,6 +284,7 @@ class ForwardPass {
                    empty ? Scalar(0) : Scalar(Scalar(1) / sum));
       problem_.saved.write(row, work_.maximum[r], sum, work_.moment[r]);
     }
+    Replay<ForwardPass>{*this}();
   }
 
   void write_output(const QueryRow& row, const Scalar* o, const Scalar& inverse) {
@@ -322,27 +367,11 @@ class ForwardPass {
   Scratch<Scalar> work_;
   KeysAndValues keys_and_values_;
   Chunk chunk_{};
+  KeyRange visible_{};  ///< a hull of what its rows see
   Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
   Index strips_ = 0, strip_rows_ = 0, higher_strips_ = 0;
   double inverse_group_ = 1;
 };
-
-/// Attends all rows of the problem, `workers` at a time; `memory` holds ScratchSize::total() scalars for each.
-template <class Problem, class Executor>
-void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
-             typename Problem::Scalar* memory, int workers, const Executor& executor) {
-  using Scalar = typename Problem::Scalar;
-  std::atomic<Index> drawn{0};
-  executor.run(workers, [&](int worker) {
-    ForwardPass<Problem> pass(problem, Scratch<Scalar>(size, memory + worker * size.total()));
-    const Index together = Problem::kOverHeads ? problem.shape.kv_heads : 1;
-    ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1), problem.shape.kv_heads / together);
-    while (walk.seek(drawn++)) {
-      Chunk chunk = walk.chunk();
-      for (Index n = 0; n < together; ++n, ++chunk.kv_head) pass(chunk);
-    }
-  });
-}
 
 }  // namespace kernel
 }  // namespace ATTN_ABI

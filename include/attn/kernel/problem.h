@@ -32,11 +32,12 @@ class OffsetOf {
 
 /// Everything one call computes from and to.
 template <class Query, class Key, class Value, class Output, class Mask, class Modify,
-          class Residual, class Saved, class Rotation = Absent>
+          class Residual, class Saved, class Rotation = Absent, class Parts = Absent>
 struct Problem {
   using Scalar = compute_t<typename Query::Scalar>;
   /// The heads of a row are summed somewhere: one worker takes them one after the other.
   static constexpr bool kOverHeads = Saved::kOverHeads;
+  static constexpr bool kInParts = !std::is_same_v<Parts, Absent>;
 
   const detail::CallShape& shape;
   Query query;
@@ -50,6 +51,29 @@ struct Problem {
   Residual residual;    ///< an operand shaped like the output, or Absent
   Saved saved;          ///< outputs beside the output (saved.h)
   Rotation rotation{};  ///< of queries and keys by their positions, or Absent
+  Parts parts{};        ///< of the keys (key_parts.h), or Absent
+};
+
+constexpr Index whole_lines(Index n) {
+  return round_up(n, 16);
+}  // cache lines (of float), so that every part is aligned
+
+/// What the rows of a chunk know of the keys they have seen: m, t and l (by lanes) of the softmax, and o.
+template <class Scalar>
+struct RowStates {
+  Scalar *maximum = nullptr, *moment = nullptr, *lanes = nullptr, *output = nullptr;
+
+  RowStates() = default;
+  /// In memory of total(rows, features) scalars.
+  RowStates(Scalar* memory, Index rows)
+      : maximum(memory),
+        moment(maximum + whole_lines(rows)),
+        lanes(moment + whole_lines(rows)),
+        output(lanes + whole_lines(rows * TileSize<Scalar>::panel)) {}
+  static constexpr Index total(Index rows, Index features) {
+    return 2 * whole_lines(rows) + whole_lines(rows * TileSize<Scalar>::panel) +
+           whole_lines(rows * features);
+  }
 };
 
 /// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the largest sequence.
@@ -58,6 +82,7 @@ struct ScratchSize {
   using Size = TileSize<Scalar>;
   Index rows, keys, depth, features;  ///< chunk rows; keys of a block; padded d_k and d_v
   Index rotated_keys = 0;  ///< a panel of them where they are turned before they are packed
+  Index states = 1;        ///< of the rows: two where keys are attended in parts
 
   /// query_rows: of one sequence and key/value head; no chunk has more than chunk_rows of them.
   constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim,
@@ -70,38 +95,32 @@ struct ScratchSize {
         depth(round_up(key_dim, Size::depth)),
         features(round_up(value_dim, Size::panel)) {}
 
-  static constexpr Index line(Index n) {
-    return round_up(n, 16);
-  }  // whole cache lines (of float), so every part is aligned
-  constexpr Index query() const { return line(rows * depth); }
-  constexpr Index key() const { return line(keys * depth); }
-  constexpr Index value() const { return line(keys * features); }
+  constexpr Index query() const { return whole_lines(rows * depth); }
+  constexpr Index key() const { return whole_lines(keys * depth); }
+  constexpr Index value() const { return whole_lines(keys * features); }
   constexpr Index scores() const { return Size::rows * Size::score_stride; }
-  constexpr Index lane_max() const { return line(Size::rows * Size::width); }
-  constexpr Index rescale() const { return line(round_up(Size::rows, Size::width)); }
-  constexpr Index maximum() const { return line(rows); }
-  constexpr Index moment() const { return line(rows); }
-  constexpr Index lanes() const { return line(rows * Size::panel); }
-  constexpr Index output() const { return line(rows * features); }
-  constexpr Index rotated() const { return line(rotated_keys * depth); }
+  constexpr Index lane_max() const { return whole_lines(Size::rows * Size::width); }
+  constexpr Index rescale() const { return whole_lines(round_up(Size::rows, Size::width)); }
+  constexpr Index state() const { return RowStates<Scalar>::total(rows, features); }
+  constexpr Index rotated() const { return whole_lines(rotated_keys * depth); }
   constexpr Index total() const {
     return rotated() + query() + key() + value() + scores() + 2 * lane_max() + rescale() +
-           maximum() + moment() + lanes() + output();
+           states * state();
   }
 };
 
 /// The parts of a worker's scratch.
 template <class Scalar>
-struct Scratch {
+struct Scratch : RowStates<Scalar> {
   ScratchSize<Scalar> size;
-  Scalar *rotated, *query, *key, *value, *scores, *lane_max, *unused_max, *rescale, *maximum,
-      *moment, *lanes, *output;
+  Scalar *rotated, *query, *key, *value, *scores, *lane_max, *unused_max, *rescale;
+  RowStates<Scalar> part;  ///< where there are two states
 
   Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
     const auto take = [&memory](Index n) {
-      Scalar* part = memory;
+      Scalar* const taken = memory;
       memory += n;
-      return part;
+      return taken;
     };
     rotated = take(s.rotated());
     query = take(s.query());
@@ -111,10 +130,8 @@ struct Scratch {
     lane_max = take(s.lane_max());
     unused_max = take(s.lane_max());
     rescale = take(s.rescale());
-    maximum = take(s.maximum());
-    moment = take(s.moment());
-    lanes = take(s.lanes());
-    output = take(s.output());
+    static_cast<RowStates<Scalar>&>(*this) = {take(s.state()), s.rows};
+    if (s.states > 1) part = {take(s.state()), s.rows};
   }
 };
 

@@ -1,0 +1,320 @@
+// tests/multi_head_decode_test.cpp: a layer that decodes over a cache: the rows of its causal call, bit by bit; where something is
+// refused or thrown, nothing has happened.
+// SPDX-License-Identifier: MIT
+//
+// An allocation that fails: Eigen's check of its allocations, by an eigen_assert that throws when it is asked to.
+#define EIGEN_RUNTIME_NO_MALLOC
+#include <new>
+
+namespace {
+int allocations_left = -1;  // before one fails; below 0: none does
+inline void allocate() {
+  if (allocations_left >= 0 && allocations_left-- == 0) throw std::bad_alloc();
+}
+}  // namespace
+#define eigen_assert(condition) ((condition) ? (void)0 : allocate())
+
+#include <attn/attn.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "support/error_of.h"
+#include "support/matrix_matchers.h"
+#include "support/random.h"
+#include "support/random_layer.h"
+#include "support/scalar_names.h"
+#include "support/threads.h"
+
+namespace {
+
+using attn::KeyValueCache;
+using attn::KeyValueCacheOptions;
+using attn::MultiHeadOptions;
+using Eigen::Index;
+using support::DynamicMatrix;
+using support::error_of;
+using support::near;
+using support::random_layer;
+using support::same_bits;
+using support::uniform;
+
+constexpr Index kWidth =
+    24;  // of 4 query and 2 key/value heads, keys of 6 and values of 10 features
+MultiHeadOptions sizes() {
+  return MultiHeadOptions(kWidth, 4).kv_heads(2).value_dim(10).in_bias().out_bias();
+}
+KeyValueCacheOptions cache_for(Index capacity) {
+  return KeyValueCacheOptions(capacity, 2, 6).value_dim(10);
+}
+
+/// All rows, decoded in chunks of the given lengths, the last of them repeated.
+template <class Layer, class Matrix, class Cache, class... Options>
+Matrix in_chunks(Layer& mha, const Matrix& X, Cache& cache, const std::vector<Index>& lengths,
+                 const Options&... options) {
+  Matrix Y(X.rows(), X.cols());
+  for (Index done = 0, n = 0; done < X.rows(); ++n) {
+    const auto at = std::min(std::size_t(n), lengths.size() - 1);
+    const Index count = std::min(lengths[at], X.rows() - done);
+    mha.decode(X.middleRows(done, count), cache, attn::into(Y.middleRows(done, count)), options...);
+    done += count;
+    EXPECT_EQ(cache.length(), done);
+  }
+  return Y;
+}
+const std::vector<std::vector<Index>>& chunkings() {
+  static const std::vector<std::vector<Index>> all = {{1}, {300}, {40, 1}, {3, 1, 7}, {31, 64, 2}};
+  return all;
+}
+
+template <class Scalar>
+class Decode : public ::testing::Test {};
+using Scalars = ::testing::Types<float, double>;
+TYPED_TEST_SUITE(Decode, Scalars, support::ScalarNames);
+
+TYPED_TEST(Decode, HasTheBitsOfTheCausalCallHoweverTokensCome) {
+  auto mha = random_layer<TypeParam>(sizes());
+  const auto X = uniform<TypeParam>(300, kWidth, 3);
+  const DynamicMatrix<TypeParam> Y = mha(X, attn::causal(), attn::residual());
+  for (const auto& chunks : chunkings()) {
+    KeyValueCache<TypeParam> cache(cache_for(300));
+    EXPECT_TRUE(same_bits(in_chunks(mha, X, cache, chunks, attn::residual()), Y)) << chunks[0];
+  }
+}
+
+TEST(DecodeOf, KeysTurnOnTheirWayIn) {
+  auto mha = random_layer<float>(sizes());
+  const auto X = uniform<float>(300, kWidth, 3);
+  const auto turned = attn::rotary(attn::pairing::half_split);
+  const DynamicMatrix<float> Y = mha(X, attn::causal(), turned);
+  for (const auto& chunks : chunkings()) {
+    KeyValueCache<float> cache(cache_for(300));
+    EXPECT_TRUE(same_bits(in_chunks(mha, X, cache, chunks, turned), Y)) << chunks[0];
+  }
+}
+
+TEST(DecodeOf, ARingIsAWindow) {
+  auto mha = random_layer<float>(sizes());
+  const auto X = uniform<float>(900, kWidth, 3);
+  const DynamicMatrix<float> Y = mha(X, attn::causal() && attn::window(99, 0));
+  KeyValueCache<float> cache(cache_for(200).ring(100));
+  EXPECT_TRUE(same_bits(in_chunks(mha, X, cache, {50, 1, 3, 90}), Y));
+}
+
+TEST(DecodeOf, ThreadsAndPartsOfKeysChangeNoBit) {
+  auto mha = random_layer<float>(sizes());
+  const auto X = uniform<float>(600, kWidth, 3);
+  const auto split = attn::split_keys(256);
+  const DynamicMatrix<float> Y = mha(X, attn::causal(), split);
+  EXPECT_FALSE(same_bits(Y, DynamicMatrix<float>(mha(X, attn::causal()))));
+  KeyValueCache<float> cache(cache_for(600));
+  support::Threads pool;
+  EXPECT_TRUE(same_bits(in_chunks(mha, X, cache, {300, 1, 290, 3}, split, attn::on(pool, 3)), Y));
+}
+
+template <class Storage>
+class DecodeNarrow : public ::testing::Test {};
+using Storages = ::testing::Types<Eigen::half, Eigen::bfloat16, std::int8_t>;
+TYPED_TEST_SUITE(DecodeNarrow, Storages);
+
+TYPED_TEST(DecodeNarrow, CachesAgreeWithEachOtherInBitsAndWithFloatToTheirPrecision) {
+  auto mha = random_layer<float>(sizes());
+  const auto X = uniform<float>(300, kWidth, 3);
+  const DynamicMatrix<float> exact = mha(X, attn::causal());
+  KeyValueCache<TypeParam> whole(cache_for(300));
+  const auto Y = in_chunks(mha, X, whole, {300});
+  EXPECT_TRUE(near(Y, exact, 0.02));
+  for (const auto& chunks : chunkings()) {
+    KeyValueCache<TypeParam> cache(cache_for(300));
+    EXPECT_TRUE(same_bits(in_chunks(mha, X, cache, chunks), Y)) << chunks[0];
+  }
+}
+
+TEST(DecodeOf, NarrowWeightsKeepAFloatCache) {
+  auto mha = random_layer<Eigen::bfloat16>(sizes());
+  const auto X = uniform<float>(60, kWidth, 3);
+  KeyValueCache<float> cache(cache_for(60));
+  EXPECT_TRUE(
+      same_bits(in_chunks(mha, X, cache, {50, 1}), DynamicMatrix<float>(mha(X, attn::causal()))));
+}
+
+TEST(DecodeOf, BatchesAreTheirSequencesAlone) {
+  auto mha = random_layer<float>(sizes());
+  const Index lengths[] = {40, 7, 21};
+  std::vector<DynamicMatrix<float>> X, Y;
+  for (int b = 0; b < 3; ++b) {
+    X.push_back(uniform<float>(lengths[b] + 2, kWidth, std::uint32_t(b)));
+    Y.push_back(mha(X.back(), attn::causal(), attn::residual()));
+  }
+  KeyValueCache<float> cache(cache_for(50).sequences(4));
+  DynamicMatrix<float> prompts(68, kWidth), step(2, kWidth), Z;
+  prompts << X[0].topRows(40), X[1].topRows(7), X[2].topRows(21);
+  mha.decode(prompts, cache, attn::into(Z), attn::sequences({0, 40, 47, 68}),
+             attn::cache_sequences({2, 0, 3}), attn::residual());
+  EXPECT_TRUE(same_bits(Z.topRows(40), Y[0].topRows(40)));
+  EXPECT_TRUE(same_bits(Z.middleRows(40, 7), Y[1].topRows(7)));
+  EXPECT_TRUE(same_bits(Z.bottomRows(21), Y[2].topRows(21)));
+  EXPECT_EQ(cache.length(0), 7);
+  EXPECT_EQ(cache.length(1), 0);
+
+  step << X[2].row(21), X[0].row(40);  // one token of two of them, in another order
+  Z = mha.decode(step, cache, attn::sequence_length(1), attn::cache_sequences({3, 2}),
+                 attn::residual());
+  EXPECT_TRUE(same_bits(Z.row(0), Y[2].row(21)));
+  EXPECT_TRUE(same_bits(Z.row(1), Y[0].row(40)));
+
+  step << X[2].row(22), X[0].row(41);  // the same as a strided view [token, sequence, 1, feature]
+  Z.setZero();
+  mha.decode(attn::lbhd(step.data(), 1, 2, 1, kWidth), cache,
+             attn::into(attn::lbhd(Z.data(), 1, 2, 1, kWidth)), attn::cache_sequences({3, 2}),
+             attn::residual());
+  EXPECT_TRUE(same_bits(Z.row(0), Y[2].row(22)));
+  EXPECT_TRUE(same_bits(Z.row(1), Y[0].row(41)));
+}
+
+TEST(DecodeOf, AConstLayerBorrowsItsScratch) {
+  const auto mha = random_layer<float>(sizes());
+  const auto X = uniform<float>(9, kWidth, 3);
+  attn::Workspace<float> workspace;
+  KeyValueCache<float> cache(cache_for(9));
+  const DynamicMatrix<float> Y = mha.decode(X, cache, attn::use(workspace));
+  EXPECT_TRUE(same_bits(Y, DynamicMatrix<float>(mha(X, attn::causal(), attn::use(workspace)))));
+  DynamicMatrix<float> Z = X;  // the output may be the input
+  cache.clear();
+  mha.decode(Z, cache, attn::into(Z), attn::residual(), attn::use(workspace));
+  EXPECT_TRUE(same_bits(
+      Z, DynamicMatrix<float>(mha(X, attn::causal(), attn::residual(), attn::use(workspace)))));
+}
+
+TEST(DecodeOf, WhatIsSavedCountsTheWholeSequence) {
+  auto mha = random_layer<float>(sizes());
+  const auto X = uniform<float>(30, kWidth, 3);
+  DynamicMatrix<float> W, l, some_W, some_l;
+  (void)mha(X, attn::causal(), attn::save_weights(W, attn::average_heads()),
+            attn::save_logsumexp(l));
+  KeyValueCache<float> cache(cache_for(30));
+  (void)mha.decode(X.topRows(20), cache);
+  (void)mha.decode(X.bottomRows(10), cache, attn::save_weights(some_W, attn::average_heads()),
+                   attn::save_logsumexp(some_l));
+  EXPECT_TRUE(same_bits(some_W, W.bottomRows(10)));
+  EXPECT_TRUE(same_bits(some_l, l.bottomRows(10)));
+}
+
+/// A cache that holds 40 tokens of a layer, an output, and that nothing has happened to either.
+class DecodeErrors : public ::testing::Test {
+ protected:
+  using Matrix = DynamicMatrix<float>;
+  attn::MultiHeadAttention<float> mha = random_layer<float>(sizes());
+  Matrix X = uniform<float>(50, kWidth, 3), whole = mha(X, attn::causal());
+  KeyValueCache<float> cache{cache_for(50)};
+  Matrix Y = Matrix::Constant(5, kWidth, 7);
+
+  DecodeErrors() { (void)mha.decode(X.topRows(40), cache); }
+
+  void expect_untouched() {
+    EXPECT_EQ(cache.length(), 40);
+    EXPECT_EQ(Y, Matrix::Constant(5, kWidth, 7));
+    KeyValueCache<float> copy = cache;
+    EXPECT_TRUE(same_bits(Matrix(mha.decode(X.bottomRows(10), copy)), whole.bottomRows(10)));
+  }
+  template <class... Options>
+  std::string error(const Options&... options) {
+    return error_of([&] { mha.decode(X.middleRows(40, 5), cache, attn::into(Y), options...); });
+  }
+};
+
+TEST_F(DecodeErrors, NameBothNumbers) {
+  KeyValueCache<float> other(KeyValueCacheOptions(50, 3, 8));
+  EXPECT_EQ(error_of([&] { mha.decode(X, other, attn::into(Y)); }),
+            "attn::MultiHeadAttention::decode: the cache has 3 heads of 8 and 8 features, the "
+            "layer's keys and values 2 of 6 and 10");
+  EXPECT_EQ(error_of([&] { mha.decode(X.leftCols(20), cache, attn::into(Y)); }),
+            "attn::MultiHeadAttention::decode: query has 20 features, the layer takes 24");
+  EXPECT_EQ(error_of([&] { (void)mha.decode(X.topRows(11), cache); }),
+            "attn::KeyValueCache::append: 11 tokens for sequence 0, which holds 40 of at most 50");
+  EXPECT_EQ(error(attn::sequence_length(1)).substr(0, 63),
+            "attn::KeyValueCache::append: key has 5 sequences, the cache has");
+  EXPECT_EQ(
+      error(attn::cache_sequences({1})),
+      "attn::KeyValueCache::append: cache_sequences: entry 0 is 1, the cache has 1 sequences");
+  EXPECT_EQ(error(attn::rotary(attn::pairing::half_split)).substr(0, 80),
+            "attn::KeyValueCache::append: called with rotary() of 6 features, half_split, seq");
+  expect_untouched();
+}
+
+TEST_F(DecodeErrors, FoundAfterTheTokensWereAppendedTakeThemBack) {
+  Matrix l(5, 1);
+  EXPECT_NE(error(attn::save_logsumexp(l.leftCols(1))), "nothing was refused");  // four heads
+  expect_untouched();
+  const Matrix B = uniform<float>(5, 44, 1);
+  EXPECT_NE(error(attn::bias(B)), "nothing was refused");  // 45 keys
+  expect_untouched();
+  EXPECT_NE(error(attn::split_keys(0)), "nothing was refused");
+  expect_untouched();
+}
+
+TEST_F(DecodeErrors, AFunctorThatThrowsLeavesEverythingAsItWas) {
+  const auto thrower = attn::mask([](Index, Index key) -> bool {
+    if (key == 20) throw std::domain_error("thrown by a mask");
+    return true;
+  });
+  EXPECT_THROW(mha.decode(X.middleRows(40, 5), cache, attn::into(Y), thrower), std::domain_error);
+  expect_untouched();
+}
+
+TEST_F(DecodeErrors, ARingGoesOnAfterOne) {
+  KeyValueCache<float> ring(cache_for(64).ring(20));
+  const auto long_X = uniform<float>(700, kWidth, 5);
+  const Matrix expected = mha(long_X, attn::causal() && attn::window(19, 0));
+  bool armed = false;
+  const auto thrower = attn::mask([&](Index, Index key) -> bool {
+    if (armed && key % 16 == 0) throw std::domain_error("thrown by a mask");
+    return true;
+  });
+  Matrix Z(1, kWidth);
+  for (Index done = 0; done < 700; done += Z.rows()) {
+    const Index count = std::min<Index>(1 + done % 40, 700 - done);
+    Z.resize(count, kWidth);
+    const auto call = [&] {
+      mha.decode(long_X.middleRows(done, count), ring, attn::into(Z), thrower);
+    };
+    armed = count > 16;
+    if (armed) {
+      EXPECT_THROW(call(), std::domain_error);
+    }
+    armed = false;
+    call();
+    ASSERT_TRUE(same_bits(Z, expected.middleRows(done, count))) << done;
+  }
+}
+
+TEST_F(DecodeErrors, AnAllocationThatFailsLeavesEverythingAsItWas) {
+  bool failed = true;
+  int failures = 0;
+  for (int before = 0; failed; ++before, failures += failed) {
+    auto fresh = random_layer<float>(sizes());
+    KeyValueCache<float> copy = cache;
+    const auto x = X.middleRows(40, 5);
+    Matrix Z;
+    failed = false;
+    Eigen::internal::set_is_malloc_allowed(false);
+    allocations_left = before;
+    try {
+      fresh.decode(x, copy, attn::into(Z));
+    } catch (const std::bad_alloc&) {
+      failed = true;
+    }
+    allocations_left = -1;
+    Eigen::internal::set_is_malloc_allowed(true);
+    EXPECT_EQ(copy.length(), failed ? 40 : 45);
+    if (failed) {
+      EXPECT_EQ(Z.size(), 0);
+      EXPECT_TRUE(same_bits(Matrix(mha.decode(X.bottomRows(10), copy)), whole.bottomRows(10)));
+    }
+  }
+  EXPECT_GE(failures, 3);  // rows, attention, output
+}
+
+}  // namespace

@@ -87,6 +87,10 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #define ATTN_WIDENS 0
 #endif
 
+// ---- Tables in a register ---------------------------------------------------------------------------
+// look_up(table, i): lane by lane the entry of a table of one packet that the last bits of i name, where the target has one instruction
+// for it; has_look_up_v<Scalar, lanes> tells. (Masked, all lanes on, as above.)
+
 // ---- Warnings of the packet layer -----------------------------------------------------------------------------------
 // Around simd.h: g++ warns where a packet is a template argument (its alignment attribute is dropped there, harmlessly), and
 // g++ 12 takes the deliberately undefined operands inside its own AVX-512 intrinsics for uninitialized variables (PR 105593).
@@ -206,6 +210,26 @@ inline __m256 widen(const Eigen::half* p, lanes_t<8>) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 #endif
+#endif
+
+/// look_up() exists for packets of so many lanes.
+template <class Scalar, int Lanes>
+inline constexpr bool has_look_up_v = false;
+#if ATTN_VECTOR_TYPES && ATTN_WIDENS && defined(__AVX512F__)
+template <>
+inline constexpr bool has_look_up_v<float, 16> = true;
+template <>
+inline constexpr bool has_look_up_v<double, 8> = true;
+ATTN_INLINE integer_lanes_t<float, 64> look_up(const std::uint32_t (&table)[16],
+                                               integer_lanes_t<float, 64> i) {
+  return reinterpret_cast<integer_lanes_t<float, 64>>(_mm512_maskz_permutexvar_epi32(
+      0xffff, reinterpret_cast<__m512i>(i), _mm512_load_si512(table)));
+}
+ATTN_INLINE integer_lanes_t<double, 64> look_up(const std::uint64_t (&table)[8],
+                                                integer_lanes_t<double, 64> i) {
+  return reinterpret_cast<integer_lanes_t<double, 64>>(
+      _mm512_maskz_permutexvar_epi64(0xff, reinterpret_cast<__m512i>(i), _mm512_load_si512(table)));
+}
 #endif
 
 }  // namespace detail

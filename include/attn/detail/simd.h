@@ -87,6 +87,9 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   using Packet = typename Eigen::internal::packet_traits<Scalar_>::type;
   using Mask = Packet;  // each lane all ones or all zeros
   static constexpr int width = Eigen::internal::packet_traits<Scalar_>::size;
+#if ATTN_VECTOR_TYPES
+  using Integers = integer_lanes_t<Scalar, sizeof(Packet)>;
+#endif
 
   static ATTN_INLINE Packet load(const Scalar* p) { return Eigen::internal::pload<Packet>(p); }
   static ATTN_INLINE Packet loadu(const Scalar* p) { return Eigen::internal::ploadu<Packet>(p); }
@@ -155,7 +158,6 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   /// exponent: 2ⁿ. (Eigen 3.4 has no packets of 64-bit integers on AVX.)
   static ATTN_INLINE Packet power_of_two(Packet t) {
 #if ATTN_VECTOR_TYPES
-    using Integers = integer_lanes_t<Scalar, sizeof(Packet)>;
     return reinterpret_cast<Packet>(
         Integers(reinterpret_cast<Integers>(t) << (std::numeric_limits<Scalar>::digits - 1)));
 #else
@@ -165,6 +167,21 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
         Integers(Eigen::internal::plogical_shift_left<23>(bits)));
 #endif
   }
+
+  /// Parts of an exponent that power_of_two() below knows: 2^(n/parts), or 1 where the target looks nothing up.
+  static constexpr int exponent_parts = has_look_up_v<Scalar, width> ? width : 1;
+#if ATTN_VECTOR_TYPES
+  /// The same for n counting parts of an exponent, and as many of the bias: shifted into place its bits are those of the chord 1 + i/parts under
+  /// 2^(i/parts), times the power. below[i]: how far 2^(i/parts) lies below it, in units of the last place.
+  template <class Integer>
+  static ATTN_INLINE Packet power_of_two(Packet t, const Integer (&below)[width]) {
+    constexpr int log2_width = width == 16 ? 4 : 3;
+    static_assert(width == 1 << log2_width, "as wide as config.h has tables");
+    const auto n = reinterpret_cast<Integers>(t);
+    const auto chord = Integers(n << (std::numeric_limits<Scalar>::digits - 1 - log2_width));
+    return reinterpret_cast<Packet>(Integers(chord - look_up(below, n)));
+  }
+#endif
 
   /// The value as it is, but opaque to the optimizer under -ffast-math; nothing elsewhere.
   static ATTN_INLINE Packet pinned(Packet a) {

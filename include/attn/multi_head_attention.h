@@ -73,8 +73,8 @@ struct layer_result {
 ///            use(workspace) and may be shared by threads that bring one each. Y may be any of the inputs
 /// Cost       2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y), none is allocated from the second
 ///            call of the same sizes on, or from the first after reserve()
-/// Accuracy   on unit-scale weights and inputs float within 1e-6, double within 1e-14 of the exact result for widths up to 130, within
-///            4 times that at 512; at most twice the error of the formula by hand (tests/multi_head_attention_test.cpp)
+/// Accuracy   on unit-scale weights, biases and inputs float within 1e-6, double within 1e-14 of the exact result for widths up to
+///            512; at most the error of the formula by hand (tests/multi_head_attention_test.cpp)
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762), §3.2.2; grouped queries: Ainslie et al. 2023 (arXiv:2305.13245).
 ///            Example: examples/03_multi_head.cpp
 template <class Scalar, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic>

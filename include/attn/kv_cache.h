@@ -134,6 +134,7 @@ class KeyValueCache {
     shape.heads = heads;
     shape.kv_heads = kv_heads();
     shape.sequences = sequences();
+    shape.cached = true;
     return shape;
   }
 

@@ -14,6 +14,7 @@
 // in chunks, or one by one, alone or in a batch. For narrow storage: that of any other cache of this storage.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "attention.h"
@@ -54,6 +55,12 @@ detail::CacheSequences cache_sequences(List&& list) {
 /// Reference  Shazeer 2019 (arXiv:1911.02150); Xiao et al. 2023 (arXiv:2309.17453) for ring and pinned.
 template <class Storage>
 class KeyValueCache {
+  static_assert((!Eigen::NumTraits<Storage>::IsInteger ||
+                 std::is_same_v<Storage, std::int8_t>)&&!Eigen::NumTraits<Storage>::IsComplex &&
+                    std::is_trivially_copyable_v<Storage>,
+                "attn::KeyValueCache: stores a real scalar (float, double, half, bfloat16, ...) or "
+                "std::int8_t, scaled token by token");
+
  public:
   using Scalar = Storage;
   using Compute = kernel::cache_compute_t<Storage>;

@@ -44,11 +44,11 @@ detail::CacheSequences cache_sequences(List&& list) {
 
 /// Keys and values of sequences that grow, in the engine's own panels: attention packs nothing but the newest of them.
 ///
-/// \tparam Storage  float, double, any scalar of the library; half and bfloat16 (computed in float); std::int8_t: a scale for the
+/// \tparam Storage  float, double, any other raw real number; half and bfloat16 (computed in float); std::int8_t: a scale for the
 ///                  keys and one for the values of each token and head, computed in float
 /// Shapes     of a token: keys H_kv × d_k, values H_kv × d_v; heads side by side as in heads(K, H_kv), which may be left out
-/// Semantics  a regular value: a copy has memory of its own. Const calls (attention) may share it among threads; append() and
-///            the other changes want it alone
+/// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the caller's memory. Const calls
+///            (attention) may share it among threads; append() and the other changes want it alone
 /// Cost       memory is taken once, at construction: sequences · H_kv · capacity · (d_k + d_v) numbers, rounded up to blocks of 256
 ///            tokens at most, and less than a panel of keys more. Nothing allocates afterwards
 /// Accuracy   int8: relative error of the output below 1 % on unit normal data (tests/kv_cache_storage_test.cpp)

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "support/mask_cases.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 
@@ -166,6 +167,31 @@ TEST(KvCacheRotary, TakesGivenAnglesPositionsAndFewerFeaturesForABatch) {
       attn::heads(Q, kHeads), attn::heads(K, kKvHeads), attn::heads(V, kKvHeads), rotary,
       attn::sequences({0, 3, 4}, {0, 38, 50}), attn::causal(attn::align::lower_right));
   EXPECT_TRUE(same_bits(Y, Z));
+}
+
+/// The mask that every call on a cache has, as an option.
+struct OfCache : attn::mask_base {
+  attn::detail::CacheMask bound;
+  attn::detail::CacheMask bind(const attn::detail::CallShape&) const { return bound; }
+};
+
+TEST(KvCacheMask, AnswersTheEngineTruly) {
+  for (const bool causal : {true, false}) {
+    for (const Index window : {1, 2, 7, 40, 1000}) {
+      for (const Index pinned : {0, 1, 5, 90}) {
+        OfCache mask;
+        mask.bound.causal = causal;
+        mask.bound.window = window;
+        mask.bound.pinned = pinned;
+        const support::Rule rule = [=](const support::Pair& p) {
+          return (!causal || p.key <= p.position) &&
+                 (p.key < pinned || p.key > p.position - window);
+        };
+        for (const support::Case& c : support::all_cases())
+          support::expect_honest(c, rule, support::kLowerRight, mask);
+      }
+    }
+  }
 }
 
 /// What a ring shows a row, as a mask on the whole matrices.

@@ -18,6 +18,7 @@
 // expect 15: append: an option is given twice
 // expect 16: unused-result
 // expect 17: a const functor has no scratch of its own: add the option use\(workspace\)
+// expect 18: KeyValueCache: stores a real scalar \(float, double, half, bfloat16, ...\) or std::int8_t
 #include <attn/attn.h>
 
 using Eigen::MatrixXf;
@@ -94,6 +95,11 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y,
 #endif
 #if CASE == 16
   attn::attention(Q, cache);
+#endif
+#if CASE == 18
+  attn::KeyValueCache<int> integers;
+#elif !CASE
+  attn::KeyValueCache<long double> numbers;
 #endif
   const attn::ScaledDotProductAttention<float> shared;
 #if CASE == 17

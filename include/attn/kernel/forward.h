@@ -235,7 +235,8 @@ class ForwardPass {
   void modify(Index first, int rows, Index block, const Segment& segment) {
     RowCursor cursor = cursor_at(first);
     for (int i = 0; i < rows; ++i, cursor.next()) {
-      const QueryRow& row = cursor.row;
+      const QueryRow row = cursor.row;
+      const auto modifiers = problem_.modify.of(row);
       Scalar* s = work_.scores + i * Size::score_stride;
       typename S::Packet
           largest[Size::packets];  // apart, so that one maximum need not wait for another
@@ -247,15 +248,14 @@ class ForwardPass {
         for (int v = 0; v < Size::packets; ++v) {
           Scalar* at = s + j + v * S::width;
           const auto score =
-              problem_.modify.template apply<S>(S::load(at), row, block + j + v * S::width);
+              modifiers.template apply<S>(S::load(at), row, block + j + v * S::width);
           S::store(at, score);
           largest[v] = S::max(score, largest[v]);
         }
       }
       for (const Index end = round_up(segment.end, Size::depth); j < end; j += S::width) {
         const auto visible = seen(row, block + j, segment.end - j, segment.full);
-        auto score =
-            problem_.modify.template apply_seen<S>(S::load(s + j), row, block + j, visible);
+        auto score = modifiers.template apply_seen<S>(S::load(s + j), row, block + j, visible);
         score = S::select(visible, score, S::set(hidden_score<Scalar>()));
         S::store(s + j, score);
         largest[0] = S::max(score, largest[0]);

@@ -100,8 +100,8 @@ struct Replay {
     auto cursor = pass.cursor_at(first);
     for (int i = 0; i < rows; ++i, cursor.next()) {
       Scalar* s = work.scores + i * Size::score_stride;
+      const auto modify = pass.problem_.modify.of(cursor.row);
       for (Index j = 0; j < count; j += S::width) {
-        const auto& modify = pass.problem_.modify;
         const auto score = S::load(s + j);
         if (at == stage::softcapped) {
           S::store(s + j, modify.softcap.template apply<S>(score, cursor.row, block + j));

@@ -12,6 +12,7 @@
 #include <unsupported/Eigen/CXX11/ThreadPool>
 #include <vector>
 
+#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 
@@ -183,12 +184,12 @@ TEST(Parallel, NoThreadsAreRefused) {
   const Operands x(5, 5, 1, 1, 4);
   Matrix Y = Matrix::Zero(5, 4);
   OwnPool pool;
-  try {
-    attn::attention(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 0));
-    FAIL() << "nothing was thrown";
-  } catch (const std::invalid_argument& error) {
-    EXPECT_STREQ(error.what(), "attn::attention: 0 threads asked for, needs at least 1");
-  }
+  const auto error = [&](const auto& means) {
+    return support::error_of([&] { attn::attention(x.Q, x.K, x.V, attn::into(Y), means); });
+  };
+  EXPECT_EQ(error(attn::on(pool, 0)), "attn::attention: 0 threads asked for, needs at least 1");
+  EXPECT_EQ(error(attn::parallel(0)), "attn::attention: 0 threads asked for, needs at least 1");
+  EXPECT_EQ(error(attn::parallel(-2)), "attn::attention: -2 threads asked for, needs at least 1");
   EXPECT_EQ(Y, Matrix::Zero(5, 4));
 }
 

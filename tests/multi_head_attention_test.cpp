@@ -3,7 +3,6 @@
 #include <attn/attn.h>
 
 #include <cmath>
-#include <thread>
 #include <type_traits>
 #include <vector>
 
@@ -250,17 +249,7 @@ TEST(MultiHeadCalls, ReadEveryLayoutAndBatch) {
   EXPECT_TRUE(same_bits(Z, Y));
 }
 
-/// A thread for each worker.
-struct Threads {
-  template <class Task>
-  void parallel_for(int n, const Task& task) const {
-    std::vector<std::thread> threads;
-    for (int i = 0; i < n; ++i) threads.emplace_back([&task, i] { task(i); });
-    for (auto& thread : threads) thread.join();
-  }
-};
-
-// A row's bits know nothing of the other rows, the storage order, fixed sizes or threads.
+// A row's bits know nothing of the other rows, the storage order or fixed sizes (or threads: parallel_test.cpp).
 TEST(MultiHeadCalls, HaveTheSameBitsHowEverARowIsReached) {
   auto mha = random_layer<float>(MultiHeadOptions(64, 8).in_bias().out_bias());
   const DynamicMatrix<float> X = uniform<float>(61, 64, 1);
@@ -272,10 +261,6 @@ TEST(MultiHeadCalls, HaveTheSameBitsHowEverARowIsReached) {
   }
   const MatrixXf columns = X;
   EXPECT_TRUE(same_bits(DynamicMatrix<float>(mha(columns, attn::causal())), Y));
-  for (const int threads : {2, 3, 7})
-    EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::parallel(threads)), Y));
-  Threads pool;
-  EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::on(pool, 3)), Y));
 
   MultiHeadAttention<float, 64, 8> fixed(mha.options());
   fixed.edit([&](auto& w) {
@@ -300,23 +285,6 @@ TEST(MultiHeadCalls, TakeInputsStoredNarrowly) {
   DynamicMatrix<float> Z;
   mha(wide, X, attn::into(Z));
   EXPECT_TRUE(same_bits(Z, DynamicMatrix<float>(mha(wide))));
-}
-
-TEST(MultiHeadCalls, OfAConstLayerAreSharedByThreads) {
-  const auto mha = random_layer<float>(MultiHeadOptions(24, 4).in_bias());
-  const DynamicMatrix<float> X = uniform<float>(40, 24, 1);
-  attn::Workspace<float> own;
-  const DynamicMatrix<float> Y = mha(X, attn::causal(), attn::use(own));
-  std::vector<DynamicMatrix<float>> results(4);
-  std::vector<std::thread> threads;
-  for (auto& result : results) {
-    threads.emplace_back([&mha, &X, &result] {
-      attn::Workspace<float> workspace;
-      for (int n = 0; n < 20; ++n) mha(X, attn::causal(), attn::use(workspace), attn::into(result));
-    });
-  }
-  for (auto& thread : threads) thread.join();
-  for (const auto& result : results) EXPECT_TRUE(same_bits(result, Y));
 }
 
 TEST(MultiHeadCalls, AreValidOnEmptyInputs) {

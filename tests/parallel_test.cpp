@@ -12,8 +12,10 @@
 #include <unsupported/Eigen/CXX11/ThreadPool>
 #include <vector>
 
+#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
+#include "support/random_layer.h"
 
 namespace {
 
@@ -91,6 +93,57 @@ TEST(Parallel, NoQueriesAtAllAreValid) {
   Operands x(0, 9, 1, 1, 4);
   OwnPool pool;
   EXPECT_EQ(Matrix(attn::attention(x.Q, x.K, x.V, attn::on(pool, 2))).rows(), 0);
+}
+
+// The layer too: projections and attention.
+TEST(Parallel, ALayerHasTheSameBits) {
+  auto mha = support::random_layer<float>(attn::MultiHeadOptions(64, 8).in_bias().out_bias());
+  const Matrix X = support::uniform<float>(61, 64, 1), Y = mha(X, attn::causal());
+  OwnPool pool;
+  for (const int workers : {2, 3, 7}) {
+    EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::parallel(workers)), Y));
+    EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::on(pool, workers)), Y));
+  }
+}
+TEST(Parallel, AConstLayerIsSharedByThreadsWithAWorkspaceEach) {
+  const auto mha = support::random_layer<float>(attn::MultiHeadOptions(64, 8).in_bias());
+  const Matrix X = support::uniform<float>(40, 64, 1);
+  attn::Workspace<float> own;
+  const Matrix Y = mha(X, attn::causal(), attn::use(own));
+  std::vector<Matrix> results(4);
+  std::vector<std::thread> threads;
+  for (auto& result : results) {
+    threads.emplace_back([&mha, &X, &result] {
+      attn::Workspace<float> workspace;
+      for (int n = 0; n < 20; ++n) mha(X, attn::causal(), attn::use(workspace), attn::into(result));
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (const auto& result : results) EXPECT_TRUE(same_bits(result, Y));
+}
+
+TEST(Parallel, WhatIsSavedHasTheSameBits) {
+  const Operands x(420, 340, 6, 2, 5);
+  OwnPool pool;
+  const auto attend = [&](std::vector<Matrix>& to, int workers, const auto&... over) {
+    return Matrix(
+        attn::attention(attn::heads(x.Q, 6), attn::heads(x.K, 2), attn::heads(x.V, 2),
+                        attn::sequences({0, 400, 420}, {0, 300, 340}), attn::window(90, 7),
+                        attn::save_logsumexp(to[0]), attn::save_max_logit(to[1]),
+                        attn::save_entropy(to[2]), attn::save_weights(to[3], over...),
+                        attn::save_scores(to[4], attn::stage::biased), attn::on(pool, workers)));
+  };
+  const auto expect_same = [&](const auto&... over) {
+    std::vector<Matrix> serial(5), saved(5);
+    const Matrix Y = attend(serial, 1, over...);
+    for (const int workers : {2, 5}) {
+      EXPECT_TRUE(same_bits(attend(saved, workers, over...), Y));
+      for (std::size_t n = 0; n < 5; ++n)
+        EXPECT_TRUE(same_bits(saved[n], serial[n])) << "output " << n;
+    }
+  };
+  expect_same();
+  expect_same(attn::average_heads());
 }
 
 TEST(Parallel, OneHeadReachesSeveralThreads) {
@@ -183,12 +236,12 @@ TEST(Parallel, NoThreadsAreRefused) {
   const Operands x(5, 5, 1, 1, 4);
   Matrix Y = Matrix::Zero(5, 4);
   OwnPool pool;
-  try {
-    attn::attention(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 0));
-    FAIL() << "nothing was thrown";
-  } catch (const std::invalid_argument& error) {
-    EXPECT_STREQ(error.what(), "attn::attention: 0 threads asked for, needs at least 1");
-  }
+  const auto error = [&](const auto& means) {
+    return support::error_of([&] { attn::attention(x.Q, x.K, x.V, attn::into(Y), means); });
+  };
+  EXPECT_EQ(error(attn::on(pool, 0)), "attn::attention: 0 threads asked for, needs at least 1");
+  EXPECT_EQ(error(attn::parallel(0)), "attn::attention: 0 threads asked for, needs at least 1");
+  EXPECT_EQ(error(attn::parallel(-2)), "attn::attention: -2 threads asked for, needs at least 1");
   EXPECT_EQ(Y, Matrix::Zero(5, 4));
 }
 

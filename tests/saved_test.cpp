@@ -222,23 +222,6 @@ TEST(SavedWeights, AveragedKeepWhatOtherHeadsSaw) {
   EXPECT_TRUE(near(W, MatrixXf::Constant(3, 512, 1 / 512.f), 1e-9));
 }
 
-TEST(SavedOutputsInParallel, HaveTheSameBits) {
-  Threads pool;
-  const Case c{{0, 400, 420}, {0, 300, 340}, 6, 2, 0.7};
-  const Call<float> call(c);
-  MatrixXf saved[2][5];
-  const auto attend = [&](MatrixXf(&to)[5], int workers) {
-    return call(attn::save_logsumexp(to[0]), attn::save_max_logit(to[1]), attn::save_entropy(to[2]),
-                attn::save_weights(to[3]), attn::save_scores(to[4], attn::stage::biased),
-                attn::on(pool, workers));
-  };
-  const auto Y = attend(saved[0], 1);
-  for (const int workers : {2, 5}) {
-    EXPECT_TRUE(same_bits(attend(saved[1], workers), Y));
-    for (int n = 0; n < 5; ++n) EXPECT_TRUE(same_bits(saved[1][n], saved[0][n])) << "output " << n;
-  }
-}
-
 // ---- where to, and as what ------------------------------------------------------------------------
 
 struct Heads {

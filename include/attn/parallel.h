@@ -72,7 +72,7 @@ struct Serial {
 struct Parallel : option_base {
   int count;
   explicit Parallel(int n) : count(n) {}
-  int workers() const { return has_openmp ? count : 1; }
+  int workers() const { return has_openmp || count < 1 ? count : 1; }
   template <class Task>
   void run(int workers, const Task& task) const {
     if (workers == 1) return task(0);

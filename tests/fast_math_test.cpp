@@ -164,4 +164,32 @@ TEST_F(FastMath, OneKeyGivesItsValueExactly) {
   for (Index i = 0; i < Y.size(); ++i) ASSERT_EQ(bits(Y(i)), bits(V(i)));
 }
 
+// The last token of a cache is what none of the rows before it sees, whatever it holds, in panels and in the newest rows alike.
+template <class Storage>
+void expect_hidden_in_a_cache(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V,
+                              const MatrixXf& expected, float tolerance) {
+  for (const Index tokens : {Index(64), Q.rows()}) {
+    MatrixXf K_bad = K, V_bad = V;
+    K_bad.row(tokens - 1).setConstant(from_bits(kNaN));
+    V_bad.row(tokens - 1).setConstant(from_bits(kNaN));
+    attn::KeyValueCache<Storage> cache(attn::KeyValueCacheOptions(Q.rows(), 1, Q.cols()));
+    cache.append(K_bad.topRows(tokens), V_bad.topRows(tokens));
+    const MatrixXf Y = attn::attention(Q.topRows(tokens), cache);
+    for (Index i = 0; i < tokens - 1; ++i) {
+      for (Index c = 0; c < Y.cols(); ++c) {
+        ASSERT_TRUE(is_finite(Y(i, c))) << i << ", " << c;
+        ASSERT_NEAR(Y(i, c), expected(i, c), tolerance) << i << ", " << c;
+      }
+    }
+    for (Index c = 0; c < Y.cols(); ++c) ASSERT_FALSE(is_finite(Y(tokens - 1, c))) << c;
+  }
+}
+
+TEST_F(FastMath, ACacheHidesWhatLiesAhead) {
+  const MatrixXf expected = attn::attention(Q, K, V, attn::causal());
+  expect_hidden_in_a_cache<float>(Q, K, V, expected, 0);
+  expect_hidden_in_a_cache<Eigen::bfloat16>(Q, K, V, expected, 0.02f);
+  expect_hidden_in_a_cache<std::int8_t>(Q, K, V, expected, 0.03f);
+}
+
 }  // namespace

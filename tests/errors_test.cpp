@@ -414,14 +414,14 @@ TEST(OutputErrors, NameTheSizeThatIsNeeded) {
               attn::attention(split(Q, 2), split(K, 2), split(V, 2),
                               attn::into(attn::heads(big, 3)));
             }),
-            "attn::attention: output is 9x9 in 3 heads, needs 6x4 (query rows x value features) in "
+            "attn::attention: output is 9x9 in 3 heads, needs 6x4 (query rows x output features) in "
             "2 heads");
   EXPECT_EQ(error_of([&] {
               attn::attention(split(Q), split(K), split(V),
                               attn::into(attn::bhld(big.data(), 1, 2, 6, 4)));
             }),
             "attn::attention: output is a view of [1, 2, 6, 4], needs [1, 1, 6, 4] (sequences, "
-            "heads, query rows, value features), sequences of equal length");
+            "heads, query rows, output features), sequences of equal length");
   EXPECT_TRUE(same_bits(big, big_before));
 }
 
@@ -434,7 +434,7 @@ TEST(OutputErrors, ARaggedBatchDoesNotFitAStridedView) {
                               attn::into(attn::bhld(Y.data(), 2, 1, 3, 4)));
             }),
             "attn::attention: output is a view of [2, 1, 3, 4], needs [2, 1, 3, 4] (sequences, "
-            "heads, query rows, value features), sequences of equal length");
+            "heads, query rows, output features), sequences of equal length");
   EXPECT_TRUE(same_bits(Y, before));
 }
 
@@ -479,7 +479,7 @@ TEST(ResidualErrors, NameTheSizeThatIsNeeded) {
   const MatrixXf X = numbers(6, 4);
   expect_refused(
       "attn::attention: residual is a view of [1, 1, 4, 6], needs [1, 1, 6, 4] "
-      "(sequences, heads, query rows, value features), sequences of equal length",
+      "(sequences, heads, query rows, output features), sequences of equal length",
       split(Q), split(K), split(V), attn::residual(attn::bhld(X.data(), 1, 1, 4, 6)));
 }
 

@@ -116,7 +116,7 @@ TEST(LayerErrors, NameWhatTheResidualLacks) {
       mha, X, attn::residual());
   expect_refused(
       "attn::MultiHeadAttention: residual is 4x8 in 1 heads, needs 4x5 (query rows x "
-      "value features) in 1 heads",
+      "output features) in 1 heads",
       mha, X, attn::residual(X));
 }
 

@@ -223,10 +223,10 @@ TensorView<const T> read_only(const TensorView<T>& v) {
           v.head_stride, v.token_stride, v.feature_stride};
 }
 
-/// Refuses what is not shaped like the output, H heads of d_v features for each query token. `columns` says what the features
+/// Refuses what is not shaped like the output, H heads of features for each query token. `columns` says what the features
 /// are, where they are others.
 inline void check_like_output(const CallShape& shape, const char* name, const OperandShape& operand,
-                              const char* columns = "value features") {
+                              const char* columns = "output features") {
   const Tokens& tokens = shape.queries;
   const TensorExtent& has = operand.extent;
   if (operand.stacked) {
@@ -251,7 +251,7 @@ inline void check_like_output(const CallShape& shape, const char* name, const Op
 /// The output, or a residual, as an operand. Columns without heads() are the heads side by side.
 template <class T>
 Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
-                             bool stacked, const char* columns = "value features") {
+                             bool stacked, const char* columns = "output features") {
   check_like_output(shape, name, {view.extent(), stacked}, columns);
   if (stacked && view.heads != shape.heads) {
     view.heads = shape.heads;

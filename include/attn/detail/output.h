@@ -108,7 +108,7 @@ inline constexpr bool is_matrix_output_v =
 struct OutputShape {
   CallShape shape;
   const char* name = "output";
-  const char* columns = "value features";
+  const char* columns = "output features";
 };
 
 /// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.

@@ -73,7 +73,7 @@ struct TileSize {
 
   /// Features of a projection that are summed in registers, before they are added to what the tile holds.
   /// WHY  exactness: a third of the error of one chain of 512. mha512 takes the same time with 64, 128 or all of K (Zen 5, g++
-  ///      and clang, AVX-512 and AVX2).
+  ///      with AVX-512 and AVX2).
   static constexpr Index projection_run = 64;
 
   /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the last to finish is late

@@ -5,6 +5,7 @@
 
 #include <vector>
 
+#include "support/mask_cases.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 
@@ -168,6 +169,31 @@ TEST(KvCacheRotary, TakesGivenAnglesPositionsAndFewerFeaturesForABatch) {
   EXPECT_TRUE(same_bits(Y, Z));
 }
 
+/// The mask that every call on a cache has, as an option.
+struct OfCache : attn::mask_base {
+  attn::detail::CacheMask bound;
+  attn::detail::CacheMask bind(const attn::detail::CallShape&) const { return bound; }
+};
+
+TEST(KvCacheMask, AnswersTheEngineTruly) {
+  for (const bool causal : {true, false}) {
+    for (const Index window : {1, 2, 7, 40, 1000}) {
+      for (const Index pinned : {0, 1, 5, 90}) {
+        OfCache mask;
+        mask.bound.causal = causal;
+        mask.bound.window = window;
+        mask.bound.pinned = pinned;
+        const support::Rule rule = [=](const support::Pair& p) {
+          return (!causal || p.key <= p.position) &&
+                 (p.key < pinned || p.key > p.position - window);
+        };
+        for (const support::Case& c : support::all_cases())
+          support::expect_honest(c, rule, support::kLowerRight, mask);
+      }
+    }
+  }
+}
+
 /// What a ring shows a row, as a mask on the whole matrices.
 auto ring_mask(Index window, Index pinned) {
   return attn::mask([=](Index query, Index key) {
@@ -200,6 +226,23 @@ TEST(KvCacheRing, ShowsTheSameKeysHoweverThePromptWasCut) {
         EXPECT_TRUE(same_bits(Y, plain)) << window << ", " << pinned << ", " << chunk;
       }
     }
+  }
+}
+
+// Wherever in a block the sequence stands, and also if the newest block gets a single token.
+TEST(KvCacheRing, TakesAndAttendsAsManyTokensAsItHasRoomFor) {
+  const Index dim = 4, window = 100;
+  const auto options = attn::KeyValueCacheOptions(window, 1, dim).ring(window);
+  const Index room = attn::KeyValueCache<float>(options).room();
+  const auto X = uniform<float>(600 + room, dim, 1);
+  const Matrix plain = attn::attention(X, X, X, ring_mask(window, 0), attn::query_offset(0));
+  attn::KeyValueCache<float> before(options);
+  for (Index first = 0; first < 600; ++first) {
+    attn::KeyValueCache<float> cache = before;
+    cache.append(X.middleRows(first, room), X.middleRows(first, room));
+    const Matrix Y = attn::attention(Matrix(X.middleRows(first, room)), cache);
+    ASSERT_TRUE(same_bits(Y, Matrix(plain.middleRows(first, room)))) << first;
+    before.append(X.row(first), X.row(first));
   }
 }
 

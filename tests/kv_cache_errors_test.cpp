@@ -4,7 +4,6 @@
 #include <attn/attn.h>
 
 #include <cstdlib>
-#include <memory>
 #include <new>
 #include <string>
 #include <vector>
@@ -17,30 +16,24 @@ namespace {
 
 /// Allocations that still succeed; negative: all do.
 long allocations_left = -1;
-void* limited_new(std::size_t bytes) {
-  if (allocations_left == 0) throw std::bad_alloc();
+void* limited(void* memory) {
+  if (allocations_left == 0 || memory == nullptr) {
+    std::free(memory);
+    throw std::bad_alloc();
+  }
   if (allocations_left > 0) --allocations_left;
-  if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
-  throw std::bad_alloc();
+  return memory;
 }
 
 }  // namespace
 
-void* operator new(std::size_t bytes) { return limited_new(bytes); }
+void* operator new(std::size_t bytes) { return limited(std::malloc(bytes == 0 ? 1 : bytes)); }
 void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  void* const memory = limited_new(bytes + 2 * std::size_t(alignment));
-  void* aligned = static_cast<char*>(memory) + sizeof(void*);
-  std::size_t room = bytes + 2 * std::size_t(alignment) - sizeof(void*);
-  std::align(std::size_t(alignment), bytes, aligned, room);
-  static_cast<void**>(aligned)[-1] = memory;
-  return aligned;
+  const auto line = static_cast<std::size_t>(alignment);
+  return limited(std::aligned_alloc(line, (bytes + line - 1) / line * line));
 }
-void operator delete(void* memory, std::align_val_t) noexcept {
-  std::free(static_cast<void**>(memory)[-1]);
-}
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept {
-  std::free(static_cast<void**>(memory)[-1]);
-}
+void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
+void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
 void operator delete(void* memory) noexcept { std::free(memory); }
 void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
@@ -264,7 +257,11 @@ TEST_F(KvCacheErrors, LeaveAllAsItWasWhenAnAllocationFails) {
   // Constructions, copies and assignments.
   attn::KeyValueCache<float> other(attn::KeyValueCacheOptions(3, 1, 6));
   other.append(K.topLeftCorner(2, 6), K.topLeftCorner(2, 6));
-  EXPECT_EQ(failing([&] { attn::KeyValueCache<float> copied(cache); }), 1);
+  EXPECT_EQ(failing([&] {
+              attn::KeyValueCache<float> copied(cache);
+              EXPECT_EQ(copied.length(), 5);
+            }),
+            1);
   EXPECT_EQ(failing([&] {
               EXPECT_EQ(other.length(), allocations_left == 0 ? 2 : other.length());
               other = cache;

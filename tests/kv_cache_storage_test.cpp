@@ -12,6 +12,7 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/reference_attention.h"
+#include "support/scalar_names.h"
 
 namespace {
 
@@ -98,7 +99,7 @@ TEST(KvCacheStorage, OfInt8HoldsZerosAndTheLargestOfATokenExactly) {
 template <class Storage>
 class KvCacheNotFinite : public ::testing::Test {};
 using Storages = ::testing::Types<float, Eigen::bfloat16, std::int8_t>;
-TYPED_TEST_SUITE(KvCacheNotFinite, Storages);
+TYPED_TEST_SUITE(KvCacheNotFinite, Storages, support::ScalarNames);
 
 constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
 constexpr float kInfinity = std::numeric_limits<float>::infinity();

@@ -4,6 +4,7 @@
 #include <attn/attn.h>
 
 #include <cstdint>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -71,7 +72,7 @@ class KvCacheBits : public ::testing::Test {
   }
 };
 using Storages = ::testing::Types<float, double, Eigen::half, Eigen::bfloat16, std::int8_t>;
-TYPED_TEST_SUITE(KvCacheBits, Storages);
+TYPED_TEST_SUITE(KvCacheBits, Storages, support::ScalarNames);
 
 TYPED_TEST(KvCacheBits, AreThePromptsInChunksOfAnySizeAndTokenByToken) {
   const Tokens<input_t<TypeParam>> x(600);
@@ -203,6 +204,23 @@ TEST(KvCache, TakesTokensFromAnyLayout) {
   };
   EXPECT_TRUE(same_bits(rows(other), rows(cache)));
   EXPECT_TRUE(same_bits(rows(third), rows(cache)));
+  // Queries and output [L, B, H, d].
+  const DynamicMatrix<float> expected = rows(cache);
+  std::vector<float> queries(48 * 4 * 24), output(48 * 4 * 40);
+  for (Index b = 0; b < 2; ++b) {
+    for (Index t = 0; t < 24; ++t) {
+      for (Index c = 0; c < 4 * 24; ++c)
+        queries[std::size_t((t * 2 + b) * 4 * 24 + c)] = x.Q(b * 24 + t, c);
+    }
+  }
+  attn::attention(attn::lbhd(queries.data(), 24, 2, 4, 24), cache,
+                  attn::into(attn::lbhd(output.data(), 24, 2, 4, 40)));
+  for (Index b = 0; b < 2; ++b) {
+    for (Index t = 0; t < 24; ++t) {
+      for (Index c = 0; c < 4 * 40; ++c)
+        ASSERT_EQ(output[std::size_t((t * 2 + b) * 4 * 40 + c)], expected(b * 24 + t, c));
+    }
+  }
   const DynamicMatrix<float> without_heads = attn::attention(x.Q, cache, two);
   EXPECT_TRUE(same_bits(without_heads, rows(cache)));
 }
@@ -221,12 +239,29 @@ TEST(KvCache, IsServedByTheFunctorToo) {
   EXPECT_TRUE(same_bits(DynamicMatrix<float>(sdpa(attn::heads(x.Q, 4), cache)), x.plain()));
 }
 
+TEST(KvCache, IsSharedByThreadsThatOnlyAttend) {
+  const Tokens<float> x(300);
+  attn::KeyValueCache<float> cache(x.options(300));
+  cache.append(x.K, x.V);
+  const attn::ScaledDotProductAttention<float> sdpa;
+  DynamicMatrix<float> Y[3];
+  std::vector<std::thread> threads;
+  for (auto& y : Y) {
+    threads.emplace_back([&] {
+      attn::Workspace<float> workspace;
+      sdpa(attn::heads(x.Q, 4), cache, attn::into(y), attn::use(workspace));
+    });
+  }
+  for (auto& thread : threads) thread.join();
+  for (const auto& y : Y) EXPECT_TRUE(same_bits(y, x.plain()));
+}
+
 TEST(KvCache, LiesInTheCallersMemoryAtAnyAlignment) {
   const Tokens<float> x(40);
   const auto options = x.options(40);
   const std::size_t bytes = attn::KeyValueCache<float>::bytes_needed(options);
   std::vector<unsigned char> memory(bytes + 64, 0xff);
-  for (std::size_t shift : {0, 1, 32, 63}) {
+  for (const std::size_t shift : {0u, 1u, 32u, 63u}) {
     attn::KeyValueCache<float> cache(options, memory.data() + shift, bytes);
     cache.append(x.K, x.V);
     EXPECT_TRUE(same_bits(attend<float>(x.Q, cache), x.plain()));

@@ -376,7 +376,7 @@ TEST(NoMallocLayer, AtAllOfCompileTimeSizes) {
 template <class Storage>
 class NoMallocCache : public ::testing::Test {};
 using Storages = ::testing::Types<float, Eigen::bfloat16, std::int8_t>;
-TYPED_TEST_SUITE(NoMallocCache, Storages);
+TYPED_TEST_SUITE(NoMallocCache, Storages, support::ScalarNames);
 
 // A prompt, then token by token across panels and blocks; the functor's scratch is reserved from the cache's sizes.
 TYPED_TEST(NoMallocCache, InAppendNorInDecodingAfterReserve) {

@@ -269,6 +269,19 @@ void expect_attends(const Case& c, const Composition& drawn, Index offset, std::
     largest = std::isfinite(x) ? std::max<double>(largest, std::abs(x)) : largest;
   EXPECT_TRUE(near(Y, expected.output, 3e-6));
   EXPECT_TRUE(near(l, expected.logsumexp, 1e-5 + 3e-7 * largest));
+
+  // The same keys from a cache: the same bits. (Once: each call is an engine to compile.)
+  if constexpr (sizeof...(options) == 0) {
+    attn::KeyValueCache<float> cache(
+        attn::KeyValueCacheOptions(std::max<Index>(c.longest_key(), 1), c.kv_heads, key_dim)
+            .value_dim(value_dim)
+            .sequences(Index(c.keys.size()) - 1));
+    cache.append(K, V, attn::sequences(c.keys));
+    MatrixXf Z;
+    attn::attention(attn::heads(Q, c.heads), cache, attn::into(Z), attn::all_keys(),
+                    attn::query_offset(offset), attn::sequences(c.queries), drawn.mask);
+    EXPECT_TRUE(same_bits(Z, Y));
+  }
 }
 
 TEST(RandomComposition, OfMasksAndScoresIsTheFormula) {

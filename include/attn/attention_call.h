@@ -18,6 +18,7 @@ struct AttentionShape {
   int workers = 1;        ///< as in parallel(workers) or on(pool)
   Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
   Index split_keys = 0;   ///< as in split_keys(chunk)
+  bool cached = false;    ///< the keys are a cache's, turned already
 };
 
 namespace detail {
@@ -49,7 +50,8 @@ constexpr Index scratch_scalars(const AttentionShape& s, int workers) {
   kernel::ScratchSize<Scalar> size(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim,
                                    s.value_dim, chunk_rows);
   if (s.rotary_dims > 0) size.rotated_keys = Size::panel;
-  const Index angles = RotaryTable<Scalar>::size(s.sequences * (s.queries + s.keys), s.rotary_dims);
+  const Index turned = s.queries + (s.cached ? 0 : s.keys);
+  const Index angles = RotaryTable<Scalar>::size(s.sequences * turned, s.rotary_dims);
   kernel::SharedParts<Scalar> shared;
   if (s.split_keys > 0) {
     size.states = 2;

@@ -14,6 +14,7 @@
 // in chunks, or one by one, alone or in a batch. For narrow storage: that of any other cache of this storage.
 #pragma once
 
+#include <cstdint>
 #include <memory>
 
 #include "attention.h"
@@ -43,17 +44,23 @@ detail::CacheSequences cache_sequences(List&& list) {
 
 /// Keys and values of sequences that grow, in the engine's own panels: attention packs nothing but the newest of them.
 ///
-/// \tparam Storage  float, double, any scalar of the library; half and bfloat16 (computed in float); std::int8_t: a scale for the
+/// \tparam Storage  float, double, any other raw real number; half and bfloat16 (computed in float); std::int8_t: a scale for the
 ///                  keys and one for the values of each token and head, computed in float
 /// Shapes     of a token: keys H_kv × d_k, values H_kv × d_v; heads side by side as in heads(K, H_kv), which may be left out
-/// Semantics  a regular value: a copy has memory of its own. Const calls (attention) may share it among threads; append() and
-///            the other changes want it alone
+/// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the caller's memory. Const calls
+///            (attention) may share it among threads; append() and the other changes want it alone
 /// Cost       memory is taken once, at construction: sequences · H_kv · capacity · (d_k + d_v) numbers, rounded up to blocks of 256
 ///            tokens at most, and less than a panel of keys more. Nothing allocates afterwards
 /// Accuracy   int8: relative error of the output below 1 % on unit normal data (tests/kv_cache_storage_test.cpp)
 /// Reference  Shazeer 2019 (arXiv:1911.02150); Xiao et al. 2023 (arXiv:2309.17453) for ring and pinned.
 template <class Storage>
 class KeyValueCache {
+  static_assert((!Eigen::NumTraits<Storage>::IsInteger ||
+                 std::is_same_v<Storage, std::int8_t>)&&!Eigen::NumTraits<Storage>::IsComplex &&
+                    std::is_trivially_copyable_v<Storage>,
+                "attn::KeyValueCache: stores a real scalar (float, double, half, bfloat16, ...) or "
+                "std::int8_t, scaled token by token");
+
  public:
   using Scalar = Storage;
   using Compute = kernel::cache_compute_t<Storage>;
@@ -134,6 +141,7 @@ class KeyValueCache {
     shape.heads = heads;
     shape.kv_heads = kv_heads();
     shape.sequences = sequences();
+    shape.cached = true;
     return shape;
   }
 

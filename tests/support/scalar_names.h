@@ -3,6 +3,7 @@
 #pragma once
 
 #include <Eigen/Core>
+#include <cstdint>
 #include <string>
 #include <type_traits>
 
@@ -16,6 +17,7 @@ struct ScalarNames {
     if (std::is_same_v<Scalar, long double>) return "long_double";
     if (std::is_same_v<Scalar, Eigen::half>) return "half";
     if (std::is_same_v<Scalar, Eigen::bfloat16>) return "bfloat16";
+    if (std::is_same_v<Scalar, std::int8_t>) return "int8";
     return "scalar";
   }
 };

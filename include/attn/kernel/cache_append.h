@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
 #include "cache_memory.h"
 #include "pack.h"
 

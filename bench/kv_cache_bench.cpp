@@ -152,12 +152,15 @@ void measure_decoding(benchmark::State& state, const Workload& w) {
   if (wide) state.counters["vs_float"] = ratios.median();
 }
 
-/// One token, averaged over 16 to a call, until the cache is full; then it is emptied.
+/// Tokens that the time of an append is averaged over: one or two panels of keys.
+constexpr Index kTokens = 32;
+
+/// One token after the other until the cache is full; then it is emptied.
 template <class Stored>
 void measure_append(benchmark::State& state) {
   const Workload& w = kDecode;
   const RowMatrix<float> rows = [] {
-    RowMatrix<float> m(32, 2 * kDecode.key_heads * kDecode.head_size);
+    RowMatrix<float> m(kTokens, 2 * kDecode.key_heads * kDecode.head_size);
     Uniform uniform(5);
     fill(m, uniform);
     return m;
@@ -168,12 +171,12 @@ void measure_append(benchmark::State& state) {
     const double end = now() + time_budget();
     while (now() < end) {
       const double start = now();
-      for (Index n = 0; n < 16; ++n) {
+      for (Index n = 0; n < kTokens; ++n) {
         const auto row = rows.row(cache.length() % rows.rows());
         cache.append(row.head(rows.cols() / 2), row.tail(rows.cols() / 2));
       }
-      times.add((now() - start) / 16);
-      if (cache.room() < 16) cache.clear();
+      times.add((now() - start) / static_cast<double>(kTokens));
+      if (cache.room() < kTokens) cache.clear();
     }
   }
   report_times(times, state.counters);

@@ -59,8 +59,10 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 // The builtin itself: g++ takes a function of nothing but a prefetch (as Eigen's) for one without effect and drops its calls.
 #if defined(__GNUC__) || defined(__clang__)
 #define ATTN_PREFETCH(p) __builtin_prefetch(p)
+#define ATTN_PREFETCH_FAR(p) __builtin_prefetch(p, 0, 2)
 #else
 #define ATTN_PREFETCH(p) static_cast<void>(p)
+#define ATTN_PREFETCH_FAR(p) static_cast<void>(p)
 #endif
 
 // ---- Vector types -----------------------------------------------------------------------------------

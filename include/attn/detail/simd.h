@@ -81,6 +81,7 @@ struct Simd {
   static Scalar reduce_max(const Packet& a) { return a; }
   static void transpose(Packet (&)[1]) {}
   static void prefetch(const void*) {}
+  static void prefetch_far(const void*) {}
 };
 
 /// Eigen's packets: float and double on every target that Eigen vectorizes.
@@ -140,6 +141,8 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   /// Asks for the cache line of an address; no read: any address will do.
   static ATTN_INLINE void prefetch(const void* p) { ATTN_PREFETCH(p); }
+  /// The same for what is needed so late that it would not stay in L1.
+  static ATTN_INLINE void prefetch_far(const void* p) { ATTN_PREFETCH_FAR(p); }
 
   /// |x| without its significand: +∞ for infinities and NaN, finite for all else.
   static ATTN_INLINE Packet exponent_bits(Packet a) {

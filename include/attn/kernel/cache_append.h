@@ -102,6 +102,8 @@ class CacheWriter {
       return quantize(from, stride, features, [to](Index c) -> T& { return to[c]; });
     } else if constexpr (std::is_same_v<std::remove_const_t<From>, T>) {
       for (Index c = 0; c < features; ++c) to[c] = from[c * stride];
+    } else if (stride == 1) {  // apart: what lies side by side is rounded by vectors
+      for (Index c = 0; c < features; ++c) to[c] = T(Scalar(from[c]));
     } else {
       for (Index c = 0; c < features; ++c) to[c] = T(Scalar(from[c * stride]));
     }

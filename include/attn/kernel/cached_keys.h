@@ -66,6 +66,7 @@ class CachedKeys {
     const Index slot = layout_.slot(block / layout_.block);
     keys_ = memory_.keys(head_, slot);
     values_ = memory_.values(head_, slot);
+    look_ahead(block);
     finite_ = memory_.not_finite(head_)[slot] == 0;
     if constexpr (kScaled) {
       key_scales_ = memory_.key_scales(head_, slot);
@@ -99,8 +100,8 @@ class CachedKeys {
                 stored_end = std::min(segment.end, tail_ * Size::panel);
     Scalar* largest = kScaled ? work_.unused_max : lane_max;
     if (few_) {
-      stored_scores<S>(rows, query, keys_, depth, segment.first, stored, stored_end, work_.scores,
-                       largest, work_.unused_max);
+      stored_scores<S>(rows, query, keys_, next_keys_, depth, segment.first, stored, stored_end,
+                       work_.scores, largest, work_.unused_max);
     } else {
       kernel::scores<S>(rows, query, wide_keys(), depth, segment.first, stored, stored_end,
                         work_.scores, largest, work_.unused_max);
@@ -117,7 +118,7 @@ class CachedKeys {
     if constexpr (kScaled)
       scale_weights<S>(rows, value_scales_, visit.runs, visit.run_count, work_.scores);
     if (few_) {
-      stored_weighted_sum<S>(rows, features, finite_, work_.scores, values_,
+      stored_weighted_sum<S>(rows, features, finite_, work_.scores, values_, next_values_,
                              layout_.rows * Size::panel, visit.runs, visit.run_count, work_.rescale,
                              output, work_.size.features);
     } else {
@@ -129,6 +130,16 @@ class CachedKeys {
 
  private:
   static constexpr bool kNarrow = !std::is_same_v<T, Scalar>, kScaled = is_scaled_v<T>;
+
+  /// Which block is likely read next: the one behind, or the first of the next head.
+  void look_ahead(Index block) {
+    const Index behind = block + layout_.block;
+    const bool here = behind < state_.length;
+    const Index head = here ? head_ : std::min(head_ + 1, layout_.heads() - 1),
+                slot = here ? layout_.slot(behind / layout_.block) : 0;
+    next_keys_ = memory_.keys(head, slot);
+    next_values_ = memory_.values(head, slot);
+  }
 
   const Scalar* wide_keys() const {
     if constexpr (kNarrow) {
@@ -153,6 +164,7 @@ class CachedKeys {
   CacheSequence state_{};
   Index head_ = 0, tail_ = 0;  ///< the panel of the block whose keys lie in rows
   const T *keys_ = nullptr, *values_ = nullptr;
+  const T *next_keys_ = nullptr, *next_values_ = nullptr;  ///< of the block to ask memory for
   const Scalar *key_scales_ = nullptr, *value_scales_ = nullptr;
   bool few_ = false, finite_ = true;
 };

@@ -62,6 +62,7 @@ struct Simd {
       return Packet(Packet(a * b) + c);
     }
   }
+  static void accumulate(const Packet& a, const Packet& b, Packet& c) { c = fmadd(a, b, c); }
   static Packet abs(const Packet& a) { return a < Scalar(0) ? Packet(-a) : a; }
   static Packet max(const Packet& a, const Packet& b) { return a < b ? b : a; }
   static Packet min(const Packet& a, const Packet& b) { return b < a ? b : a; }
@@ -79,6 +80,12 @@ struct Simd {
 
   static Scalar reduce_add(const Packet& a) { return a; }
   static Scalar reduce_max(const Packet& a) { return a; }
+  static constexpr int folded = 1;
+  static Packet fold_max(const Packet (&rows)[1]) { return rows[0]; }
+  template <int>
+  static Packet unfold(const Packet& a) {
+    return a;
+  }
   static void transpose(Packet (&)[1]) {}
   static void prefetch(const void*) {}
   static void prefetch_far(const void*) {}
@@ -112,6 +119,18 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE Packet fmadd(Packet a, Packet b, Packet c) {
     return Eigen::internal::pmadd(a, b, c);
   }
+  /// c = fmadd(a, b, c), for the long chains of a register tile.
+  static ATTN_INLINE void accumulate(Packet a, Packet b, Packet& c) {
+#if defined(ATTN_MULTIPLY_ADD)
+    if constexpr (std::is_same_v<Scalar, float>) {
+      ATTN_MULTIPLY_ADD("ps", c, a, b);
+    } else {
+      ATTN_MULTIPLY_ADD("pd", c, a, b);
+    }
+#else
+    c = fmadd(a, b, c);
+#endif
+  }
   static ATTN_INLINE Packet abs(Packet a) { return Eigen::internal::pabs(a); }
   static ATTN_INLINE Packet max(Packet a, Packet b) { return Eigen::internal::pmax(a, b); }
   static ATTN_INLINE Packet min(Packet a, Packet b) { return Eigen::internal::pmin(a, b); }
@@ -138,6 +157,42 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   static ATTN_INLINE Scalar reduce_add(Packet a) { return Eigen::internal::predux(a); }
   static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
+
+#if ATTN_VECTOR_TYPES
+  /// Packets that fold_max() makes one of: lane w of the result is the largest of the lanes of rows[w % folded] within w's 128 bits.
+  static constexpr int folded = 16 / int(sizeof(Scalar));
+  static ATTN_INLINE Packet fold_max(const Packet (&rows)[folded]) {
+    constexpr std::make_integer_sequence<int, width> all{};
+    const auto fold = [&](auto unit, const Packet& a, const Packet& b) {
+      constexpr int U = decltype(unit)::value;
+      return max(interleave<Scalar, U, 0>(a, b, all), interleave<Scalar, U, 1>(a, b, all));
+    };
+    if constexpr (folded == 2) {
+      return fold(lanes_t<1>{}, rows[0], rows[1]);
+    } else {
+      return fold(lanes_t<2>{}, fold(lanes_t<1>{}, rows[0], rows[1]),
+                  fold(lanes_t<1>{}, rows[2], rows[3]));
+    }
+  }
+  /// Lane `At` of each 128 bits, in all lanes of them: what fold_max() knows of a row.
+  template <int At>
+  static ATTN_INLINE Packet unfold(const Packet& a) {
+    constexpr std::make_integer_sequence<int, width> all{};
+    const Packet b = interleave<Scalar, 1, At * 2 / folded>(a, a, all);
+    if constexpr (folded == 2) {
+      return b;
+    } else {
+      return interleave<Scalar, 2, At % 2>(b, b, all);
+    }
+  }
+#else
+  static constexpr int folded = 1;
+  static ATTN_INLINE Packet fold_max(const Packet (&rows)[1]) { return rows[0]; }
+  template <int>
+  static ATTN_INLINE Packet unfold(const Packet& a) {
+    return a;
+  }
+#endif
 
   /// Asks for the cache line of an address; no read: any address will do.
   static ATTN_INLINE void prefetch(const void* p) { ATTN_PREFETCH(p); }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "online_softmax.h"
 #include "register_tile.h"
@@ -11,42 +12,72 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
+/// Raises the lanes of each row to the row's maxima out of the folded ones.
+template <class S, int F, int... Row>
+ATTN_INLINE void raise_maxima(const typename S::Packet (&folded)[F], typename S::Scalar* lane_max,
+                              std::integer_sequence<int, Row...>) {
+  const auto raise = [lane_max](int row, const typename S::Packet& largest) {
+    typename S::Scalar* at = lane_max + row * S::width;
+    S::store(at, S::max(S::load(at), largest));
+  };
+  (raise(Row, S::template unfold<Row % S::folded>(folded[Row / S::folded])), ...);
+}
+
 // WHAT     S[i, j] = Σ_c q[i, c] · k[j, c]    R rows × the keys of panels [first, last)                // S: (R, keys)
-//          and lane_max[i] = max over the panels of S[i, ·], one packet a row: the row maximum before its last reduction
+//          and lane_max[i], one packet a row, raised to the maximum of S[i, ·] in some lane: the row maximum before its last
+//          reduction
 // TRAFFIC  registers as in register_tile.h; a panel of K (d_k · C·W scalars, 4 KiB at d_k = 64 with AVX2) comes from L1 or L2
 //          once a strip; the strip of Q stays in L1
 // EDGES    keys beyond the packed ones are zero columns: hide_beyond() takes their scores out, in a pass of its own, because a
 //          second use of the accumulators behind the loop made g++ spill them within it (AVX2, −11 %). A last panel of which only
 //          the first packet holds keys is computed with C = 1; the second packet is then not written.
 //          (lane_max counts for nothing where the caller goes over the scores again: it passes a throw-away)
+// LIMIT    the multiply-adds, and the stores behind them: on Zen 5 a store of a packet takes the read ports of two multiply-adds
+//          (24 stores behind 1536 of those: 0.97; measured 0.976–0.98, AVX-512)
+// WHY      the maxima are folded, four rows (of double two) to a packet, and stay in registers from panel to panel: a load and a
+//          store of each row's behind every panel cost another 0.025. A pass of its own over the scores cost as much again.
 // NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost (exp keeps it)
 template <class S, int R, int C>
 ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
                                 Index depth, Index first, Index last, typename S::Scalar* s,
                                 typename S::Scalar* lane_max) {
+  using Scalar = typename S::Scalar;
   using Packet = typename S::Packet;
-  using Size = TileSize<typename S::Scalar>;
+  using Size = TileSize<Scalar>;
+  constexpr int kFolded = S::folded, kFolds = (R + kFolded - 1) / kFolded;
+  Packet largest[kFolds];  // of rows kFolded·f, …, folded
+  ATTN_UNROLL
+  for (int f = 0; f < kFolds; ++f) largest[f] = S::set(no_maximum<Scalar>());
   for (Index panel = first; panel < last; ++panel) {
     Packet acc[R][C];
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {
       ATTN_UNROLL
-      for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
+      for (int v = 0; v < C; ++v) acc[i][v] = S::set(Scalar(0));
     }
     const DepthRange all{0, depth};
     multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(
         acc, q, k + panel * depth * Size::panel, &all, 1);
     auto* out = s + panel * Size::panel;
     ATTN_UNROLL
-    for (int i = 0; i < R; ++i) {
-      Packet largest = acc[i][0];
+    for (int f = 0; f < kFolds; ++f) {
+      Packet rows[kFolded];
       ATTN_UNROLL
-      for (int v = 1; v < C; ++v) largest = S::max(largest, acc[i][v]);
-      S::store(lane_max + i * S::width, S::max(S::load(lane_max + i * S::width), largest));
+      for (int x = 0; x < kFolded; ++x) {
+        const int i = f * kFolded + x < R ? f * kFolded + x : R - 1;
+        rows[x] = acc[i][0];
+        ATTN_UNROLL
+        for (int v = 1; v < C; ++v) rows[x] = S::max(rows[x], acc[i][v]);
+      }
+      largest[f] = S::max(largest[f], S::fold_max(rows));
+    }
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
       ATTN_UNROLL
       for (int v = 0; v < C; ++v) S::store(out + i * Size::score_stride + v * S::width, acc[i][v]);
     }
   }
+  raise_maxima<S>(largest, lane_max, std::make_integer_sequence<int, R>());
 }
 
 /// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end` on, up to a whole depth step
@@ -69,7 +100,7 @@ void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar*
 }
 
 /// Scores of `rows` packed query rows against the packed key panels [first, last) of a block, which hold its keys up to `end`;
-/// see score_panels. lane_max is raised to the lanes' maxima. unused_max: rows packets that may be overwritten.
+/// see score_panels. lane_max is raised to the maxima. unused_max: rows packets that may be overwritten.
 template <class S>
 void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth,
             Index first, Index last, Index end, typename S::Scalar* s, typename S::Scalar* lane_max,

@@ -117,7 +117,7 @@ TEST(DecodeOf, ThreadsAndPartsOfKeysChangeNoBit) {
 template <class Storage>
 class DecodeNarrow : public ::testing::Test {};
 using Storages = ::testing::Types<Eigen::half, Eigen::bfloat16, std::int8_t>;
-TYPED_TEST_SUITE(DecodeNarrow, Storages);
+TYPED_TEST_SUITE(DecodeNarrow, Storages, support::ScalarNames);
 
 TYPED_TEST(DecodeNarrow, CachesAgreeWithEachOtherInBitsAndWithFloatToTheirPrecision) {
   auto mha = random_layer<float>(sizes());

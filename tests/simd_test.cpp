@@ -113,6 +113,17 @@ TYPED_TEST(SimdOperations, FmaddRoundsOnceWhereTheHardwareFuses) {
         volatile T product = a * b;
         return T(product + c);
       });
+  TestFixture::check(
+      "accumulate",
+      [](P a, P b, P c) {
+        S::accumulate(a, b, c);
+        return c;
+      },
+      [&](T a, T b, T c) {
+        if (hardware) return std::fma(a, b, c);
+        volatile T product = a * b;
+        return T(product + c);
+      });
 }
 
 // (1 + ε)² − (1 + 2ε) is ε² where the product and the difference fuse, 0 where the product rounds by itself.
@@ -176,6 +187,12 @@ TYPED_TEST(SimdOperations, MasksSelectLaneByLane) {
   F::check(
       "select drops NaN", [&](P a, P b, P) { return S::select(S::less(a, b), a, S::set(nan)); },
       [&](T a, T b, T) { return a < b ? a : nan; });
+  F::check(
+      "where_less drops NaN", [&](P a, P b, P) { return S::where_less(a, b, a, S::set(nan)); },
+      [&](T a, T b, T) { return a < b ? a : nan; });
+  F::check(
+      "NaN is not less", [&](P a, P b, P) { return S::where_less(S::set(nan), a, a, b); },
+      [](T, T b, T) { return b; });
 }
 
 TYPED_TEST(SimdOperations, ReductionsCombineAllLanes) {
@@ -190,6 +207,36 @@ TYPED_TEST(SimdOperations, ReductionsCombineAllLanes) {
     TypeParam sum = 0;
     for (const TypeParam lane : x.at) sum += lane;
     EXPECT_EQ(S::reduce_add(S::load(x.at)), sum);
+  }
+}
+
+// Each row's maximum is kept within 128 bits, and found there again.
+TYPED_TEST(SimdOperations, FoldedRowsGiveTheMaximumOfEachOfThem) {
+  using S = attn::detail::Simd<TypeParam>;
+  constexpr int width = TestFixture::kWidth, folded = S::folded;
+  for (int peak = 0; peak < width; ++peak) {
+    typename S::Packet rows[folded];
+    typename TestFixture::Lanes x;
+    for (int i = 0; i < folded; ++i) {
+      for (int j = 0; j < width; ++j)
+        x.at[j] = static_cast<TypeParam>(j == peak ? 100 + i : 10 * i - j);
+      rows[i] = S::load(x.at);
+    }
+    const auto all = S::fold_max(rows);
+    S::store(x.at, all);
+    for (int j = peak / folded * folded, end = j + folded; j < end; ++j)
+      EXPECT_EQ(x.at[j], TypeParam(100 + j % folded)) << "lane " << j;
+    const auto expect_row = [&](auto at) {
+      constexpr int row = decltype(at)::value;
+      if constexpr (row < folded) {
+        S::store(x.at, S::template unfold<row>(all));
+        EXPECT_EQ(*std::max_element(x.at, x.at + width), TypeParam(100 + row));
+      }
+    };
+    expect_row(attn::detail::lanes_t<0>{});
+    expect_row(attn::detail::lanes_t<1>{});
+    expect_row(attn::detail::lanes_t<2>{});
+    expect_row(attn::detail::lanes_t<3>{});
   }
 }
 

@@ -240,8 +240,8 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   /// Parts of an exponent that power_of_two() below knows: 2^(n/parts), or 1 where the target looks nothing up.
   static constexpr int exponent_parts = has_look_up_v<Scalar, width> ? width : 1;
 #if ATTN_VECTOR_TYPES
-  /// The same for n counting parts of an exponent, and as many of the bias: shifted into place its bits are those of the chord 1 + i/parts under
-  /// 2^(i/parts), times the power. below[i]: how far 2^(i/parts) lies below it, in units of the last place.
+  /// The same for n counting parts of an exponent, and as many of the bias: the bits, shifted into place, are those of the chord
+  /// 1 + i/parts over 2^(i/parts), times the power. below[i]: how far 2^(i/parts) lies below it, in units of the last place.
   template <class Integer>
   static ATTN_INLINE Packet power_of_two(Packet t, const Integer (&below)[width]) {
     constexpr int log2_width = width == 16 ? 4 : 3;

@@ -30,6 +30,32 @@ class OffsetOf {
   Index (*call_)(const void*, Index);
 };
 
+/// Where the rows of a chunk lie in an operand, one after the other: the heads of a group, then the next token.
+template <class T>
+class RowWalk {
+ public:
+  /// From a row on, whose head is number `member` of its group.
+  template <class Operand>
+  RowWalk(const Operand& operand, const QueryRow& row, Index member, Index group)
+      : data_(operand.row(row.sequence, row.head, row.row)),
+        member_(member),
+        group_(group),
+        head_stride_(operand.view.head_stride),
+        token_step_(operand.view.token_stride - group * operand.view.head_stride) {}
+
+  T* row() const { return data_ + offset_; }
+  void next() {
+    offset_ += head_stride_;
+    if (++member_ < group_) return;
+    member_ = 0;
+    offset_ += token_step_;
+  }
+
+ private:
+  T* data_;
+  Index offset_ = 0, member_, group_, head_stride_, token_step_;
+};
+
 /// Everything one call computes from and to.
 template <class Query, class Key, class Value, class Output, class Mask, class Modify,
           class Residual, class Saved, class Rotation = Absent>
@@ -81,12 +107,13 @@ struct ScratchSize {
   constexpr Index rescale() const { return line(round_up(Size::rows, Size::width)); }
   constexpr Index maximum() const { return line(rows); }
   constexpr Index moment() const { return line(rows); }
+  constexpr Index fresh() const { return line((rows + Size::rows - 1) / Size::rows); }
   constexpr Index lanes() const { return line(rows * Size::panel); }
   constexpr Index output() const { return line(rows * features); }
   constexpr Index rotated() const { return line(rotated_keys * depth); }
   constexpr Index total() const {
     return rotated() + query() + key() + value() + scores() + 2 * lane_max() + rescale() +
-           maximum() + moment() + lanes() + output();
+           maximum() + moment() + fresh() + lanes() + output();
   }
 };
 
@@ -95,7 +122,7 @@ template <class Scalar>
 struct Scratch {
   ScratchSize<Scalar> size;
   Scalar *rotated, *query, *key, *value, *scores, *lane_max, *unused_max, *rescale, *maximum,
-      *moment, *lanes, *output;
+      *moment, *fresh, *lanes, *output;
 
   Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
     const auto take = [&memory](Index n) {
@@ -113,6 +140,7 @@ struct Scratch {
     rescale = take(s.rescale());
     maximum = take(s.maximum());
     moment = take(s.moment());
+    fresh = take(s.fresh());
     lanes = take(s.lanes());
     output = take(s.output());
   }

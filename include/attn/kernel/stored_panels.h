@@ -65,8 +65,7 @@ ATTN_INLINE void multiply_accumulate_stored(
           const auto column =
               detail::load_converted<S>(b + u * apart + step * Size::panel + v * S::width);
           ATTN_UNROLL
-          for (int i = 0; i < R; ++i)
-            acc[i][u * C + v] = S::fmadd(x[i], column, acc[i][u * C + v]);
+          for (int i = 0; i < R; ++i) acc[i][u * C + v] = S::fmadd(x[i], column, acc[i][u * C + v]);
         }
       }
     }
@@ -144,12 +143,9 @@ ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, In
   }
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
-    const auto r = S::set(rescale[i]);
     ATTN_UNROLL
-    for (int x = 0; x < C; ++x) {
-      auto* to = o + i * o_stride + x * S::width;
-      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
-    }
+    for (int x = 0; x < C; ++x)
+      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
   }
 }
 
@@ -170,12 +166,10 @@ void stored_weighted_sum(int rows, Index features, bool finite, const typename S
     const auto at = [&](Index c) { return v + c / Size::panel * panel_stride; };
     Index c = 0;
     for (; c + (U - 1) * Size::panel < features; c += U * Size::panel) {
-      accumulate_stored<S, R, U>(p, at(c), panel_stride, runs, run_count, rescale, o + c,
-                                 o_stride);
+      accumulate_stored<S, R, U>(p, at(c), panel_stride, runs, run_count, rescale, o + c, o_stride);
     }
     for (; c < features; c += Size::panel) {
-      accumulate_stored<S, R, 1>(p, at(c), panel_stride, runs, run_count, rescale, o + c,
-                                 o_stride);
+      accumulate_stored<S, R, 1>(p, at(c), panel_stride, runs, run_count, rescale, o + c, o_stride);
     }
   });
 }

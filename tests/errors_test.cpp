@@ -410,12 +410,12 @@ TEST(OutputErrors, NameTheSizeThatIsNeeded) {
               attn::attention(split(Q), split(K), split(V), attn::into(big.topLeftCorner(5, 4)));
             }),
             "attn::attention: output is 5x4, needs 6x4");
-  EXPECT_EQ(error_of([&] {
-              attn::attention(split(Q, 2), split(K, 2), split(V, 2),
-                              attn::into(attn::heads(big, 3)));
-            }),
-            "attn::attention: output is 9x9 in 3 heads, needs 6x4 (query rows x output features) in "
-            "2 heads");
+  EXPECT_EQ(
+      error_of([&] {
+        attn::attention(split(Q, 2), split(K, 2), split(V, 2), attn::into(attn::heads(big, 3)));
+      }),
+      "attn::attention: output is 9x9 in 3 heads, needs 6x4 (query rows x output features) in "
+      "2 heads");
   EXPECT_EQ(error_of([&] {
               attn::attention(split(Q), split(K), split(V),
                               attn::into(attn::bhld(big.data(), 1, 2, 6, 4)));

@@ -66,21 +66,26 @@ TYPED_TEST(Kernel, TileSizesFitEachOther) {
 TYPED_TEST(Kernel, PackQueryInterleavesRowsInStepsOfFour) {
   using S = attn::detail::Simd<TypeParam>;
   using Size = kernel::TileSize<TypeParam>;
-  for (const Index features : {1, 3, 4, 5, 8, 59}) {
+  for (const Index features : {1, 3, 4, 5, 8, 16, 24, 32, 59}) {
     for (int R = 1; R <= Size::rows; ++R) {
-      const Index depth = kernel::round_up(features, Size::depth), stride = 2;
-      Buffer<TypeParam> source(R * features * stride, 7), strip(R * depth);
-      strip.fill(99);
-      for (int i = 0; i < R; ++i) {
-        kernel::pack_query<S>(source.data() + i * features * stride, stride, features, depth,
-                              TypeParam(3), i, R, strip.data());
-      }
-      for (int i = 0; i < R; ++i) {
-        for (Index c = 0; c < depth; ++c) {
-          const TypeParam expected =
-              c < features ? 3 * source[(i * features + c) * stride] : TypeParam(0);
-          ASSERT_EQ(strip[c / 4 * 4 * R + 4 * i + c % 4], expected)
-              << "row " << i << " of " << R << ", feature " << c;
+      for (const Index stride : {1, 2}) {
+        const Index depth = kernel::round_up(features, Size::depth);
+        Buffer<TypeParam> source(R * features * stride, 7), alone(R * depth), together(R * depth);
+        alone.fill(99);
+        together.fill(99);
+        const TypeParam* rows[Size::rows];
+        for (int i = 0; i < R; ++i) {
+          rows[i] = source.data() + i * features * stride;
+          kernel::pack_query<S>(rows[i], stride, features, depth, TypeParam(3), i, R, alone.data());
+        }
+        kernel::pack_queries<S>(rows, stride, features, depth, TypeParam(3), R, together.data());
+        for (int i = 0; i < R; ++i) {
+          for (Index c = 0; c < depth; ++c) {
+            const Index at = c / 4 * 4 * R + 4 * i + c % 4;
+            const TypeParam expected = c < features ? 3 * rows[i][c * stride] : TypeParam(0);
+            ASSERT_EQ(alone[at], expected) << "row " << i << " of " << R << ", feature " << c;
+            ASSERT_EQ(together[at], expected) << "row " << i << " of " << R << ", feature " << c;
+          }
         }
       }
     }
@@ -101,8 +106,11 @@ void check_pack_keys_and_values(Index features, kernel::Source<Stored> source, a
                ? static_cast<Scalar>(source.token(j)[c * source.feature_stride])
                : Scalar(0);
   };
+  // Nor is a second packet of keys without a key, nor are values behind the last group of them.
   const Index first = block + (range.begin - block) / P * P,
-              last = block + kernel::round_up(range.end - block, P);
+              last_key = block + kernel::round_up(range.end - block,
+                                                  Size::packets > 2 ? P : Index(S::width)),
+              last_value = block + kernel::round_up(range.end - block, Size::depth);
 
   Buffer<Scalar> k(keys * depth), v(keys * kernel::round_up(features, P));
   k.fill(99);
@@ -110,7 +118,7 @@ void check_pack_keys_and_values(Index features, kernel::Source<Stored> source, a
   for (Index j = block; j < block + keys; ++j) {
     for (Index c = 0; c < depth; ++c) {
       const Index at = (j - block) / P * P * depth + c * P + (j - block) % P;
-      ASSERT_EQ(k[at], first <= j && j < last ? held(j, c) : Scalar(99))
+      ASSERT_EQ(k[at], first <= j && j < last_key ? held(j, c) : Scalar(99))
           << "key " << j << ", feature " << c << " of " << features;
     }
   }
@@ -120,7 +128,7 @@ void check_pack_keys_and_values(Index features, kernel::Source<Stored> source, a
   for (Index j = block; j < block + keys; ++j) {
     for (Index c = 0; c < padded; ++c) {
       const Index at = c / P * keys * P + (j - block) * P + c % P;
-      ASSERT_EQ(v[at], first <= j && j < last ? held(j, c) : Scalar(99))
+      ASSERT_EQ(v[at], first <= j && j < last_value ? held(j, c) : Scalar(99))
           << "value " << j << ", feature " << c << " of " << features;
     }
   }
@@ -291,8 +299,9 @@ TYPED_TEST(Kernel, AdvanceRaisesMaximaAndGivesTheFactorOfWhatCameBefore) {
   using Softmax = kernel::OnlineSoftmax<S>;
   const TypeParam lowest = kernel::no_maximum<TypeParam>();
   for (int R = 1; R <= Size::rows; ++R) {
-    Buffer<TypeParam> lane_max(Size::rows * S::width), m(Size::rows),
+    Buffer<TypeParam> lane_max(Size::rows * S::width), m(Softmax::kRescaleSlots),
         rescale(Softmax::kRescaleSlots);
+    m.fill(77);
     lane_max.fill(-50);
     for (int i = 0; i < R; ++i) lane_max[i * S::width + i % S::width] = static_cast<TypeParam>(i);
     for (int i = 0; i < R; ++i)
@@ -311,6 +320,7 @@ TYPED_TEST(Kernel, AdvanceRaisesMaximaAndGivesTheFactorOfWhatCameBefore) {
         EXPECT_EQ(rescale[i], expected) << "row " << i << " of " << R;
       }
     }
+    for (int i = R; i < Softmax::kRescaleSlots; ++i) EXPECT_EQ(m[i], TypeParam(77)) << "not theirs";
   }
 }
 
@@ -319,8 +329,8 @@ TYPED_TEST(Kernel, AdvanceOfARowThatSeesNothingKeepsItsState) {
   using Softmax = kernel::OnlineSoftmax<S>;
   const TypeParam lowest = kernel::no_maximum<TypeParam>();
   for (const TypeParam before : {lowest, TypeParam(3)}) {
-    Buffer<TypeParam> lane_max(kernel::TileSize<TypeParam>::rows * S::width), m(1),
-        rescale(Softmax::kRescaleSlots);
+    Buffer<TypeParam> lane_max(kernel::TileSize<TypeParam>::rows * S::width),
+        m(Softmax::kRescaleSlots), rescale(Softmax::kRescaleSlots);
     lane_max.fill(lowest);
     m[0] = before;
     Softmax::advance(1, lane_max.data(), m.data(), rescale.data());

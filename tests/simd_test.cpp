@@ -240,6 +240,60 @@ TYPED_TEST(SimdOperations, FoldedRowsGiveTheMaximumOfEachOfThem) {
   }
 }
 
+TYPED_TEST(SimdOperations, RowsAreReducedToOneLaneEachInOneOrder) {
+  using S = attn::detail::Simd<TypeParam>;
+  constexpr int width = TestFixture::kWidth;
+  typename S::Packet rows[width];
+  for (int i = 0; i < width; ++i) {
+    typename TestFixture::Lanes x;
+    for (int w = 0; w < width; ++w) x.at[w] = TypeParam(1) / static_cast<TypeParam>(3 + 7 * i + w);
+    rows[i] = S::load(x.at);
+  }
+  const auto alone = [&](int i) {
+    typename TestFixture::Lanes sum;
+    S::store(sum.at, S::add_rows(1, [&](int) { return rows[i]; }));
+    return sum.at[0];
+  };
+  for (int count = 1; count <= width; ++count) {
+    const auto row = [&](int i) {
+      EXPECT_LT(i, count);
+      return rows[i];
+    };
+    typename TestFixture::Lanes sum, largest;
+    S::store(sum.at, S::add_rows(count, row));
+    S::store(largest.at, S::max_rows(count, row));
+    for (int i = 0; i < count; ++i) {
+      TypeParam expected = 0;
+      for (int w = 0; w < width; ++w)
+        expected += TypeParam(1) / static_cast<TypeParam>(3 + 7 * i + w);
+      EXPECT_NEAR(static_cast<double>(sum.at[i]), static_cast<double>(expected), 1e-6);
+      EXPECT_EQ(sum.at[i], alone(i)) << "row " << i << " of " << count;
+      EXPECT_EQ(largest.at[i], S::reduce_max(rows[i])) << "row " << i << " of " << count;
+    }
+  }
+}
+
+TYPED_TEST(SimdOperations, TransposeUnitsExchangesGroupsOfFour) {
+  using S = attn::detail::Simd<TypeParam>;
+  constexpr int width = TestFixture::kWidth;
+  if constexpr (width >= 4) {
+    constexpr int units = width / 4;
+    typename S::Packet rows[units];
+    for (int i = 0; i < units; ++i) {
+      typename TestFixture::Lanes x;
+      for (int w = 0; w < width; ++w) x.at[w] = static_cast<TypeParam>(100 * i + w);
+      rows[i] = S::load(x.at);
+    }
+    S::template transpose_units<4>(rows);
+    for (int i = 0; i < units; ++i) {
+      typename TestFixture::Lanes x;
+      S::store(x.at, rows[i]);
+      for (int w = 0; w < width; ++w)
+        EXPECT_EQ(x.at[w], static_cast<TypeParam>(100 * (w / 4) + 4 * i + w % 4));
+    }
+  }
+}
+
 TYPED_TEST(SimdOperations, TransposeMakesRowsColumns) {
   using S = attn::detail::Simd<TypeParam>;
   constexpr int width = TestFixture::kWidth;

@@ -276,7 +276,7 @@ void attend(const char* function,
   if constexpr (count_v<is_residual, Options...> == 1) keep_apart("residual", residual.view, true);
   (visit_tables(options, keep_apart), ...);
 
-  const auto output = into_option.prepare(shape);
+  const auto output = into_option.prepare(shape, output_memory);
   using kernel::Absent;
   const kernel::Saved saved{prepare_saved<is_save_logsumexp, Absent>(shape, options...),
                             prepare_saved<is_save_max_logit, Absent>(shape, options...),

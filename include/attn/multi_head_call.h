@@ -305,7 +305,7 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
 
   // 3  project back, the residual added on the way out
   const auto project_back = [&] {
-    const auto output = into_option.prepare(out_shape);
+    const auto output = into_option.prepare(out_shape, output_memory);
     using Output = decltype(rows_of(output));
     const auto beside = [&] {
       if constexpr (kResidual) {

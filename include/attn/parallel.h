@@ -61,6 +61,7 @@ class SharedTask {
 
 /// The calling thread alone.
 struct Serial {
+  static constexpr bool kAlone = true;  ///< never more than one worker
   int workers() const { return 1; }
   template <class Task>
   void run(int, const Task& task) const {
@@ -70,6 +71,7 @@ struct Serial {
 
 /// parallel(n).
 struct Parallel : option_base {
+  static constexpr bool kAlone = false;
   int count;
   explicit Parallel(int n) : count(n) {}
   int workers() const { return has_openmp || count < 1 ? count : 1; }
@@ -93,6 +95,7 @@ struct has_parallel_for<Pool, std::void_t<decltype(std::declval<Pool&>().paralle
 /// and NumThreads() tells how many threads there are (Eigen::ThreadPool).
 template <class Pool>
 struct OnPool : option_base {
+  static constexpr bool kAlone = false;
   Pool* pool;
   int count;
   OnPool(Pool& p, int n) : pool(&p), count(n) {}

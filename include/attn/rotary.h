@@ -82,8 +82,9 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
                 "attn::rotate: X and the output must compute in one scalar: cast one of them");
   const auto input = place(from, held.kStacked, shape.queries);
-  check_alias(function, "output", into_option.check(shape), "X", input.view, true);
-  const auto output = into_option.prepare(shape);
+  const auto output_memory = into_option.check(shape);
+  check_alias(function, "output", output_memory, "X", input.view, true);
+  const auto output = into_option.prepare(shape, output_memory);
 
   const Index table = RotaryTable<Scalar>::size(positions.rows(), dims);
   Workspace<Scalar> brought;

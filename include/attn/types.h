@@ -54,7 +54,7 @@ enum class align {
 /// Which two features of a head turn together under rotary positions, among its first n features, those that turn.
 enum class pairing {
   interleaved,  ///< features 2i and 2i + 1 (RoFormer, GPT-J, Llama's own weights, ONNX with interleaved = 1)
-  half_split,   ///< features i and i + n/2 (GPT-NeoX, Hugging Face's weights, ONNX's default)
+  half_split,  ///< features i and i + n/2 (GPT-NeoX, Hugging Face's weights, ONNX's default)
 };
 
 /// A score on its way from q·k to the softmax, as save_scores names it.

@@ -12,9 +12,8 @@ namespace detail {
 template <class T, int Lanes, class = void>
 struct widens : std::false_type {};
 template <class T, int Lanes>
-struct widens<
-    T, Lanes,
-    std::void_t<decltype(sizeof(widen(std::declval<const T*>(), lanes_t<Lanes>{})))>>
+struct widens<T, Lanes,
+              std::void_t<decltype(sizeof(widen(std::declval<const T*>(), lanes_t<Lanes>{})))>>
     : std::true_type {};
 
 /// A packet from storage of another type.

@@ -102,16 +102,13 @@ struct Batch {
   }
 };
 
-/// How the tokens of one operand fall into sequences. `stacked`: its rows are the tokens of all of them.
-inline Tokens tokens_of(const char* function, const char* name, const TensorExtent& extent,
-                        bool stacked, const IndexList* offsets, Index length) {
+/// tokens_of() where the call names its sequences.
+inline Tokens batched_tokens(const char* function, const char* name, const TensorExtent& extent,
+                             bool stacked, const IndexList* offsets, Index length) {
   if (!stacked) {
-    if (offsets != nullptr || length != 0) {
-      fail(text(function, ": ", name,
-                " is a strided view, which holds its sequences itself; sequences() and "
-                "sequence_length() are for stacked rows"));
-    }
-    return {extent.sequences, extent.tokens, nullptr};
+    fail(text(function, ": ", name,
+              " is a strided view, which holds its sequences itself; sequences() and "
+              "sequence_length() are for stacked rows"));
   }
   if (offsets != nullptr) {
     const Index entries = offsets->size();
@@ -130,14 +127,19 @@ inline Tokens tokens_of(const char* function, const char* name, const TensorExte
     }
     return {entries - 1, 0, offsets};
   }
-  if (length != 0) {
-    if (extent.tokens % length != 0) {
-      fail(text(function, ": sequence_length: ", name, " has ", extent.tokens,
-                " rows, needs a multiple of ", length, " (at least 1)"));
-    }
-    return {extent.tokens / length, length, nullptr};
+  if (extent.tokens % length != 0) {
+    fail(text(function, ": sequence_length: ", name, " has ", extent.tokens,
+              " rows, needs a multiple of ", length, " (at least 1)"));
   }
-  return {1, extent.tokens, nullptr};
+  return {extent.tokens / length, length, nullptr};
+}
+
+/// How the tokens of one operand fall into sequences. `stacked`: its rows are the tokens of all of them.
+ATTN_INLINE Tokens tokens_of(const char* function, const char* name, const TensorExtent& extent,
+                             bool stacked, const IndexList* offsets, Index length) {
+  if (offsets != nullptr || length != 0)
+    return batched_tokens(function, name, extent, stacked, offsets, length);
+  return {stacked ? 1 : extent.sequences, extent.tokens, nullptr};
 }
 
 /// An operand's sizes, and whether its rows are stacked sequences.
@@ -243,8 +245,8 @@ inline void check_like_output(const CallShape& shape, const char* name, const Op
              has.features != shape.value_dim) {
     fail(text(shape.function, ": ", name, " is a view of [", has.sequences, ", ", has.heads, ", ",
               has.tokens, ", ", has.features, "], needs [", shape.sequences(), ", ", shape.heads,
-              ", ", tokens.longest(), ", ", shape.value_dim,
-              "] (sequences, heads, query rows, ", columns, "), sequences of equal length"));
+              ", ", tokens.longest(), ", ", shape.value_dim, "] (sequences, heads, query rows, ",
+              columns, "), sequences of equal length"));
   }
 }
 

@@ -114,32 +114,42 @@ struct OutputShape {
 /// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.
 /// `Target`: MatrixOutput or ViewOutput of a matrix, or a lifted operand with heads or strides of its own.
 template <class Target>
-OutputMemory<typename Target::Scalar> check_output(const Target& target, const OutputShape& needs) {
-  const CallShape& shape = needs.shape;
+OutputMemory<typename Target::Scalar> check_output(const Target& target, const CallShape& shape,
+                                                   const char* name = "output",
+                                                   const char* columns = "value features") {
   if constexpr (is_matrix_output_v<Target>) {
     const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
-    target.check(shape.function, needs.name, rows, cols);
+    target.check(shape.function, name, rows, cols);
     const auto now = target.memory(rows, cols);
     if (!now.stays) return now;
-    return {place_like_output(shape, needs.name, now.view, true).view, true};
+    return {place_like_output(shape, name, now.view, true).view, true};
   } else {
-    return {place_like_output(shape, needs.name, target.view(shape.function, needs.name),
-                              Target::kStacked, needs.columns)
-                .view,
-            true};
+    return {
+        place_like_output(shape, name, target.view(shape.function, name), Target::kStacked, columns)
+            .view,
+        true};
   }
 }
-/// The output sized and laid out as heads.
+/// The output sized and laid out as heads. `now`: as check_output() found it.
+template <class Target>
+Operand<typename Target::Scalar> prepare_output(const Target& target, const CallShape& shape,
+                                                const OutputMemory<typename Target::Scalar>& now,
+                                                const char* name = "output") {
+  if constexpr (is_matrix_output_v<Target>) {
+    if (!now.stays) {
+      target.resize(shape.queries.total(), shape.heads * shape.value_dim);
+      return place_like_output(shape, name, as_tensor(target.view()), true);
+    }
+  }
+  return {now.view, shape.queries};
+}
+template <class Target>
+auto check_output(const Target& target, const OutputShape& needs) {
+  return check_output(target, needs.shape, needs.name, needs.columns);
+}
 template <class Target>
 auto prepare_output(const Target& target, const OutputShape& needs) {
-  const CallShape& shape = needs.shape;
-  if constexpr (is_matrix_output_v<Target>) {
-    target.resize(shape.queries.total(), shape.heads * shape.value_dim);
-    return place_like_output(shape, needs.name, as_tensor(target.view()), true);
-  } else {
-    return place_like_output(shape, needs.name, target.view(shape.function, needs.name),
-                             Target::kStacked);
-  }
+  return prepare_output(target, needs.shape, check_output(target, needs), needs.name);
 }
 
 /// into(Y).
@@ -149,8 +159,11 @@ struct Into : option_base {
   using Scalar = typename Target::Scalar;
   explicit Into(Target t) : target(std::move(t)) {}
 
-  OutputMemory<Scalar> check(const CallShape& shape) const { return check_output(target, {shape}); }
-  auto prepare(const CallShape& shape) const { return prepare_output(target, {shape}); }
+  OutputMemory<Scalar> check(const CallShape& shape) const { return check_output(target, shape); }
+  /// `now`: what check() returned.
+  Operand<Scalar> prepare(const CallShape& shape, const OutputMemory<Scalar>& now) const {
+    return prepare_output(target, shape, now);
+  }
 };
 
 /// What an output is written through: a matrix, or what lift() makes of heads and strided views.

@@ -91,17 +91,22 @@ struct Reach {
   std::intptr_t begin, end;
 
   template <class T>
-  explicit Reach(const TensorView<T>& v) {
+  ATTN_INLINE explicit Reach(const TensorView<T>& v) {
     begin = end = reinterpret_cast<std::intptr_t>(v.data);
     if (v.sequences <= 0 || v.heads <= 0 || v.tokens <= 0 || v.features <= 0) return;
     end += std::intptr_t(sizeof(T));
-    const auto add = [this](Index size, Index stride) {
-      (stride < 0 ? begin : end) += (size - 1) * stride * std::intptr_t(sizeof(T));
-    };
-    add(v.sequences, v.sequence_stride);
-    add(v.heads, v.head_stride);
-    add(v.tokens, v.token_stride);
-    add(v.features, v.feature_stride);
+    add(v.sequences, v.sequence_stride * Index(sizeof(T)));
+    add(v.heads, v.head_stride * Index(sizeof(T)));
+    add(v.tokens, v.token_stride * Index(sizeof(T)));
+    add(v.features, v.feature_stride * Index(sizeof(T)));
+  }
+
+  bool meets(const Reach& other) const { return begin < other.end && other.begin < end; }
+
+ private:
+  ATTN_INLINE void add(Index size, Index bytes) {
+    // Branches: clang makes vectors of the four sums, which then wait for the strides just written.
+    if (size > 1) (bytes < 0 ? begin : end) += (size - 1) * bytes;
   }
 };
 
@@ -109,8 +114,7 @@ struct Reach {
 /// intervals of addresses that they span meet.
 template <class T, class U>
 bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
-  const Reach reach_x(x), reach_y(y);  // mostly enough, and cheap
-  if (reach_x.end <= reach_y.begin || reach_y.end <= reach_x.begin) return false;
+  if (!Reach(x).meets(Reach(y))) return false;  // mostly enough, and cheap
   const Footprint a(x), b(y);
   return !a.empty && !b.empty && CommonStrides(a, b).meet(0, b.base - a.base);
 }
@@ -131,16 +135,26 @@ bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
   }
 }
 
-/// Refuses an output that shares memory with an input, unless both are the same elements in the same order and the caller reads
-/// each of them before writing it (`in_place`).
+/// check_alias() of two views whose addresses lie among each other.
 template <class Output, class Input>
-void check_alias(const char* function, const char* output_name, const Output& output,
-                 const char* name, const TensorView<Input>& input, bool in_place) {
+ATTN_NOINLINE void check_meeting(const char* function, const char* output_name,
+                                 const Output& output, const char* name,
+                                 const TensorView<Input>& input, bool in_place) {
   if (in_place && output.stays && is_same_view(output.view, input)) return;
   if (may_overlap(output.view, input)) {
     fail(text(function, ": ", output_name, " overlaps ", name,
               in_place ? " without being the same matrix" : "", "; write to memory of its own"));
   }
+}
+
+/// Refuses an output that shares memory with an input, unless both are the same elements in the same order and the caller reads
+/// each of them before writing it (`in_place`).
+template <class Output, class Input>
+ATTN_INLINE void check_alias(const char* function, const char* output_name, const Output& output,
+                             const char* name, const TensorView<Input>& input, bool in_place) {
+  // The one test that most calls need stays with the caller, who asks it of one output and several inputs.
+  if (Reach(output.view).meets(Reach(input)))
+    check_meeting(function, output_name, output, name, input, in_place);
 }
 
 }  // namespace detail

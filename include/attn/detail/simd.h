@@ -86,6 +86,14 @@ struct Simd {
   static Packet unfold(const Packet& a) {
     return a;
   }
+  template <class Row>
+  static Packet add_rows(int, const Row& row) {
+    return row(0);
+  }
+  template <class Row>
+  static Packet max_rows(int, const Row& row) {
+    return row(0);
+  }
   static void transpose(Packet (&)[1]) {}
   static void prefetch(const void*) {}
   static void prefetch_far(const void*) {}
@@ -194,6 +202,16 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   }
 #endif
 
+  /// Lane n: the sum (the largest) of the lanes of row(n), n < rows ≤ width. A row's sum does not depend on the others.
+  template <class Row>
+  static ATTN_INLINE Packet add_rows(int rows, const Row& row) {
+    return reduce_rows<Add>(rows, row);
+  }
+  template <class Row>
+  static ATTN_INLINE Packet max_rows(int rows, const Row& row) {
+    return reduce_rows<Max>(rows, row);
+  }
+
   /// Asks for the cache line of an address; no read: any address will do.
   static ATTN_INLINE void prefetch(const void* p) { ATTN_PREFETCH(p); }
   /// The same for what is needed so late that it would not stay in L1.
@@ -215,6 +233,22 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
     Eigen::internal::ptranspose(block);
     ATTN_UNROLL
     for (int i = 0; i < width; ++i) rows[i] = block.packet[i];
+#endif
+  }
+
+  /// Units of `Unit` lanes: unit u of packet i becomes unit i of packet u.
+  template <int Unit>
+  static ATTN_INLINE void transpose_units(Packet (&rows)[width / Unit]) {
+#if ATTN_VECTOR_TYPES
+    detail::transpose_units<Scalar, Unit, width>(rows);
+#else
+    alignas(64) Scalar lanes[width / Unit][width];
+    for (int i = 0; i < width / Unit; ++i) store(lanes[i], rows[i]);
+    for (int i = 0; i < width / Unit; ++i) {
+      alignas(64) Scalar row[width];
+      for (int n = 0; n < width; ++n) row[n] = lanes[n / Unit][i * Unit + n % Unit];
+      rows[i] = load(row);
+    }
 #endif
   }
 
@@ -258,6 +292,26 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
       EIGEN_OPTIMIZATION_BARRIER(a)
     }
     return a;
+  }
+
+ private:
+  struct Add {
+    ATTN_INLINE Packet operator()(Packet a, Packet b) const { return add(a, b); }
+    static ATTN_INLINE Scalar all(Packet a) { return reduce_add(a); }
+  };
+  struct Max {
+    ATTN_INLINE Packet operator()(Packet a, Packet b) const { return max(a, b); }
+    static ATTN_INLINE Scalar all(Packet a) { return reduce_max(a); }
+  };
+  template <class Op, class Row>
+  static ATTN_INLINE Packet reduce_rows(int rows, const Row& row) {
+#if ATTN_VECTOR_TYPES
+    return detail::reduce_rows<Scalar, width, Packet>(rows, row, Op());
+#else
+    alignas(64) Scalar lanes[width] = {};
+    for (int i = 0; i < rows; ++i) lanes[i] = Op::all(row(i));
+    return load(lanes);
+#endif
   }
 };
 

@@ -113,18 +113,18 @@ class CachedKeys {
                       lane_max);
     }
   }
-  void weighted_sum(int rows, const Visit<Scalar>& visit, Scalar* output) const {
+  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* rescale,
+                    Scalar* output) const {
     const Index features = layout_.value_dim;
     if constexpr (kScaled)
       scale_weights<S>(rows, value_scales_, visit.runs, visit.run_count, work_.scores);
     if (few_) {
       stored_weighted_sum<S>(rows, features, finite_, work_.scores, values_, next_values_,
-                             layout_.rows * Size::panel, visit.runs, visit.run_count, work_.rescale,
+                             layout_.rows * Size::panel, visit.runs, visit.run_count, rescale,
                              output, work_.size.features);
     } else {
       kernel::weighted_sum<S>(rows, features, finite_, work_.scores, wide_values(), value_stride(),
-                              visit.runs, visit.run_count, work_.rescale, output,
-                              work_.size.features);
+                              visit.runs, visit.run_count, rescale, output, work_.size.features);
     }
   }
 

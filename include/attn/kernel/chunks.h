@@ -22,39 +22,43 @@ class ChunkWalk {
  public:
   /// `kv_heads`: all of the shape, or one if the caller takes the others along.
   ChunkWalk(const detail::CallShape& shape, Index chunk_rows, Index kv_heads)
-      : shape_(shape), chunk_rows_(chunk_rows), kv_heads_(kv_heads) {
+      : shape_(shape),
+        chunk_rows_(chunk_rows),
+        kv_heads_(kv_heads),
+        group_(shape.heads / shape.kv_heads) {
     enter();
   }
 
   /// Goes on to chunk `number`, which must not lie behind; false if there is none.
   bool seek(Index number) {
-    while (sequence_ < shape_.sequences()) {
-      const Index here = chunks_ * kv_heads_;
-      if (number < passed_ + here) {
-        const Index n = number - passed_, head = n / chunks_,
-                    end = rows_ - (n - head * chunks_) * chunk_rows_;
-        chunk_ = {sequence_, head, std::max<Index>(end - chunk_rows_, 0), end};
-        return true;
-      }
-      passed_ += here;
-      ++sequence_;
-      enter();
-    }
-    return false;
+    for (; number_ < number && sequence_ < shape_.sequences(); ++number_) step();
+    return sequence_ < shape_.sequences();
   }
-  const Chunk& chunk() const { return chunk_; }
+  Chunk chunk() const { return {sequence_, head_, std::max<Index>(end_ - chunk_rows_, 0), end_}; }
 
  private:
+  /// To the next chunk: no division, which would cost as much as several rows of a small one.
+  void step() {
+    end_ -= chunk_rows_;
+    if (end_ > 0) return;
+    end_ = rows_;
+    if (++head_ < kv_heads_) return;
+    head_ = 0;
+    ++sequence_;
+    enter();
+  }
+  /// To the next sequence that has rows, from this one on.
   void enter() {
-    if (sequence_ >= shape_.sequences()) return;
-    rows_ = shape_.queries.length(sequence_) * (shape_.heads / shape_.kv_heads);
-    chunks_ = (rows_ + chunk_rows_ - 1) / chunk_rows_;
+    for (; sequence_ < shape_.sequences(); ++sequence_) {
+      rows_ = end_ = shape_.queries.length(sequence_) * group_;
+      if (rows_ > 0) return;
+    }
   }
 
   const detail::CallShape& shape_;
-  Index chunk_rows_, kv_heads_, sequence_ = 0, rows_ = 0, chunks_ = 0;
-  Index passed_ = 0;  ///< chunks of the sequences before
-  Chunk chunk_{};
+  Index chunk_rows_, kv_heads_, group_;
+  Index number_ = 0, sequence_ = 0, head_ = 0;
+  Index rows_ = 0, end_ = 0;  ///< of the sequence, under one key/value head; of the chunk
 };
 
 }  // namespace kernel

@@ -46,7 +46,11 @@ class ForwardPass {
 
  public:
   ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch)
-      : problem_(problem), work_(scratch), keys_and_values_(problem, work_) {}
+      : problem_(problem),
+        work_(scratch),
+        keys_and_values_(problem, work_),
+        group_(problem.shape.heads / problem.shape.kv_heads),
+        inverse_group_(1.0 / double(group_)) {}
 
   void operator()(const Chunk& chunk) {
     begin(chunk);
@@ -79,6 +83,17 @@ class ForwardPass {
 
   using Pack = kernel::Pack;
   using Visit = kernel::Visit<Scalar>;
+  using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
+  using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
+  using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
+  using Saved = std::decay_t<decltype(std::declval<Problem>().saved)>;
+  using Stored = typename Output::Scalar;
+  using QueryStored = std::remove_pointer_t<decltype(std::declval<Problem>().query.view.data)>;
+
+  static constexpr bool kRotates =
+      !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
+  /// Rows have sums before they have seen a key, or are asked for them.
+  static constexpr bool kStartsBefore = Modify::kSink || Saved::kEntropy || Problem::kInParts;
 
   /// Attends keys that some row of the chunk may see, block by block.
   void visit(const KeyRange& visible) {
@@ -117,8 +132,6 @@ class ForwardPass {
   void begin(const Chunk& chunk) {
     const detail::CallShape& shape = problem_.shape;
     chunk_ = chunk;
-    group_ = shape.heads / shape.kv_heads;
-    inverse_group_ = 1.0 / double(group_);
     count_ = chunk.end - chunk.begin;
     keys_ = shape.key_length(chunk.sequence);
     offset_ = problem_.offset(chunk.sequence);
@@ -127,35 +140,62 @@ class ForwardPass {
     strip_rows_ = strips_ == 0 ? 0 : count_ / strips_;
     higher_strips_ = count_ - strip_rows_ * strips_;
     keys_and_values_.enter(chunk, count_);
-    RowCursor cursor = cursor_at(0);
-    for (Index strip = 0; strip < strips_; ++strip) {
-      const Index first = strip_begin(strip), rows = strip_begin(strip + 1) - first;
-      for (Index i = 0; i < rows; ++i, cursor.next()) {
-        const QueryRow& row = cursor.row;
-        const auto* from = problem_.query.row(row.sequence, row.head, row.row);
-        const Index stride = problem_.query.view.feature_stride;
-        const auto put = [&](const auto* q, Index q_stride) {
-          pack_query<S>(q, q_stride, shape.key_dim, work_.size.depth, problem_.scale, i, rows,
-                        work_.query + first * work_.size.depth);
-        };
-        if constexpr (kRotates) {
-          rotate_row<S>(problem_.rotation, problem_.rotation.query.of(row.token, row.row), from,
-                        stride, shape.key_dim, work_.rotated);
-          put(work_.rotated, 1);
-        } else {
-          put(from, stride);
-        }
-      }
-    }
     visible_ = intersect(problem_.mask.keys(rows_of(0, count_)), {0, keys_});
+    if constexpr (kStartsBefore) {
+      for (Index strip = 0; strip < strips_; ++strip) pack_queries(strip);
+    }
     clear();
     if constexpr (Modify::kSink) sink();
   }
+  /// Empties the state of the chunk's rows.
   void clear() {
+    for (Index strip = 0; strip < strips_; ++strip) work_.fresh[strip] = Scalar(1);
     for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
-    for (Index r = 0; r < count_; ++r) work_.moment[r] = Scalar(0);
-    for (Index n = 0; n < count_ * Size::panel; ++n) work_.lanes[n] = Scalar(0);
-    for (Index n = 0; n < count_ * work_.size.features; ++n) work_.output[n] = Scalar(0);
+    if constexpr (kStartsBefore) {
+      for (Index r = 0; r < count_; ++r) work_.moment[r] = Scalar(0);
+      for (Index strip = 0; strip < strips_; ++strip) start_from_zero(strip);
+    }
+  }
+
+  /// The query rows of a strip, turned where positions are rotary.
+  /// WHY  one strip at a time, just before its first scores: the rows of the next one, asked for here, arrive while this one is
+  ///      computed (enc128, whose operands come from L3: queries took 1.6 times as long to pack as keys, now 0.9; Zen 5)
+  void pack_queries(Index strip) {
+    const Index stride = problem_.query.view.feature_stride, features = problem_.shape.key_dim,
+                depth = work_.size.depth, first = strip_begin(strip),
+                rows = strip_begin(strip + 1) - first;
+    Scalar* const to = work_.query + first * depth;
+    RowCursor cursor = cursor_at(first);
+    RowWalk<QueryStored> walk(problem_.query, cursor.row, cursor.member, group_);
+    if constexpr (kRotates) {
+      for (Index i = 0; i < rows; ++i, cursor.next(), walk.next()) {
+        const QueryRow& row = cursor.row;
+        rotate_row<S>(problem_.rotation, problem_.rotation.query.of(row.token, row.row), walk.row(),
+                      stride, features, work_.rotated);
+        pack_query<S>(work_.rotated, 1, features, depth, problem_.scale, i, rows, to);
+      }
+    } else {
+      QueryStored* from[Size::rows];
+      for (Index i = 0; i < rows; ++i, walk.next()) from[i] = walk.row();
+      kernel::pack_queries<S>(from, stride, features, depth, problem_.scale, rows, to);
+    }
+    if (stride != 1 || count_ * depth < Size::asked_queries) return;
+    constexpr Index kLine = std::max<Index>(64 / Index(sizeof(QueryStored)), 1);
+    const Index next = strip + 1 < strips_ ? strip_begin(strip + 2) - first - rows : 0;
+    for (Index i = 0; i < next; ++i, walk.next()) {
+      for (Index c = 0; c < features; c += kLine) S::prefetch(walk.row() + c);
+    }
+  }
+
+  /// The strip has not seen a block: its sums are not even zeros.
+  bool fresh(Index strip) const { return !(work_.fresh[strip] == Scalar(0)); }
+
+  /// What a strip that has seen no key holds. The first block that it sees stores its sums instead of adding them to zeros.
+  void start_from_zero(Index strip) {
+    const Index first = strip_begin(strip), rows = strip_begin(strip + 1) - first;
+    std::fill_n(work_.lanes + first * Size::panel, rows * Size::panel, Scalar(0));
+    std::fill_n(work_.output + first * work_.size.features, rows * work_.size.features, Scalar(0));
+    work_.fresh[strip] = Scalar(0);
   }
 
   /// Rows start as if they had seen a key of this score and no value.
@@ -169,13 +209,15 @@ class ForwardPass {
     }
   }
 
-  /// Stages 1 and 2 of one strip and one block: what the strip visits, and the scores of that. False if it sees nothing.
-  bool score(Index first, int rows, Index block, KeyRange keys, Visit& visit) {
-    const QueryRows strip_rows = rows_of(first, first + rows);
-    const KeyRange seen = intersect(problem_.mask.keys(strip_rows), keys);
-    if (seen.empty()) return false;
-    plan(strip_rows, block, seen, visit);
+  /// What of the keys some of the rows see.
+  KeyRange seen_keys(const QueryRows& rows, KeyRange keys) const {
+    return intersect(problem_.mask.keys(rows), keys);
+  }
 
+  /// Stages 1 and 2 of one strip and one block: what the strip visits, and the scores of that. It sees some of it.
+  ATTN_INLINE void score(const QueryRows& strip_rows, Index first, int rows, Index block,
+                         KeyRange seen, Visit& visit) {
+    plan(strip_rows, block, seen, visit);
     for (int i = 0; i < rows; ++i)
       S::store(work_.lane_max + i * S::width, S::set(no_maximum<Scalar>()));
     for (int n = 0; n < visit.segment_count; ++n) {
@@ -184,7 +226,6 @@ class ForwardPass {
       dot_products(first, rows, segment, as_scored ? work_.lane_max : work_.unused_max);
       if (!as_scored) modify(first, rows, block, segment);
     }
-    return true;
   }
 
   /// Stage 1 alone, over a segment.
@@ -196,18 +237,25 @@ class ForwardPass {
   void attend(Index strip, Index block, KeyRange keys) {
     const Index first = strip_begin(strip);
     const int rows = int(strip_begin(strip + 1) - first);
+    const QueryRows strip_rows = rows_of(first, first + rows);
+    const KeyRange seen = seen_keys(strip_rows, keys);
+    if (seen.empty()) return;
+    const bool begins = fresh(strip);
+    work_.fresh[strip] = Scalar(0);
+    if (begins) pack_queries(strip);
     Visit visit;
-    if (!score(first, rows, block, keys, visit)) return;
+    score(strip_rows, first, rows, block, seen, visit);
 
+    Scalar* const rescale = begins ? nullptr : work_.rescale;
     const EntropyStep<S, Saved> entropy(rows, work_.maximum + first);
-    Softmax::advance(rows, work_.lane_max, work_.maximum + first, work_.rescale);
-    entropy(rows, work_.maximum + first, work_.rescale, work_.scores, visit.runs, visit.run_count,
+    Softmax::advance(rows, work_.lane_max, work_.maximum + first, rescale);
+    entropy(rows, work_.maximum + first, rescale, work_.scores, visit.runs, visit.run_count,
             work_.lanes + first * Size::panel, work_.moment + first);
     const auto weigh =
         keys_and_values_.finite() ? Softmax::template weigh<false> : Softmax::template weigh<true>;
-    weigh(rows, work_.maximum + first, work_.rescale, work_.scores, Size::score_stride, visit.runs,
+    weigh(rows, work_.maximum + first, rescale, work_.scores, Size::score_stride, visit.runs,
           visit.run_count, work_.lanes + first * Size::panel);
-    keys_and_values_.weighted_sum(rows, visit, work_.output + first * work_.size.features);
+    keys_and_values_.weighted_sum(rows, visit, rescale, work_.output + first * work_.size.features);
   }
 
   /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
@@ -275,42 +323,52 @@ class ForwardPass {
 
   /// Stage 5: divides each row once, adds the residual, rounds to storage. Then what is saved of pairs.
   void finish() {
+    for (Index strip = 0; strip < strips_; ++strip) {
+      if (!fresh(strip)) continue;
+      pack_queries(strip);
+      start_from_zero(strip);
+    }
     RowCursor cursor = cursor_at(0);
-    for (Index r = 0; r < count_; ++r, cursor.next()) {
-      const QueryRow& row = cursor.row;
-      const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
-      const bool empty = sum == Scalar(0);
-      write_output(row, work_.output + r * work_.size.features,
-                   empty ? Scalar(0) : Scalar(Scalar(1) / sum));
-      problem_.saved.write(row, work_.maximum[r], sum, work_.moment[r]);
+    RowWalk<Stored> to(problem_.output, cursor.row, cursor.member, group_);
+    // Features that are stored as whole packets; what follows is stored one by one.
+    const bool direct = std::is_same_v<Stored, Scalar> && problem_.output.view.feature_stride == 1;
+    const Index whole = direct ? problem_.shape.value_dim / S::width * S::width : 0;
+    for (Index r = 0; r < count_; r += S::width) {
+      const int rows = int(std::min<Index>(count_ - r, S::width));
+      alignas(64) Scalar sum[S::width], inverse[S::width];
+      const auto sums = reduce_lanes<S>(rows, work_.lanes + r * Size::panel);
+      const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
+      const auto empty = S::equal(sums, zero);
+      S::store(sum, sums);
+      S::store(inverse, S::select(empty, zero, S::div(one, S::select(empty, one, sums))));
+      for (int i = 0; i < rows; ++i, cursor.next(), to.next()) {
+        write_output(cursor.row, work_.output + (r + i) * work_.size.features, inverse[i], to.row(),
+                     whole);
+        problem_.saved.write(cursor.row, work_.maximum[r + i], sum[i], work_.moment[r + i]);
+      }
     }
     Replay<ForwardPass>{*this}();
   }
 
-  void write_output(const QueryRow& row, const Scalar* o, const Scalar& inverse) {
-    using Stored = typename Output::Scalar;
+  void write_output(const QueryRow& row, const Scalar* o, const Scalar& inverse, Stored* y,
+                    Index whole) {
     const Index features = problem_.shape.value_dim, stride = problem_.output.view.feature_stride;
-    Stored* y = problem_.output.row(row.sequence, row.head, row.row);
-    const bool direct = std::is_same_v<Stored, Scalar> && stride == 1;
-    for (Index c = 0; c < features; c += S::width) {
+    const auto finished = [&](Index c) {
       // The zero addend rounds the product by itself, so that the residual is a separate addition, and clears the sign of zero.
       auto value = S::fmadd(S::load(o + c), S::set(inverse), S::set(Scalar(0)));
-      const Index lanes = std::min<Index>(features - c, S::width);
       if constexpr (!std::is_same_v<Residual, Absent>) {
         const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
         const Index x_stride = problem_.residual.view.feature_stride;
-        value = S::add(value, detail::load_strided<S>(x + c * x_stride, x_stride, lanes));
+        value = S::add(value, detail::load_strided<S>(x + c * x_stride, x_stride, features - c));
       }
-      if constexpr (std::is_same_v<Stored, Scalar>) {
-        if (direct && lanes == S::width) {
-          S::storeu(y + c, value);
-          continue;
-        }
-      }
-      alignas(64) Scalar rounded[S::width];
-      S::store(rounded, value);
-      for (Index w = 0; w < lanes; ++w) y[(c + w) * stride] = Stored(rounded[w]);
+      return value;
+    };
+    Index c = 0;
+    if constexpr (std::is_same_v<Stored, Scalar>) {
+      for (; c < whole; c += S::width) S::storeu(y + c, finished(c));
     }
+    for (; c < features; c += S::width)
+      detail::store_strided<S>(y + c * stride, stride, finished(c), features - c);
   }
 
   /// Strips share the chunk's rows evenly, so that none is much lower than the register tile: some have one row more.
@@ -355,22 +413,15 @@ class ForwardPass {
             group_};
   }
 
-  using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
-  using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
-  using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
-  using Saved = std::decay_t<decltype(std::declval<Problem>().saved)>;
-
-  static constexpr bool kRotates =
-      !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
-
   const Problem& problem_;
   Scratch<Scalar> work_;
   KeysAndValues keys_and_values_;
+  const Index group_;
+  const double inverse_group_;
   Chunk chunk_{};
   KeyRange visible_{};  ///< a hull of what its rows see
-  Index group_ = 1, count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
+  Index count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
   Index strips_ = 0, strip_rows_ = 0, higher_strips_ = 0;
-  double inverse_group_ = 1;
 };
 
 }  // namespace kernel

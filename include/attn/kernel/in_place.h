@@ -68,29 +68,32 @@ ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys
       }
     }
   }
-  // What is left: features that fill no packet (transposed all the same), or of fewer keys all features, one after the other.
-  const bool transposed = held == kKeys && whole < features;
+  // What is left: features that fill no packet (transposed all the same), or of fewer keys all features, a packet of them at a
+  // time: all its columns are written before the first is read, which has to wait for what was written element by element.
   ATTN_UNROLL
   for (int v = 0; v < C; ++v) {
-    alignas(64) Scalar columns[S::width][S::width];
-    if (transposed) {
-      typename S::Packet rows[S::width];
-      for (Index w = 0; w < S::width; ++w)
-        rows[w] =
-            detail::load_strided<S>(keys.token(v * S::width + w) + whole, 1, features - whole);
-      S::transpose(rows);
-      for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
-    } else {
-      S::store(columns[0], S::set(Scalar(0)));
-    }
     const Index there = std::clamp<Index>(held - v * S::width, 0, S::width);
-    for (Index c = whole; c < features && there > 0; ++c) {
-      Scalar* column = columns[transposed ? c - whole : 0];
-      for (Index w = 0; !transposed && w < there; ++w)
-        column[w] = Scalar(keys.token(v * S::width + w)[c]);
-      ATTN_UNROLL
-      for (int i = 0; i < R; ++i)
-        acc[i][v] = S::fmadd(S::set(q[at(i, 0, c)]), S::load(column), acc[i][v]);
+    for (Index c = whole; c < features && there > 0; c += S::width) {
+      alignas(64) Scalar columns[S::width][S::width];
+      const Index count = std::min<Index>(features - c, S::width);
+      if (there == S::width) {
+        typename S::Packet rows[S::width];
+        for (Index w = 0; w < S::width; ++w)
+          rows[w] = detail::load_strided<S>(keys.token(v * S::width + w) + c, 1, count);
+        S::transpose(rows);
+        for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
+      } else {
+        for (Index w = 0; w < count; ++w) S::store(columns[w], S::set(Scalar(0)));
+        for (Index x = 0; x < there; ++x) {
+          const T* const key = keys.token(v * S::width + x) + c;
+          for (Index w = 0; w < count; ++w) columns[w][x] = Scalar(key[w]);
+        }
+      }
+      for (Index w = 0; w < count; ++w) {
+        ATTN_UNROLL
+        for (int i = 0; i < R; ++i)
+          acc[i][v] = S::fmadd(S::set(q[at(i, 0, c + w)]), S::load(columns[w]), acc[i][v]);
+      }
     }
   }
 }
@@ -162,12 +165,9 @@ ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values
   }
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
-    const auto r = S::set(rescale[i]);
     ATTN_UNROLL
-    for (int x = 0; x < F; ++x) {
-      auto* to = o + i * o_stride + x * S::width;
-      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
-    }
+    for (int x = 0; x < F; ++x)
+      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
   }
 }
 

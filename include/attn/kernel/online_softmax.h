@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "../detail/vector_math.h"
 #include "register_tile.h"
 
@@ -44,87 +46,136 @@ struct OnlineSoftmax {
   using Size = TileSize<Scalar>;
 
   static constexpr int kRescaleSlots = int((Size::rows + S::width - 1) / S::width * S::width);
-  /// Packets of one pass over a row: two panels, so that four exponentials are in flight (the chain of one is 12 deep).
-  static constexpr int kBatch = 2 * Size::packets;
 
-  /// Advances the maxima of `rows` rows and leaves exp(m − m') of each in rescale[kRescaleSlots].
+  /// Advances the maxima of `rows` rows and leaves exp(m − m') of each in rescale[kRescaleSlots], unless that is null. Memory of m is there for
+  /// kRescaleSlots rows; what lies behind the rows stays.
   static void advance(int rows, const Scalar* lane_max, Scalar* m, Scalar* rescale) {
-    for (int i = 0; i < kRescaleSlots; ++i) rescale[i] = Scalar(0);
-    for (int i = 0; i < rows; ++i) {
-      const Scalar largest = S::reduce_max(S::load(lane_max + i * S::width));
-      const Scalar next = m[i] < largest ? largest : m[i];
-      rescale[i] = m[i] - next;
-      m[i] = next;
-    }
-    for (int i = 0; i < kRescaleSlots; i += S::width) {
-      S::store(rescale + i, detail::exp_nonpositive<S>(S::load(rescale + i)));
+    for (int i = 0; i < rows; i += S::width, lane_max += S::width * S::width) {
+      const int count = std::min(rows - i, int(S::width));
+      const Packet largest =
+          S::max_rows(count, [&](int r) { return S::load(lane_max + r * S::width); });
+      const auto there = S::less(S::iota(), S::set(Scalar(count)));
+      const Packet stored = S::loadu(m + i), zero = S::set(Scalar(0)),
+                   before = S::select(there, stored, zero),
+                   next = S::select(there, S::max(before, largest), zero);
+      if (rescale != nullptr)
+        S::store(rescale + i, detail::exp_nonpositive<S>(S::sub(before, next)));
+      S::storeu(m + i, S::select(there, next, stored));
     }
   }
 
-  /// l = r·l + Σ p and p = exp(s − m) in place, for one row over runs of keys. A run's last packet counts whole: lanes beyond
-  /// its end hold −∞.
+  /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys; without r, l starts from 0. A run's last
+  /// packet counts whole: lanes beyond its end hold −∞.
   template <bool MarkHidden>
-  static ATTN_INLINE void weigh_row(Scalar maximum, Scalar rescale, Scalar* s,
-                                    const DepthRange* runs, int run_count, Scalar* lanes) {
-    const Packet m = S::set(maximum), r = S::set(rescale);
-    Packet sum[Size::packets];
-    ATTN_UNROLL
-    for (int v = 0; v < Size::packets; ++v) sum[v] = S::mul(S::load(lanes + v * S::width), r);
-    for (int n = 0; n < run_count; ++n) {
-      Index j = runs[n].begin;
-      for (; j + kBatch * S::width <= runs[n].end; j += kBatch * S::width)
-        exponentiate<kBatch, MarkHidden>(m, s + j, sum);
-      for (; j + Size::panel <= runs[n].end; j += Size::panel)
-        exponentiate<Size::packets, MarkHidden>(m, s + j, sum);
-      ATTN_UNROLL
-      for (int v = 0; v < Size::packets; ++v) {
-        if (j < runs[n].end) exponentiate<1, MarkHidden>(m, s + j, sum, v);
-        j += S::width;
-      }
-    }
-    ATTN_UNROLL
-    for (int v = 0; v < Size::packets; ++v) S::store(lanes + v * S::width, sum[v]);
-  }
-
-  /// weigh_row for the rows of a strip.
-  template <bool MarkHidden>
-  static ATTN_NOINLINE void weigh(int rows, const Scalar* maximum, const Scalar* rescale, Scalar* s,
+  static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
                                   Index row_stride, const DepthRange* runs, int run_count,
                                   Scalar* lanes) {
-    for (int i = 0; i < rows; ++i) {
-      weigh_row<MarkHidden>(maximum[i], rescale[i], s + i * row_stride, runs, run_count,
-                            lanes + i * Size::panel);
-    }
+    int i = 0;
+    for (; i + kRowsAtOnce <= rows; i += kRowsAtOnce)
+      weigh_rows<kRowsAtOnce, MarkHidden>(i, m, rescale, s, row_stride, runs, run_count, lanes);
+    for (; i < rows; ++i)
+      weigh_rows<1, MarkHidden>(i, m, rescale, s, row_stride, runs, run_count, lanes);
   }
 
  private:
-  template <int N, bool MarkHidden>
-  static ATTN_INLINE void exponentiate(const Packet& m, Scalar* s, Packet (&sum)[Size::packets],
-                                       int first_sum = 0) {
-    Packet p[N];
+  /// Four exponentials are in flight: of four rows, or of two rows and two packets.
+  /// WHY  of rows rather than of one row's packets: short runs have few, and their constants come from memory each time
+  static constexpr int kRowsAtOnce = S::width == 1 ? 1 : detail::kVectorRegisters >= 32 ? 4 : 2;
+  static constexpr int kPacketsAtOnce = kRowsAtOnce == 4 ? 1 : Size::packets;
+
+  /// weigh() of rows i, …, i + R − 1.
+  template <int R, bool MarkHidden>
+  static ATTN_INLINE void weigh_rows(int i, const Scalar* m, const Scalar* rescale, Scalar* s,
+                                     Index row_stride, const DepthRange* runs, int run_count,
+                                     Scalar* lanes) {
+    s += i * row_stride;
+    lanes += i * Size::panel;
+    Packet maximum[R], sum[R][Size::packets];
     ATTN_UNROLL
-    for (int v = 0; v < N; ++v)
-      p[v] = detail::exp_nonpositive<S>(S::sub(S::load(s + v * S::width), m));
-    ATTN_UNROLL
-    for (int v = 0; v < N; ++v) {
-      Packet& lanes = sum[(first_sum + v) % Size::packets];
-      lanes = S::add(lanes, p[v]);
-      if constexpr (MarkHidden) {
-        const auto hidden = S::less(S::load(s + v * S::width), S::set(no_maximum<Scalar>()));
-        p[v] = S::select(hidden, S::set(hidden_weight<Scalar>()), p[v]);
+    for (int r = 0; r < R; ++r) {
+      maximum[r] = S::set(m[i + r]);
+      ATTN_UNROLL
+      for (int v = 0; v < Size::packets; ++v) {
+        sum[r][v] = rescale == nullptr ? S::set(Scalar(0))
+                                       : S::mul(S::load(lanes + r * Size::panel + v * S::width),
+                                                S::set(rescale[i + r]));
       }
-      S::store(s + v * S::width, p[v]);
+    }
+    for (int n = 0; n < run_count; ++n) {
+      Index j = runs[n].begin;
+      for (; j + Size::panel <= runs[n].end; j += Size::panel) {
+        ATTN_UNROLL
+        for (int v = 0; v < Size::packets; v += kPacketsAtOnce)
+          exponentiate<R, kPacketsAtOnce, MarkHidden>(maximum, s + j, row_stride, sum, v);
+      }
+      ATTN_UNROLL
+      for (int v = 0; v < Size::packets; ++v) {
+        if (j + v * S::width < runs[n].end)
+          exponentiate<R, 1, MarkHidden>(maximum, s + j, row_stride, sum, v);
+      }
+    }
+    ATTN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      ATTN_UNROLL
+      for (int v = 0; v < Size::packets; ++v)
+        S::store(lanes + r * Size::panel + v * S::width, sum[r][v]);
+    }
+  }
+
+  /// Packets first, …, first + C − 1 of a panel at s, of R rows.
+  template <int R, int C, bool MarkHidden>
+  static ATTN_INLINE void exponentiate(const Packet (&m)[R], Scalar* s, Index row_stride,
+                                       Packet (&sum)[R][Size::packets], int first) {
+    Packet p[R][C];
+    ATTN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) {
+        const Packet score = S::load(s + r * row_stride + (first + v) * S::width);
+        p[r][v] = detail::exp_nonpositive<S>(S::sub(score, m[r]));
+      }
+    }
+    ATTN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) {
+        Scalar* at = s + r * row_stride + (first + v) * S::width;
+        sum[r][first + v] = S::add(sum[r][first + v], p[r][v]);
+        if constexpr (MarkHidden) {
+          const auto hidden = S::less(S::load(at), S::set(no_maximum<Scalar>()));
+          p[r][v] = S::select(hidden, S::set(hidden_weight<Scalar>()), p[r][v]);
+        }
+        S::store(at, p[r][v]);
+      }
     }
   }
 };
 
-/// The sum of a row's lanes, in one fixed order.
+/// o = r[i]·o + sum; without r, o starts from 0. (A −0 that stands where r·0 + −0 would be +0 ends as +0, see finish().)
+template <class S>
+ATTN_INLINE void rescale_add(typename S::Scalar* o, const typename S::Scalar* r, int i,
+                             const typename S::Packet& sum) {
+  S::store(o, r == nullptr ? sum : S::fmadd(S::load(o), S::set(r[i]), sum));
+}
+
+/// The sums of the lanes of up to W rows, one row a lane. The order in which a row's are added does not depend on the others.
+template <class S>
+ATTN_INLINE typename S::Packet reduce_lanes(int rows, const typename S::Scalar* lanes) {
+  using Size = TileSize<typename S::Scalar>;
+  return S::add_rows(rows, [lanes](int i) {
+    auto sum = S::load(lanes + i * Size::panel);
+    ATTN_UNROLL
+    for (int v = 1; v < Size::packets; ++v)
+      sum = S::add(sum, S::load(lanes + i * Size::panel + v * S::width));
+    return sum;
+  });
+}
+/// The sum of one row's lanes.
 template <class S>
 typename S::Scalar reduce_lanes(const typename S::Scalar* lanes) {
-  auto sum = S::load(lanes);
-  for (int v = 1; v < TileSize<typename S::Scalar>::packets; ++v)
-    sum = S::add(sum, S::load(lanes + v * S::width));
-  return S::reduce_add(sum);
+  alignas(64) typename S::Scalar sum[S::width];
+  S::store(sum, reduce_lanes<S>(1, lanes));
+  return sum[0];
 }
 
 }  // namespace kernel

@@ -16,8 +16,8 @@ namespace kernel {
 //          values   →  panels of C·W features: element (j, c) at j·(C·W) + c                                    // V: (keys, C·W)
 // PICTURE  keys, features contiguous:  W rows of W features are loaded, transposed in registers, stored as W columns
 // TRAFFIC  each key and value is read once for each chunk of query rows (up to 1024); about 1 % of the chunk's products
-// EDGES    features beyond d are zero up to the padded depth; keys beyond the range are zero up to whole panels. What lies
-//          outside the range is not read.
+// EDGES    features beyond d are zero up to the padded depth; keys beyond the range are zero up to whole packets of K and groups
+//          of 4 of V. What lies outside the range is not read.
 // NUMERICS half and bfloat16 are converted exactly; scale is applied in the compute type
 
 /// Tokens of one sequence and head in memory.
@@ -53,16 +53,55 @@ void pack_query(const T* from, Index feature_stride, Index features, Index depth
   }
 }
 
-/// W rows of W contiguous elements into packets. `ahead`: elements to what will be read next, which is asked for already.
-/// WHY  rows lie a token apart, too far for hardware to follow.
+/// Query rows from[0], …, from[rows − 1] into a strip.
 template <class S, class T>
-ATTN_INLINE void load_rows(const T* from, Index row_stride, Index ahead,
-                           typename S::Packet (&rows)[S::width]) {
-  ATTN_UNROLL
-  for (int w = 0; w < S::width; ++w) {
-    S::prefetch(from + w * row_stride + ahead);
-    rows[w] = detail::load_converted<S>(from + w * row_stride);
+void pack_queries(const T* const* from, Index feature_stride, Index features, Index depth,
+                  const typename S::Scalar& scale, Index rows, typename S::Scalar* strip) {
+  constexpr Index kGroup = TileSize<typename S::Scalar>::depth;
+  Index i = 0;
+  if constexpr (S::width >= kGroup) {
+    // A packet of each of kTogether rows holds kTogether groups, which change places: whole packets of the strip.
+    constexpr Index kTogether = S::width / kGroup;
+    const Index whole = feature_stride == 1 ? features / S::width * S::width : 0;
+    for (; whole > 0 && i + kTogether <= rows; i += kTogether) {
+      typename S::Scalar* to = strip + i * kGroup;
+      for (Index c = 0; c < whole; c += S::width) {
+        typename S::Packet packets[kTogether];
+        ATTN_UNROLL
+        for (Index t = 0; t < kTogether; ++t)
+          packets[t] = S::mul(detail::load_converted<S>(from[i + t] + c), S::set(scale));
+        S::template transpose_units<kGroup>(packets);
+        ATTN_UNROLL
+        for (Index t = 0; t < kTogether; ++t, to += kGroup * rows) S::storeu(to, packets[t]);
+      }
+      for (Index t = 0; t < kTogether && whole < depth; ++t) {
+        pack_query<S>(from[i + t] + whole, 1, features - whole, depth - whole, scale, i + t, rows,
+                      strip + whole * rows);
+      }
+    }
   }
+  for (; i < rows; ++i)
+    pack_query<S>(from[i], feature_stride, features, depth, scale, i, rows, strip);
+}
+
+/// Tiles of W rows × W contiguous elements, one after the other along the rows, each handed to put(c, packets); returns the
+/// element where whole tiles end. `Ahead`: the elements `ahead` of these will be read next, and are asked for already.
+/// WHY  rows lie a token apart, too far for hardware to follow. Where nothing follows, asking took 12 % of tiny (Zen 5).
+template <class S, bool Ahead, class T, class Put>
+ATTN_INLINE Index each_tile(const T* from, Index row_stride, Index ahead, Index features,
+                            const Put& put) {
+  Index c = 0;
+  for (; c + S::width <= features; c += S::width) {
+    typename S::Packet rows[S::width];
+    ATTN_UNROLL
+    for (int w = 0; w < S::width; ++w) {
+      const T* row = from + c + w * row_stride;
+      if constexpr (Ahead) S::prefetch(row + ahead);
+      rows[w] = detail::load_converted<S>(row);
+    }
+    put(c, rows);
+  }
+  return c;
 }
 template <class S>
 ATTN_INLINE void store_rows(const typename S::Packet (&rows)[S::width], typename S::Scalar* to,
@@ -79,8 +118,9 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
   constexpr Index kPanel = TileSize<Scalar>::panel;
   for (Index j = block + (range.begin - block) / kPanel * kPanel; j < range.end; j += kPanel) {
     Scalar* panel = to + (j - block) * depth;
-    for (Index w = 0; w < kPanel;
-         w += S::width) {  // W keys at a time: one column of packets of the panel
+    // W keys at a time: one column of packets of the panel. A second one without a key is not read (scores.h).
+    const Index held = TileSize<Scalar>::packets == 2 ? std::min(range.end - j, kPanel) : kPanel;
+    for (Index w = 0; w < held; w += S::width) {
       const Index first = std::max<Index>(range.begin - j - w, 0),
                   last = std::min<Index>(range.end - j - w, S::width);
       Scalar* column = panel + w;
@@ -88,12 +128,13 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
       Index c = 0;
       if (first == 0 && last == S::width) {
         if (keys.feature_stride == 1) {
-          for (; c + S::width <= features; c += S::width) {
-            typename S::Packet rows[S::width];
-            load_rows<S>(from + c, keys.token_stride, kPanel * keys.token_stride, rows);
+          const auto put = [&](Index at, typename S::Packet(&rows)[S::width]) {
             S::transpose(rows);
-            store_rows<S>(rows, column + c * kPanel, kPanel);
-          }
+            store_rows<S>(rows, column + at * kPanel, kPanel);
+          };
+          const Index stride = keys.token_stride, ahead = kPanel * stride;
+          c = j + kPanel < range.end ? each_tile<S, true>(from, stride, ahead, features, put)
+                                     : each_tile<S, false>(from, stride, ahead, features, put);
         } else if (keys.token_stride == 1) {
           for (; c < features; ++c)
             S::store(column + c * kPanel,
@@ -134,34 +175,49 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
                  typename S::Scalar* to) {
   using Scalar = typename S::Scalar;
   constexpr Index kPanel = TileSize<Scalar>::panel;
+  // From the block's first key; as far as a run of keys may reach.
   const KeyRange panels{(range.begin - block) / kPanel * kPanel,
-                        round_up(range.end - block, kPanel)};  // from the block's first key
+                        round_up(range.end - block, TileSize<Scalar>::depth)};
   FiniteCheck<S> check;
-  for (Index j = panels.begin; j < panels.end;
-       j += S::width) {  // W keys at a time, so that whole rows of V are read together
+  // W keys at a time, so that whole rows of V are read together.
+  for (Index j = panels.begin; j < panels.end; j += S::width) {
     const bool whole = range.contains({block + j, block + j + S::width});
-    for (Index c = 0; c < features; c += S::width) {
-      Scalar* tile = to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel;
-      const T* from = values.token(block + j) + c * values.feature_stride;
-      const Index held = std::min<Index>(features - c, S::width);
-      if (whole && held == S::width && (values.feature_stride == 1 || values.token_stride == 1)) {
-        typename S::Packet packets[S::width];
-        const Index stride =
-            values.feature_stride == 1 ? values.token_stride : values.feature_stride;
-        load_rows<S>(from, stride, kPanel * values.token_stride, packets);
+    const T* const from = values.token(block + j);
+    const auto tile = [&](Index c) {
+      return to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel;
+    };
+    Index c = 0;
+    if (whole && values.feature_stride == 1) {
+      const auto put = [&](Index at, const typename S::Packet(&packets)[S::width]) {
         ATTN_UNROLL
         for (int w = 0; w < S::width; ++w) check.see(packets[w]);
-        if (values.feature_stride != 1) S::transpose(packets);
-        store_rows<S>(packets, tile, kPanel);
-      } else {
-        for (Index w = 0; w < S::width; ++w) {
-          const bool seen = range.begin <= block + j + w && block + j + w < range.end;
-          const auto packet = seen ? detail::load_strided<S>(from + w * values.token_stride,
-                                                             values.feature_stride, held)
-                                   : S::set(Scalar(0));
-          check.see(packet);
-          S::store(tile + w * kPanel, packet);
+        store_rows<S>(packets, tile(at), kPanel);
+      };
+      const Index stride = values.token_stride, ahead = kPanel * stride;
+      c = block + j + kPanel < range.end ? each_tile<S, true>(from, stride, ahead, features, put)
+                                         : each_tile<S, false>(from, stride, ahead, features, put);
+    }
+    for (; c < features; c += S::width) {
+      const T* const first = from + c * values.feature_stride;
+      const Index held = std::min<Index>(features - c, S::width);
+      if (whole && held == S::width && values.token_stride == 1) {
+        typename S::Packet packets[S::width];
+        ATTN_UNROLL
+        for (int w = 0; w < S::width; ++w) {
+          packets[w] = detail::load_converted<S>(first + w * values.feature_stride);
+          check.see(packets[w]);
         }
+        S::transpose(packets);
+        store_rows<S>(packets, tile(c), kPanel);
+        continue;
+      }
+      for (Index w = 0; w < S::width && j + w < panels.end; ++w) {
+        const bool seen = range.begin <= block + j + w && block + j + w < range.end;
+        const auto packet = seen ? detail::load_strided<S>(first + w * values.token_stride,
+                                                           values.feature_stride, held)
+                                 : S::set(Scalar(0));
+        check.see(packet);
+        S::store(tile(c) + w * kPanel, packet);
       }
     }
   }

@@ -42,13 +42,14 @@ class PackedKeys {
     finite_ = true;
     in_place_ = attends_in_place(keys, covered);
     if (in_place_) return;
+    all_packed_ = covered == detail::Cover::all;
+    if (all_packed_) return pack_run(keys, what);
     KeyRange run{};
     for (Index panel = 0; panel < Visit<Scalar>::kMost; ++panel) {
       const Index first = block + panel * Size::panel;
       const KeyRange part = intersect(keys, {first, first + Size::panel});
       packed_[panel] =
-          !part.empty() && (covered == detail::Cover::all ||
-                            detail::cover(problem_.mask, rows, part) != detail::Cover::none);
+          !part.empty() && detail::cover(problem_.mask, rows, part) != detail::Cover::none;
       if (packed_[panel]) {
         run = hull(run, part);
       } else {
@@ -58,7 +59,7 @@ class PackedKeys {
     }
     pack_run(run, what);
   }
-  bool packed(Index panel) const { return packed_[panel]; }
+  bool packed(Index panel) const { return all_packed_ || packed_[panel]; }
   bool finite() const { return finite_; }
 
   /// Stage 1 of a strip over a segment of the block.
@@ -72,16 +73,17 @@ class PackedKeys {
     }
   }
   /// Stage 4 of a strip over what it visits.
-  void weighted_sum(int rows, const Visit<Scalar>& visit, Scalar* output) const {
+  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* rescale,
+                    Scalar* output) const {
     if (in_place_) {
       weighted_sum_in_place<S>(rows, problem_.shape.value_dim, work_.scores,
                                source(problem_.value, block_),
                                visit.segments[0].first * Size::panel, visit.segments[0].end,
-                               work_.rescale, output, work_.size.features);
+                               rescale, output, work_.size.features);
     } else {
       kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
-                              work_.size.keys * Size::panel, visit.runs, visit.run_count,
-                              work_.rescale, output, work_.size.features);
+                              work_.size.keys * Size::panel, visit.runs, visit.run_count, rescale,
+                              output, work_.size.features);
     }
   }
 
@@ -124,6 +126,7 @@ class PackedKeys {
   Chunk chunk_{};
   Index rows_ = 0, block_ = 0;
   bool packed_[Visit<Scalar>::kMost] = {};  ///< panels of the block
+  bool all_packed_ = false;                 ///< every panel that holds keys of the block is packed
   bool finite_ = true;                      ///< the packed values are
   bool in_place_ = false;                   ///< the block's keys and values are not packed
 };

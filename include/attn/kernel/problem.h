@@ -30,6 +30,32 @@ class OffsetOf {
   Index (*call_)(const void*, Index);
 };
 
+/// Where the rows of a chunk lie in an operand, one after the other: the heads of a group, then the next token.
+template <class T>
+class RowWalk {
+ public:
+  /// From a row on, whose head is number `member` of its group.
+  template <class Operand>
+  RowWalk(const Operand& operand, const QueryRow& row, Index member, Index group)
+      : data_(operand.row(row.sequence, row.head, row.row)),
+        member_(member),
+        group_(group),
+        head_stride_(operand.view.head_stride),
+        token_step_(operand.view.token_stride - group * operand.view.head_stride) {}
+
+  T* row() const { return data_ + offset_; }
+  void next() {
+    offset_ += head_stride_;
+    if (++member_ < group_) return;
+    member_ = 0;
+    offset_ += token_step_;
+  }
+
+ private:
+  T* data_;
+  Index offset_ = 0, member_, group_, head_stride_, token_step_;
+};
+
 /// Everything one call computes from and to.
 template <class Query, class Key, class Value, class Output, class Mask, class Modify,
           class Residual, class Saved, class Rotation = Absent, class Parts = Absent>
@@ -61,18 +87,24 @@ constexpr Index whole_lines(Index n) {
 /// What the rows of a chunk know of the keys they have seen: m, t and l (by lanes) of the softmax, and o.
 template <class Scalar>
 struct RowStates {
-  Scalar *maximum = nullptr, *moment = nullptr, *lanes = nullptr, *output = nullptr;
+  Scalar *maximum = nullptr, *moment = nullptr;
+  Scalar* fresh = nullptr;  ///< of each strip: not 0 while it has not seen a block
+  Scalar *lanes = nullptr, *output = nullptr;
 
   RowStates() = default;
   /// In memory of total(rows, features) scalars.
   RowStates(Scalar* memory, Index rows)
       : maximum(memory),
         moment(maximum + whole_lines(rows)),
-        lanes(moment + whole_lines(rows)),
+        fresh(moment + whole_lines(rows)),
+        lanes(fresh + whole_lines(strips(rows))),
         output(lanes + whole_lines(rows * TileSize<Scalar>::panel)) {}
   static constexpr Index total(Index rows, Index features) {
-    return 2 * whole_lines(rows) + whole_lines(rows * TileSize<Scalar>::panel) +
-           whole_lines(rows * features);
+    return 2 * whole_lines(rows) + whole_lines(strips(rows)) +
+           whole_lines(rows * TileSize<Scalar>::panel) + whole_lines(rows * features);
+  }
+  static constexpr Index strips(Index rows) {
+    return (rows + TileSize<Scalar>::rows - 1) / TileSize<Scalar>::rows;
   }
 };
 

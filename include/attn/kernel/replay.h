@@ -53,8 +53,8 @@ struct Replay {
       const KeyRange keys = intersect(visible, all);
       const detail::Cover covered =
           before_mask ? detail::Cover::all : detail::cover(pass.problem_.mask, rows, keys);
-      const bool seen = !keys.empty() && covered != detail::Cover::none &&
-                        pass.keys_and_values_.holds(block);
+      const bool seen =
+          !keys.empty() && covered != detail::Cover::none && pass.keys_and_values_.holds(block);
       if (seen) pass.keys_and_values_.open(rows, block, keys, covered, Pass::Pack::keys);
       for (Index strip = 0; strip < pass.strips_; ++strip) {
         const Index first = pass.strip_begin(strip);
@@ -89,8 +89,12 @@ struct Replay {
   /// The scores of a strip and a block at a stage; false if the strip sees none of them.
   bool score(stage at, Index first, int rows, Index block, KeyRange keys) const {
     if (at == stage::masked) {
+      const QueryRows strip_rows = pass.rows_of(first, first + rows);
+      const KeyRange seen = pass.seen_keys(strip_rows, keys);
+      if (seen.empty()) return false;
       typename Pass::Visit visit;
-      return pass.score(first, rows, block, keys, visit);
+      pass.score(strip_rows, first, rows, block, seen, visit);
+      return true;
     }
     auto& work = pass.work_;
     const Index count = keys.end - block;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <type_traits>
 
 #include "chunks.h"
 #include "forward.h"
@@ -36,7 +37,8 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
   const Index kv_heads = problem.shape.kv_heads;
   // body(pass, chunk, n) for every chunk and n < each; `together` heads of a chunk by one worker.
   const auto run = [&](Index together, Index each, const auto& body) {
-    std::atomic<Index> drawn{0};
+    // A locked addition waits for all stores before it: not where there is no other worker.
+    std::conditional_t<Executor::kAlone, Index, std::atomic<Index>> drawn{0};
     executor.run(workers, [&](int worker) {
       Pass pass(problem, Scratch<Scalar>(size, memory + worker * size.total()));
       ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1), kv_heads / together);

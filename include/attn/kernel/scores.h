@@ -107,18 +107,22 @@ void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, 
             typename S::Scalar* unused_max) {
   using Size = TileSize<typename S::Scalar>;
   if (first >= last) return;
-  const Index whole = end / Size::panel;
+  const Index whole = end / Size::panel, tail = whole < last ? end - whole * Size::panel : 0;
+  const bool half = Size::packets == 2 && tail <= S::width;
+  // Nothing to hide where keys fill the first packet, if that is a whole depth step.
+  const bool hides = tail > 0 && !(half && tail == S::width && tail % Size::depth == 0);
   with_rows<typename S::Scalar>(rows, [&](auto count) {
     constexpr int R = decltype(count)::value;
-    score_panels<S, R, Size::packets>(q, k, depth, first, whole, s, lane_max);
-    if (whole == last) return;
-    if (Size::packets == 2 && end - whole * Size::panel <= S::width) {
-      score_panels<S, R, 1>(q, k, depth, whole, last, s, unused_max);
+    if (first < whole) score_panels<S, R, Size::packets>(q, k, depth, first, whole, s, lane_max);
+    if (tail == 0) return;
+    typename S::Scalar* const largest = hides ? unused_max : lane_max;
+    if (half) {
+      score_panels<S, R, 1>(q, k, depth, whole, last, s, largest);
     } else {
-      score_panels<S, R, Size::packets>(q, k, depth, whole, last, s, unused_max);
+      score_panels<S, R, Size::packets>(q, k, depth, whole, last, s, largest);
     }
   });
-  if (whole < last) hide_beyond<S>(rows, end, s, lane_max);
+  if (hides) hide_beyond<S>(rows, end, s, lane_max);
 }
 
 }  // namespace kernel

@@ -88,7 +88,8 @@ class SoftmaxPass {
           Scalar* s = block_ + i * row_stride_;
           if constexpr (Result == SoftmaxResult::weights) {
             if (!weighed)
-              Softmax::template weigh_row<false>(maximum_[i], Scalar(0), s, &all, 1, unused_lanes_);
+              Softmax::template weigh<false>(1, maximum_ + i, nullptr, s, row_stride_, &all, 1,
+                                             unused_lanes_);
             scale(s, end, sum[i] == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
           } else {
             shift(s, end, maximum_[i], sum[i] == Scalar(0) ? Scalar(0) : Scalar(log(sum[i])));
@@ -178,7 +179,7 @@ class SoftmaxPass {
   alignas(64) Scalar unused_lanes_[Size::panel] = {};
   alignas(64) Scalar lane_max_[Size::rows * S::width];
   alignas(64) Scalar rescale_[Softmax::kRescaleSlots];
-  Scalar maximum_[Size::rows];
+  Scalar maximum_[Softmax::kRescaleSlots];
 };
 
 }  // namespace kernel

@@ -149,12 +149,9 @@ ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, co
   }
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
-    const auto r = S::set(rescale[i]);
     ATTN_UNROLL
-    for (int x = 0; x < C; ++x) {
-      auto* to = o + i * o_stride + x * S::width;
-      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
-    }
+    for (int x = 0; x < C; ++x)
+      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
   }
 }
 

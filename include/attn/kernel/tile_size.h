@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cstddef>
+
 #include "../detail/simd.h"
 #include "../types.h"
 
@@ -9,8 +11,10 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
+/// n ≥ 0. (Unsigned, so that a power of two is one mask; the sizes of a call's scratch are some thirty of these.)
 constexpr Index round_up(Index n, Index multiple) {
-  return (n + multiple - 1) / multiple * multiple;
+  const auto size = std::size_t(n), step = std::size_t(multiple);
+  return Index((size + step - 1) / step * step);
 }
 
 template <class Scalar>
@@ -59,6 +63,10 @@ struct TileSize {
   /// Query rows whose outputs are accumulated while the key blocks go by.
   /// WHY  with 1024 rows packing keys and values takes 1.8 % of pre1k, queries 1 % (Cascade Lake, AVX2); fewer rows pack more often.
   static constexpr Index max_chunk_rows = 1024;
+
+  /// From so many scalars of queries in a chunk on, the rows of the next strip are asked for.
+  /// WHY  fewer are 16 KiB at most, in L1 or there soon; asking for them took about 2 % of tiny (Zen 5).
+  static constexpr Index asked_queries = 4096;
 
   /// Rows of a piece of a projection: packed at once, kept in L2 while the panels of the weights go by.
   /// WHY  the four projections of mha512 reach 0.95–0.98 of the peak with pieces of 48 to 192 rows and one panel at a time (Zen 5, g++

@@ -31,12 +31,9 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
   multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, runs, run_count);
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
-    const Packet r = S::set(rescale[i]);
     ATTN_UNROLL
-    for (int x = 0; x < C; ++x) {
-      auto* to = o + i * o_stride + x * S::width;
-      S::store(to, S::fmadd(S::load(to), r, acc[i][x]));
-    }
+    for (int x = 0; x < C; ++x)
+      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
   }
 }
 
@@ -44,10 +41,9 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
 // NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
 // visible values are finite. Rare, so it is written for shortness. (v: the scalar itself, or as a cache stores it.)
 template <class S, class T>
-void accumulate_visible(int rows, Index features, const typename S::Scalar* p,
-                        const T* v, Index panel_stride, const DepthRange* runs,
-                        int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
-                        Index o_stride) {
+void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const T* v,
+                        Index panel_stride, const DepthRange* runs, int run_count,
+                        const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   for (int i = 0; i < rows; ++i) {
@@ -58,11 +54,11 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p,
       for (int run = 0; run < run_count; ++run) {
         for (Index j = runs[run].begin; j < runs[run].end; ++j) {
           if (weights[j] == hidden_weight<Scalar>()) continue;
-          acc = S::fmadd(S::set(weights[j]), detail::load_converted<S>(panel + j * Size::panel), acc);
+          acc =
+              S::fmadd(S::set(weights[j]), detail::load_converted<S>(panel + j * Size::panel), acc);
         }
       }
-      Scalar* to = o + i * o_stride + c;
-      S::store(to, S::fmadd(S::load(to), S::set(rescale[i]), acc));
+      rescale_add<S>(o + i * o_stride + c, rescale, i, acc);
     }
   }
 }

@@ -21,6 +21,7 @@
 
 #include "../score.h"
 #include "cached_keys.h"
+#include "chunk_rows.h"
 #include "chunks.h"
 #include "key_parts.h"
 #include "online_softmax.h"
@@ -46,11 +47,7 @@ class ForwardPass {
 
  public:
   ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch)
-      : problem_(problem),
-        work_(scratch),
-        keys_and_values_(problem, work_),
-        group_(problem.shape.heads / problem.shape.kv_heads),
-        inverse_group_(1.0 / double(group_)) {}
+      : problem_(problem), work_(scratch), keys_and_values_(problem, work_), rows_(problem.shape) {}
 
   void operator()(const Chunk& chunk) {
     begin(chunk);
@@ -99,14 +96,14 @@ class ForwardPass {
   void visit(const KeyRange& visible) {
     if (visible.empty()) return;
     const Index block_keys = Size::key_block(problem_.shape.key_dim, problem_.shape.value_dim);
-    const QueryRows rows = rows_of(0, count_);
+    const QueryRows rows = rows_.all();
     for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
          block = keys_and_values_.next(block + block_keys)) {
       const KeyRange keys = intersect(visible, {block, block + block_keys});
       const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
       if (covered == detail::Cover::none) continue;
       keys_and_values_.open(rows, block, keys, covered, Pack::keys_and_values);
-      for (Index strip = 0; strip < strips_; ++strip) attend(strip, block, keys);
+      for (Index strip = 0; strip < rows_.strips().count; ++strip) attend(strip, block, keys);
     }
   }
 
@@ -125,35 +122,27 @@ class ForwardPass {
     static_cast<RowStates<Scalar>&>(work_) = whole;
   }
   void merge(const RowStates<Scalar>& part) {
-    merge_states<S>(count_, work_.size.features, part, work_);
+    merge_states<S>(rows_.count(), work_.size.features, part, work_);
   }
 
   /// Sets the chunk's rows, packs their queries, and empties their state.
   void begin(const Chunk& chunk) {
-    const detail::CallShape& shape = problem_.shape;
-    chunk_ = chunk;
-    count_ = chunk.end - chunk.begin;
-    keys_ = shape.key_length(chunk.sequence);
-    offset_ = problem_.offset(chunk.sequence);
-    first_token_ = shape.queries.begin(chunk.sequence);
-    strips_ = (count_ + Size::rows - 1) / Size::rows;
-    strip_rows_ = strips_ == 0 ? 0 : count_ / strips_;
-    higher_strips_ = count_ - strip_rows_ * strips_;
-    keys_and_values_.enter(chunk, count_);
-    visible_ = intersect(problem_.mask.keys(rows_of(0, count_)), {0, keys_});
+    rows_.enter(chunk, problem_.offset(chunk.sequence));
+    keys_and_values_.enter(chunk, rows_.count());
+    visible_ = intersect(problem_.mask.keys(rows_.all()), {0, rows_.keys()});
     if constexpr (kStartsBefore) {
-      for (Index strip = 0; strip < strips_; ++strip) pack_queries(strip);
+      for (Index strip = 0; strip < rows_.strips().count; ++strip) pack_queries(strip);
     }
     clear();
     if constexpr (Modify::kSink) sink();
   }
   /// Empties the state of the chunk's rows.
   void clear() {
-    for (Index strip = 0; strip < strips_; ++strip) work_.fresh[strip] = Scalar(1);
-    for (Index r = 0; r < count_; ++r) work_.maximum[r] = no_maximum<Scalar>();
+    for (Index strip = 0; strip < rows_.strips().count; ++strip) work_.fresh[strip] = Scalar(1);
+    for (Index r = 0; r < rows_.count(); ++r) work_.maximum[r] = no_maximum<Scalar>();
     if constexpr (kStartsBefore) {
-      for (Index r = 0; r < count_; ++r) work_.moment[r] = Scalar(0);
-      for (Index strip = 0; strip < strips_; ++strip) start_from_zero(strip);
+      for (Index r = 0; r < rows_.count(); ++r) work_.moment[r] = Scalar(0);
+      for (Index strip = 0; strip < rows_.strips().count; ++strip) start_from_zero(strip);
     }
   }
 
@@ -162,11 +151,11 @@ class ForwardPass {
   ///      computed (enc128, whose operands come from L3: queries took 1.6 times as long to pack as keys, now 0.9; Zen 5)
   void pack_queries(Index strip) {
     const Index stride = problem_.query.view.feature_stride, features = problem_.shape.key_dim,
-                depth = work_.size.depth, first = strip_begin(strip),
-                rows = strip_begin(strip + 1) - first;
+                depth = work_.size.depth, first = rows_.strips().begin(strip),
+                rows = rows_.strips().rows(strip);
     Scalar* const to = work_.query + first * depth;
-    RowCursor cursor = cursor_at(first);
-    RowWalk<QueryStored> walk(problem_.query, cursor.row, cursor.member, group_);
+    auto cursor = rows_.from(first);
+    RowWalk<QueryStored> walk(problem_.query, cursor);
     if constexpr (kRotates) {
       for (Index i = 0; i < rows; ++i, cursor.next(), walk.next()) {
         const QueryRow& row = cursor.row;
@@ -179,9 +168,9 @@ class ForwardPass {
       for (Index i = 0; i < rows; ++i, walk.next()) from[i] = walk.row();
       kernel::pack_queries<S>(from, stride, features, depth, problem_.scale, rows, to);
     }
-    if (stride != 1 || count_ * depth < Size::asked_queries) return;
+    if (stride != 1 || rows_.count() * depth < Size::asked_queries) return;
     constexpr Index kLine = std::max<Index>(64 / Index(sizeof(QueryStored)), 1);
-    const Index next = strip + 1 < strips_ ? strip_begin(strip + 2) - first - rows : 0;
+    const Index next = strip + 1 < rows_.strips().count ? rows_.strips().rows(strip + 1) : 0;
     for (Index i = 0; i < next; ++i, walk.next()) {
       for (Index c = 0; c < features; c += kLine) S::prefetch(walk.row() + c);
     }
@@ -192,7 +181,7 @@ class ForwardPass {
 
   /// What a strip that has seen no key holds. The first block that it sees stores its sums instead of adding them to zeros.
   void start_from_zero(Index strip) {
-    const Index first = strip_begin(strip), rows = strip_begin(strip + 1) - first;
+    const Index first = rows_.strips().begin(strip), rows = rows_.strips().rows(strip);
     std::fill_n(work_.lanes + first * Size::panel, rows * Size::panel, Scalar(0));
     std::fill_n(work_.output + first * work_.size.features, rows * work_.size.features, Scalar(0));
     work_.fresh[strip] = Scalar(0);
@@ -200,8 +189,8 @@ class ForwardPass {
 
   /// Rows start as if they had seen a key of this score and no value.
   void sink() {
-    RowCursor cursor = cursor_at(0);
-    for (Index r = 0; r < count_; ++r, cursor.next()) {
+    auto cursor = rows_.from(0);
+    for (Index r = 0; r < rows_.count(); ++r, cursor.next()) {
       const Scalar logit = problem_.modify.sink.logit(cursor.row);
       if (!(no_maximum<Scalar>() < logit)) continue;
       work_.maximum[r] = logit;
@@ -235,9 +224,9 @@ class ForwardPass {
 
   /// Stages 1 to 4 of one strip and one block.
   void attend(Index strip, Index block, KeyRange keys) {
-    const Index first = strip_begin(strip);
-    const int rows = int(strip_begin(strip + 1) - first);
-    const QueryRows strip_rows = rows_of(first, first + rows);
+    const Index first = rows_.strips().begin(strip);
+    const int rows = rows_.strips().rows(strip);
+    const QueryRows strip_rows = rows_.between(first, first + rows);
     const KeyRange seen = seen_keys(strip_rows, keys);
     if (seen.empty()) return;
     const bool begins = fresh(strip);
@@ -281,7 +270,7 @@ class ForwardPass {
 
   /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
   void modify(Index first, int rows, Index block, const Segment& segment) {
-    RowCursor cursor = cursor_at(first);
+    auto cursor = rows_.from(first);
     for (int i = 0; i < rows; ++i, cursor.next()) {
       const QueryRow row = cursor.row;
       const auto modifiers = problem_.modify.of(row);
@@ -323,18 +312,18 @@ class ForwardPass {
 
   /// Stage 5: divides each row once, adds the residual, rounds to storage. Then what is saved of pairs.
   void finish() {
-    for (Index strip = 0; strip < strips_; ++strip) {
+    for (Index strip = 0; strip < rows_.strips().count; ++strip) {
       if (!fresh(strip)) continue;
       pack_queries(strip);
       start_from_zero(strip);
     }
-    RowCursor cursor = cursor_at(0);
-    RowWalk<Stored> to(problem_.output, cursor.row, cursor.member, group_);
+    auto cursor = rows_.from(0);
+    RowWalk<Stored> to(problem_.output, cursor);
     // Features that are stored as whole packets; what follows is stored one by one.
     const bool direct = std::is_same_v<Stored, Scalar> && problem_.output.view.feature_stride == 1;
     const Index whole = direct ? problem_.shape.value_dim / S::width * S::width : 0;
-    for (Index r = 0; r < count_; r += S::width) {
-      const int rows = int(std::min<Index>(count_ - r, S::width));
+    for (Index r = 0; r < rows_.count(); r += S::width) {
+      const int rows = int(std::min<Index>(rows_.count() - r, S::width));
       alignas(64) Scalar sum[S::width], inverse[S::width];
       const auto sums = reduce_lanes<S>(rows, work_.lanes + r * Size::panel);
       const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
@@ -371,57 +360,11 @@ class ForwardPass {
       detail::store_strided<S>(y + c * stride, stride, finished(c), features - c);
   }
 
-  /// Strips share the chunk's rows evenly, so that none is much lower than the register tile: some have one row more.
-  Index strip_begin(Index strip) const {
-    return strip * strip_rows_ + std::min(strip, higher_strips_);
-  }
-
-  QueryRows rows_of(Index first, Index last) const {
-    const Index head = chunk_.kv_head * group_;
-    return {chunk_.sequence,
-            head,
-            head + group_,
-            token_of(chunk_.begin + first),
-            token_of(chunk_.begin + last - 1) + 1,
-            first_token_,
-            offset_,
-            keys_};
-  }
-  /// n / group, without the integer division that would cost as much as several packets of products: with half a row added the
-  /// product cannot fall on the wrong side of an integer while n < 2⁵¹.
-  Index token_of(Index n) const {
-    return group_ == 1 ? n : Index((double(n) + 0.5) * inverse_group_);
-  }
-  /// The rows of a chunk one after the other: a division at the start, then counting.
-  struct RowCursor {
-    QueryRow row;
-    Index member, group;  ///< which of the group's heads
-
-    void next() {
-      ++row.head;
-      if (++member < group) return;
-      member = 0;
-      row.head -= group;
-      ++row.row, ++row.token, ++row.position;
-    }
-  };
-  RowCursor cursor_at(Index r) const {
-    const Index n = chunk_.begin + r, row = token_of(n), member = n - row * group_;
-    return {{chunk_.sequence, chunk_.kv_head * group_ + member, row, row + first_token_,
-             row + offset_, keys_},
-            member,
-            group_};
-  }
-
   const Problem& problem_;
   Scratch<Scalar> work_;
   KeysAndValues keys_and_values_;
-  const Index group_;
-  const double inverse_group_;
-  Chunk chunk_{};
-  KeyRange visible_{};  ///< a hull of what its rows see
-  Index count_ = 0, keys_ = 0, offset_ = 0, first_token_ = 0;
-  Index strips_ = 0, strip_rows_ = 0, higher_strips_ = 0;
+  ChunkRows<Scalar> rows_;
+  KeyRange visible_{};  ///< a hull of what the rows see
 };
 
 }  // namespace kernel

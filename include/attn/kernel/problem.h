@@ -30,32 +30,6 @@ class OffsetOf {
   Index (*call_)(const void*, Index);
 };
 
-/// Where the rows of a chunk lie in an operand, one after the other: the heads of a group, then the next token.
-template <class T>
-class RowWalk {
- public:
-  /// From a row on, whose head is number `member` of its group.
-  template <class Operand>
-  RowWalk(const Operand& operand, const QueryRow& row, Index member, Index group)
-      : data_(operand.row(row.sequence, row.head, row.row)),
-        member_(member),
-        group_(group),
-        head_stride_(operand.view.head_stride),
-        token_step_(operand.view.token_stride - group * operand.view.head_stride) {}
-
-  T* row() const { return data_ + offset_; }
-  void next() {
-    offset_ += head_stride_;
-    if (++member_ < group_) return;
-    member_ = 0;
-    offset_ += token_step_;
-  }
-
- private:
-  T* data_;
-  Index offset_ = 0, member_, group_, head_stride_, token_step_;
-};
-
 /// Everything one call computes from and to.
 template <class Query, class Key, class Value, class Output, class Mask, class Modify,
           class Residual, class Saved, class Rotation = Absent, class Parts = Absent>

@@ -6,6 +6,7 @@
 
 #include "pack.h"
 #include "register_tile.h"
+#include "strips.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -84,19 +85,6 @@ ATTN_NOINLINE void project_panel(const typename S::Scalar* x, const typename S::
     }
   }
 }
-
-/// Rows of a piece shared evenly by strips, so that none is much lower than the register tile.
-struct Strips {
-  Index count, low, higher;
-  template <class Scalar>
-  static Strips of(Index rows) {
-    const Index most = TileSize<Scalar>::rows, count = (rows + most - 1) / most;
-    const Index low = count == 0 ? 0 : rows / count;
-    return {count, low, rows - low * count};
-  }
-  Index begin(Index strip) const { return strip * low + std::min(strip, higher); }
-  int rows(Index strip) const { return int(low + (strip < higher ? 1 : 0)); }
-};
 
 /// Sizes of the scratch of one worker.
 template <class Scalar, class Stored>

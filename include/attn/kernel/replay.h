@@ -41,25 +41,25 @@ struct Replay {
   template <class Target>
   void save(const Target& target, stage at) const {
     const auto& shape = pass.problem_.shape;
-    const QueryRows rows = pass.rows_of(0, pass.count_);
+    const QueryRows rows = pass.rows_.all();
     if (!wants(target, rows)) return;
     const bool before_mask = at != stage::masked;
     const KeyRange visible = before_mask
-                                 ? KeyRange{0, pass.keys_}
-                                 : intersect(pass.problem_.mask.keys(rows), {0, pass.keys_});
+                                 ? KeyRange{0, pass.rows_.keys()}
+                                 : intersect(pass.problem_.mask.keys(rows), {0, pass.rows_.keys()});
     const Index block_keys = Size::key_block(shape.key_dim, shape.value_dim);
-    for (Index block = 0; block < pass.keys_; block += block_keys) {
-      const KeyRange all{block, std::min(block + block_keys, pass.keys_)};
+    for (Index block = 0; block < pass.rows_.keys(); block += block_keys) {
+      const KeyRange all{block, std::min(block + block_keys, pass.rows_.keys())};
       const KeyRange keys = intersect(visible, all);
       const detail::Cover covered =
           before_mask ? detail::Cover::all : detail::cover(pass.problem_.mask, rows, keys);
       const bool seen =
           !keys.empty() && covered != detail::Cover::none && pass.keys_and_values_.holds(block);
       if (seen) pass.keys_and_values_.open(rows, block, keys, covered, Pass::Pack::keys);
-      for (Index strip = 0; strip < pass.strips_; ++strip) {
-        const Index first = pass.strip_begin(strip);
-        const int count = int(pass.strip_begin(strip + 1) - first);
-        if (!wants(target, pass.rows_of(first, first + count))) continue;
+      for (Index strip = 0; strip < pass.rows_.strips().count; ++strip) {
+        const Index first = pass.rows_.strips().begin(strip);
+        const int count = pass.rows_.strips().rows(strip);
+        if (!wants(target, pass.rows_.between(first, first + count))) continue;
         hide(count, all.end - block);
         const bool scored = seen && score(at, first, count, block, keys);
         // What is summed over heads is no matter of one of them.
@@ -70,7 +70,7 @@ struct Replay {
         }
       }
     }
-    fill(target, 0, pass.count_, {pass.keys_, target.to.view.features});
+    fill(target, 0, pass.rows_.count(), {pass.rows_.keys(), target.to.view.features});
   }
 
   template <class Target>
@@ -89,7 +89,7 @@ struct Replay {
   /// The scores of a strip and a block at a stage; false if the strip sees none of them.
   bool score(stage at, Index first, int rows, Index block, KeyRange keys) const {
     if (at == stage::masked) {
-      const QueryRows strip_rows = pass.rows_of(first, first + rows);
+      const QueryRows strip_rows = pass.rows_.between(first, first + rows);
       const KeyRange seen = pass.seen_keys(strip_rows, keys);
       if (seen.empty()) return false;
       typename Pass::Visit visit;
@@ -101,7 +101,7 @@ struct Replay {
     pass.dot_products(first, rows, {0, (count + Size::panel - 1) / Size::panel, count, true},
                       work.unused_max);
     if (at == stage::scaled) return true;
-    auto cursor = pass.cursor_at(first);
+    auto cursor = pass.rows_.from(first);
     for (int i = 0; i < rows; ++i, cursor.next()) {
       Scalar* s = work.scores + i * Size::score_stride;
       const auto modify = pass.problem_.modify.of(cursor.row);
@@ -122,7 +122,7 @@ struct Replay {
   /// The strip's scores of the keys to the rows of the target that want them.
   template <class Target>
   void write(const Target& target, Index first, int rows, KeyRange keys) const {
-    auto cursor = pass.cursor_at(first);
+    auto cursor = pass.rows_.from(first);
     const Index stride = target.to.view.feature_stride;
     for (int i = 0; i < rows; ++i, cursor.next()) {
       if (auto* to = row_of(target, cursor.row)) {
@@ -169,7 +169,7 @@ struct Replay {
     using T = typename Target::Scalar;
     const T padding = T(is_weights_v<Target> ? Scalar(0) : hidden_score<Scalar>());
     const Index stride = target.to.view.feature_stride;
-    auto cursor = pass.cursor_at(first);
+    auto cursor = pass.rows_.from(first);
     for (Index r = 0; r < rows && !columns.empty(); ++r, cursor.next()) {
       T* to = row_of(target, cursor.row);
       if (to == nullptr) continue;

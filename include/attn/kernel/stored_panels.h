@@ -37,7 +37,7 @@ constexpr int panels_beside(int rows) {
 /// WHY  a whole block ahead, into L2: a few KiB ahead in each stream leave the beginnings of U panels unasked for, a quarter to half of
 ///      all where a panel is 4 KiB, and the change from keys to values. Narrow numbers line after line, as the panels lie; where
 ///      they are wide and a panel takes pages, in the order of use. Of the bandwidth of reading (one Zen 5 core, AVX-512,
-///      g++, of 30 GB/s), 2 KiB ahead → so: int8 dec4k 0.63 → 0.74, gqa4k 0.43 → 0.62, bfloat16 dec4k 0.77 → 0.83, float gqa4k 0.82 → 0.85
+///      g++, of 30 GB/s), 2 KiB ahead → so: int8 dec4k 0.63 → 0.77, gqa4k 0.43 → 0.67, bfloat16 dec4k 0.77 → 0.83, float gqa4k 0.82 → 0.83
 template <class S, int R, int U, int RowStep, int GroupStep, class T>
 ATTN_INLINE void multiply_accumulate_stored(
     typename S::Packet (&acc)[R][U * TileSize<typename S::Scalar>::packets],

@@ -116,7 +116,7 @@ struct OutputShape {
 template <class Target>
 OutputMemory<typename Target::Scalar> check_output(const Target& target, const CallShape& shape,
                                                    const char* name = "output",
-                                                   const char* columns = "value features") {
+                                                   const char* columns = "output features") {
   if constexpr (is_matrix_output_v<Target>) {
     const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
     target.check(shape.function, name, rows, cols);

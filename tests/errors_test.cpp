@@ -469,11 +469,11 @@ TEST(OutputErrors, ARefusedOutputLeavesTheLogsumexpAsItWas) {
 TEST(ResidualErrors, NameTheSizeThatIsNeeded) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
   expect_refused(
-      "attn::attention: residual is 6x5 in 1 heads, needs 6x4 (query rows x value "
+      "attn::attention: residual is 6x5 in 1 heads, needs 6x4 (query rows x output "
       "features) in 1 heads",
       split(Q), split(K), split(V), attn::residual(split(numbers(6, 5))));
   expect_refused(
-      "attn::attention: residual is 6x4 in 4 heads, needs 6x4 (query rows x value "
+      "attn::attention: residual is 6x4 in 4 heads, needs 6x4 (query rows x output "
       "features) in 2 heads",
       split(Q, 2), split(K, 2), split(V, 2), attn::residual(split(numbers(6, 4), 4)));
   const MatrixXf X = numbers(6, 4);

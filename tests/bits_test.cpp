@@ -216,6 +216,14 @@ TYPED_TEST(Bits, DoNotDependOnTheStorageOrder) {
         Y, plain<TypeParam>(this->query, this->key.topRows(keys), this->value.topRows(keys))))
         << keys << " keys";
   }
+  // The residual too, and where it is the output itself.
+  const auto by_rows = plain<TypeParam>(this->query, this->key, this->value);
+  DynamicMatrix<TypeParam> expected(by_rows.rows(), by_rows.cols());
+  attn::attention(this->query, this->key, this->value, attn::into(expected),
+                  attn::residual(by_rows));
+  ByColumns x = by_rows;
+  attn::attention(q, k, v, attn::into(x), attn::residual(x));
+  EXPECT_TRUE(same_bits(DynamicMatrix<TypeParam>(x), expected));
 }
 
 TYPED_TEST(Bits, DoNotDependOnFixedOrDynamicSizes) {

@@ -10,7 +10,7 @@
 //         s = modify(s), hide(s) where the mask is not known to be full          // 2  score.h, mask.h
 //         r = state.update(s)                                                    // 3  online_softmax.h: s becomes exp(s − max)
 //         o = r · o + s · v                                                      // 4  weighted_sum.h
-//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish, saved.h
+//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish.h, saved.h
 //     weights and scores, where they are asked for                               //    replay.h
 //
 // Rows of a chunk: with several query heads on one key/value head (grouped-query attention) row r of the chunk is query row
@@ -23,6 +23,7 @@
 #include "cached_keys.h"
 #include "chunk_rows.h"
 #include "chunks.h"
+#include "finish.h"
 #include "key_parts.h"
 #include "online_softmax.h"
 #include "packed_keys.h"
@@ -81,10 +82,7 @@ class ForwardPass {
   using Pack = kernel::Pack;
   using Visit = kernel::Visit<Scalar>;
   using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
-  using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
-  using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
   using Saved = std::decay_t<decltype(std::declval<Problem>().saved)>;
-  using Stored = typename Output::Scalar;
   using QueryStored = std::remove_pointer_t<decltype(std::declval<Problem>().query.view.data)>;
 
   static constexpr bool kRotates =
@@ -310,54 +308,15 @@ class ForwardPass {
     return full ? there : S::mask_and(there, problem_.mask.template lanes<S>(row, key));
   }
 
-  /// Stage 5: divides each row once, adds the residual, rounds to storage. Then what is saved of pairs.
+  /// Stage 5, then what is saved of pairs.
   void finish() {
     for (Index strip = 0; strip < rows_.strips().count; ++strip) {
       if (!fresh(strip)) continue;
       pack_queries(strip);
       start_from_zero(strip);
     }
-    auto cursor = rows_.from(0);
-    RowWalk<Stored> to(problem_.output, cursor);
-    // Features that are stored as whole packets; what follows is stored one by one.
-    const bool direct = std::is_same_v<Stored, Scalar> && problem_.output.view.feature_stride == 1;
-    const Index whole = direct ? problem_.shape.value_dim / S::width * S::width : 0;
-    for (Index r = 0; r < rows_.count(); r += S::width) {
-      const int rows = int(std::min<Index>(rows_.count() - r, S::width));
-      alignas(64) Scalar sum[S::width], inverse[S::width];
-      const auto sums = reduce_lanes<S>(rows, work_.lanes + r * Size::panel);
-      const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
-      const auto empty = S::equal(sums, zero);
-      S::store(sum, sums);
-      S::store(inverse, S::select(empty, zero, S::div(one, S::select(empty, one, sums))));
-      for (int i = 0; i < rows; ++i, cursor.next(), to.next()) {
-        write_output(cursor.row, work_.output + (r + i) * work_.size.features, inverse[i], to.row(),
-                     whole);
-        problem_.saved.write(cursor.row, work_.maximum[r + i], sum[i], work_.moment[r + i]);
-      }
-    }
+    Finish<Problem>{problem_, work_}(rows_);
     Replay<ForwardPass>{*this}();
-  }
-
-  void write_output(const QueryRow& row, const Scalar* o, const Scalar& inverse, Stored* y,
-                    Index whole) {
-    const Index features = problem_.shape.value_dim, stride = problem_.output.view.feature_stride;
-    const auto finished = [&](Index c) {
-      // The zero addend rounds the product by itself, so that the residual is a separate addition, and clears the sign of zero.
-      auto value = S::fmadd(S::load(o + c), S::set(inverse), S::set(Scalar(0)));
-      if constexpr (!std::is_same_v<Residual, Absent>) {
-        const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
-        const Index x_stride = problem_.residual.view.feature_stride;
-        value = S::add(value, detail::load_strided<S>(x + c * x_stride, x_stride, features - c));
-      }
-      return value;
-    };
-    Index c = 0;
-    if constexpr (std::is_same_v<Stored, Scalar>) {
-      for (; c < whole; c += S::width) S::storeu(y + c, finished(c));
-    }
-    for (; c < features; c += S::width)
-      detail::store_strided<S>(y + c * stride, stride, finished(c), features - c);
   }
 
   const Problem& problem_;

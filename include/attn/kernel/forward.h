@@ -18,7 +18,7 @@
 //        Tiles run at 0.98; packing keys and values is 2 % of pre1k, and 4 % is what a row costs whatever it sees: its query packed,
 //        its sums advanced, divided and written. So pre1k reaches 0.85. Where rows see few keys more of that shows: pad512 (288
 //        on average) 0.77, enc128 (128) 0.73 to 0.76; where the mask cuts through tiles their hidden half does: pre1kc 0.80,
-//        d128c 0.82 to 0.84.
+//        d128c 0.81 to 0.83.
 //        tiny is latency: each stage of a head waits for the one before, 500 cycles of work take 1300, a third of them schedule.
 //        Without gain: keys in blocks of 128, two strips in turns, row maxima in a pass of their own, asking ahead for the
 //        output's lines, the next chunk's operands or the bias, exp of 2, 6 or 8 packets at a time.

@@ -15,9 +15,9 @@ namespace kernel {
 // WHAT     the scores of scores.h and the sums of weighted_sum.h, with the same bits, from panels of half, bfloat16, int8 or the
 //          scalar itself: widened in registers on the way
 // PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times the chains
-// LIMIT    memory: each number is read once, from U streams. Of the bandwidth of reading: dec4k of floats 1.0, gqa4k (4 rows on a head) 0.84
-//          (g++; clang 0.76), where a block's arithmetic, 2 to 3 µs beside 8.7 µs of memory, overlaps it in part. bfloat16 decodes
-//          1.55 × as fast as float, not 2 ×: widening and products of a block take 4.2 µs beside 4.4 of memory; int8 2.6 to 3 ×
+// LIMIT    memory: each number is read once, from U streams. What a block costs when it lies in L2 overlaps its reading only in part
+//          (Zen 5, 30 GB/s): with 4 rows on a head 2.4 to 3 µs beside 8.7, so gqa4k of floats reaches 0.84 (g++; clang 0.76) of the
+//          bandwidth; of bfloat16 1.1 µs beside 4.4, so dec4k, at 1.0 for floats, is 1.55 × as fast, not 2 ×; of int8 2.6 to 3 ×
 // TRAFFIC  while a block goes by, the same lines of the one that is read next are asked for: a block of the head, or the next head's
 // EDGES    as in scores.h and weighted_sum.h
 // NUMERICS chains over features, and over keys, in order, from +0: those of the register tile

@@ -4,7 +4,6 @@
 #include <gtest/gtest.h>
 
 #include <limits>
-#include <thread>
 #include <vector>
 
 #include "support/error_of.h"
@@ -12,6 +11,7 @@
 #include "support/random.h"
 #include "support/reference_attention.h"
 #include "support/scalar_names.h"
+#include "support/threads.h"
 
 namespace {
 
@@ -168,18 +168,8 @@ TYPED_TEST(SavedOutputs, OfChosenRowsAreTheRowsOfTheWhole) {
   }
 }
 
-/// Runs f(0) … f(n − 1) on threads of its own.
-struct Threads {
-  template <class F>
-  void parallel_for(int n, const F& f) {
-    std::vector<std::thread> threads;
-    for (int i = 0; i < n; ++i) threads.emplace_back([&f, i] { f(i); });
-    for (std::thread& thread : threads) thread.join();
-  }
-};
-
 TEST(SavedWeights, AveragedOverHeadsAreTheMeanForAnyNumberOfThreads) {
-  Threads pool;
+  support::Threads pool;
   std::vector<Case> some = cases();
   some.push_back({{0, 700}, {0, 40}, 6, 2, 0.9});  // several chunks for each worker
   for (const Case& c : some) {

@@ -186,13 +186,7 @@ void attend(const char* function,
   constexpr bool kRotates = count_v<is_rotary, Options...> == 1,
                  kSplits = count_v<is_split_keys, Options...> == 1;
   const NoOption none{};
-  const Batch batch = [&] {
-    if constexpr (count_v<is_batch, Options...> == 1) {
-      return Batch(function, pick<is_batch>(none, options...));
-    } else {
-      return Batch();
-    }
-  }();
+  const Batch batch = batch_of(function, options...);
   const CallShape shape =
       source.shape(function, OperandShape{query.extent(), query_held.kStacked}, batch, options...);
 

@@ -70,13 +70,7 @@ void append_to(const kernel::CacheStore& store, Key&& K, Value&& V, const Option
   const auto value = split_heads(read_only(value_held.view(function, "value")), value_held.kStacked,
                                  layout.value_dim);
   const NoOption none{};
-  const Batch batch = [&] {
-    if constexpr (count_v<is_batch, Options...> == 1) {
-      return Batch(function, pick<is_batch>(none, options...));
-    } else {
-      return Batch();
-    }
-  }();
+  const Batch batch = batch_of(function, options...);
 
   // What is given fits together, and into the cache.
   check_appended(function, "key", key.extent(), layout.kv_heads, layout.key_dim);

@@ -164,13 +164,7 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
   check_input(function, "query", query.extent(), sizes.d_model());
   check_input(function, "key", key.extent(), sizes.key_features());
   check_input(function, "value", value.extent(), sizes.value_features());
-  const Batch batch = [&] {
-    if constexpr (count_v<is_batch, Options...> == 1) {
-      return Batch(function, pick<is_batch>(none, options...));
-    } else {
-      return Batch();
-    }
-  }();
+  const Batch batch = batch_of(function, options...);
   const auto projected = [](const auto& input, bool stacked, Index heads, Index features) {
     return OperandShape{{input.sequences, heads, input.tokens, features}, stacked};
   };

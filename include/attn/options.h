@@ -78,6 +78,17 @@ auto& pick(Default& otherwise, First& first, Rest&... rest) {
   }
 }
 
+/// How the call's tokens fall into sequences, as its batch option says; one sequence without.
+template <class... Options>
+Batch batch_of(const char* function, const Options&... options) {
+  if constexpr (count_v<is_batch, Options...> == 1) {
+    const NoOption none{};
+    return Batch(function, pick<is_batch>(none, options...));
+  } else {
+    return Batch();
+  }
+}
+
 template <class T>
 constexpr bool is_bool_matrix() {
   if constexpr (is_dense_v<T>) {

@@ -63,13 +63,7 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
   shape.function = function;
   shape.heads = shape.kv_heads = from.heads;
   shape.key_dim = shape.value_dim = from.features;
-  const Batch batch = [&] {
-    if constexpr (count_v<is_batch, Options...> == 1) {
-      return Batch(function, pick<is_batch>(none, options...));
-    } else {
-      return Batch();
-    }
-  }();
+  const Batch batch = batch_of(function, options...);
   shape.queries = tokens_of(function, "X", from.extent(), held.kStacked, batch.query_offsets,
                             batch.query_length);
   const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };

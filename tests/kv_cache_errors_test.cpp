@@ -1,6 +1,7 @@
 // tests/kv_cache_errors_test.cpp: what a cache refuses, in which words; cache and outputs are then as they were, also where an
 // allocation or a functor throws.
 // SPDX-License-Identifier: MIT
+// build: -O0
 #include <attn/attn.h>
 
 #include <cstdlib>

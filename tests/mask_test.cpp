@@ -1,5 +1,6 @@
 // tests/mask_test.cpp: masks by position: causal, window, query offsets.
 // SPDX-License-Identifier: MIT
+// build: -O0
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,5 +1,6 @@
 // tests/multi_head_errors_test.cpp: what the layer refuses at run time, in which words, and that outputs are left as they were.
 // SPDX-License-Identifier: MIT
+// build: -O0
 #include <attn/attn.h>
 
 #include <vector>

@@ -1,5 +1,6 @@
 // tests/no_malloc_test.cpp: no allocation after the first call, nor in the first after reserve(), nor with fixed sizes.
 // SPDX-License-Identifier: MIT
+// build: -O0
 //
 // Three witnesses: operator new is replaced; malloc, calloc and realloc are replaced where that is possible (glibc, no
 // sanitizer); and Eigen's own check of its allocations, by an eigen_assert that counts instead of aborting.

@@ -1,5 +1,6 @@
 // tests/onnx_test.cpp: the ONNX standard's own cases, and what its text says over random attributes, by examples/onnx_attention.
 // SPDX-License-Identifier: MIT
+// build: -O0
 #include <gtest/gtest.h>
 
 #include <algorithm>

@@ -42,39 +42,56 @@ void call(const MatrixXf& Q, const MatrixXf& const_W, MatrixXf& W, MatrixXf& S,
   Eigen::Matrix<Eigen::half, -1, -1> narrow;
 #if CASE == 1
   attend(Q, save_weights(const_W));
-#elif CASE == 2
+#endif
+#if CASE == 2
   attend(Q, save_scores(MatrixXf(6, 6), stage::scaled));
-#elif CASE == 3
+#endif
+#if CASE == 3
   attend(Q, save_entropy(2 * W));
-#elif CASE == 4
+#endif
+#if CASE == 4
   attend(Q, save_weights(attn::heads(const_W, 2)));
-#elif CASE == 5
+#endif
+#if CASE == 5
   attend(Q, save_entropy(attn::heads(W, 2)));
-#elif CASE == 6
+#endif
+#if CASE == 6
   attend(Q, save_weights(integers));
-#elif CASE == 7
+#endif
+#if CASE == 7
   attend(Q, save_weights(W, rows));
-#elif CASE == 8
+#endif
+#if CASE == 8
   attend(Q, save_weights(W, attn::average_heads(), attn::average_heads()));
-#elif CASE == 9
+#endif
+#if CASE == 9
   attend(Q, save_scores(S, stage::scaled, attn::average_heads()));
-#elif CASE == 10
+#endif
+#if CASE == 10
   attend(Q, save_weights(narrow, attn::average_heads()));
-#elif CASE == 11
+#endif
+#if CASE == 11
   attend(Q, save_weights(W), save_weights(W, attn::average_heads()));
-#elif CASE == 12
+#endif
+#if CASE == 12
   attend(Q, save_scores(W, stage::scaled), save_scores(S, stage::masked));
-#elif CASE == 13
+#endif
+#if CASE == 13
   attend(Q, save_max_logit(W), save_max_logit(S));
-#elif CASE == 14
+#endif
+#if CASE == 14
   attend(Q, save_entropy(W), save_entropy(S));
-#elif CASE == 15
+#endif
+#if CASE == 15
   attend(Q, save_logsumexp(W), save_logsumexp(S));
-#elif CASE == 16
+#endif
+#if CASE == 16
   attend(Q, save_weights(W, attn::query_rows(numbers)));
-#elif CASE == 17
+#endif
+#if CASE == 17
   attend(Q, save_weights(memory));
-#else
+#endif
+#if !CASE  // the twins are compiled once, all together
   attend(Q, save_weights(W, attn::average_heads(), attn::query_rows(rows)),
          save_scores(S.leftCols(6), stage::scaled, attn::query_rows({1, 2})));
   attend(Q, save_weights(narrow), save_scores(attn::heads(S, 2), stage::masked),

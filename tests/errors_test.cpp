@@ -18,11 +18,8 @@ namespace {
 using Eigen::Index;
 using Eigen::MatrixXf;
 using support::error_of;
+using support::numbers;
 using support::same_bits;
-
-MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
-  return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
-}
 
 /// The call with these options is refused in these words; outputs keep their sizes and their bits.
 template <class Query, class Key, class Value, class... Options>

@@ -10,10 +10,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "support/special_values.h"
+
 namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXf;
+using support::from_bits;
 
 constexpr std::uint32_t kMinusInfinity = 0xff800000u, kNaN = 0x7fc00000u;
 
@@ -21,11 +24,6 @@ std::uint32_t bits(float x) {
   std::uint32_t b;
   std::memcpy(&b, &x, sizeof b);
   return b;
-}
-float from_bits(std::uint32_t b) {
-  float x;
-  std::memcpy(&x, &b, sizeof x);
-  return x;
 }
 bool is_finite(float x) { return (bits(x) & 0x7f800000u) != 0x7f800000u; }
 

@@ -13,11 +13,14 @@
 #include "support/random.h"
 #include "support/reference_attention.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
 
 using Eigen::Index;
 using Matrix = support::DynamicMatrix<float>;
+using support::kInfinity;
+using support::kNaN;
 
 /// Unit normal numbers.
 Matrix normal(Index rows, Index cols, std::uint32_t seed) {
@@ -100,9 +103,6 @@ template <class Storage>
 class KvCacheNotFinite : public ::testing::Test {};
 using Storages = ::testing::Types<float, Eigen::bfloat16, std::int8_t>;
 TYPED_TEST_SUITE(KvCacheNotFinite, Storages, support::ScalarNames);
-
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// Rows whose numbers are all finite.
 std::vector<bool> finite_rows(const Matrix& Y) {

@@ -16,12 +16,9 @@ using attn::MultiHeadOptions;
 using Eigen::Index;
 using Eigen::MatrixXf;
 using support::error_of;
+using support::numbers;
 using support::random_layer;
 using support::same_bits;
-
-MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
-  return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
-}
 
 /// The call is refused in these words; the output keeps its size and its bits.
 template <class Layer, class... Arguments>

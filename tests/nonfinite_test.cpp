@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstring>
 #include <functional>
-#include <limits>
 #include <new>
 #include <vector>
 
@@ -18,20 +17,17 @@
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
+#include "support/special_values.h"
 
 namespace {
 
 using Eigen::Index;
 using Matrix = support::DynamicMatrix<float>;
 using Bools = support::DynamicMatrix<bool>;
+using support::from_bits;
+using support::kInfinity;
 using support::same_bits;
 using support::uniform;
-
-float from_bits(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
 
 struct Poison {
   const char* name;
@@ -46,7 +42,6 @@ constexpr Poison kPoisons[] = {{"NaN", 0x7fc00000u},
                                {"infinity", 0x7f800000u},
                                {"-infinity", 0xff800000u}};
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr Index kQueries = 40, kKeys = 300, kDepth = 12, kFeatures = 21;
 
 /// One way to hide pairs: the call, and which pairs it lets through.

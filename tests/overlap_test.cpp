@@ -20,6 +20,7 @@ namespace {
 using Eigen::Index;
 using Eigen::MatrixXf;
 using support::error_of;
+using support::numbers;
 using support::same_bits;
 
 // ---- may_overlap against sets of addresses ------------------------------------------------
@@ -157,10 +158,6 @@ TEST(MayOverlap, ComparesBytesOfDifferentScalars) {
 }
 
 // ---- Calls --------------------------------------------------------------------------------
-
-MatrixXf numbers(Index rows, Index cols, std::uint32_t seed = 1) {
-  return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
-}
 
 auto split(const MatrixXf& X, Index n = 1) { return attn::heads(X, n); }
 

@@ -6,11 +6,13 @@
 #include <limits>
 #include <vector>
 
+#include "support/batch_case.h"
 #include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/reference_attention.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 #include "support/threads.h"
 
 namespace {
@@ -18,27 +20,13 @@ namespace {
 using Eigen::Index;
 using Eigen::MatrixXf;
 using support::error_of;
+using support::kInfinity;
 using support::near;
 using support::Reference;
 using support::ReferenceOptions;
 using support::same_bits;
 using support::uniform;
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-/// A batch with masks, biases and all: what varies is data, so that every test of a scalar shares one instantiation.
-struct Case {
-  std::vector<Index> queries, keys;
-  Index heads = 1, kv_heads = 1;
-  double visible = 1;  ///< the part of all pairs
-  double range = 1;    ///< of queries and keys
-
-  Index longest() const {
-    Index most = 0;
-    for (std::size_t b = 0; b + 1 < keys.size(); ++b) most = std::max(most, keys[b + 1] - keys[b]);
-    return most;
-  }
-};
+using Case = support::BatchCase;
 
 template <class Scalar>
 struct Call {
@@ -53,11 +41,11 @@ struct Call {
         Q(uniform<Scalar>(of.queries.back(), of.heads * 5, 1, of.range)),
         K(uniform<Scalar>(of.keys.back(), of.kv_heads * 5, 2, of.range)),
         V(uniform<Scalar>(of.keys.back(), of.kv_heads * 3, 3)),
-        B(uniform<Scalar>(of.queries.back(), of.heads * of.longest(), 4)),
-        M(support::random_bools(of.queries.back(), of.heads * of.longest(), 5, of.visible)) {
+        B(uniform<Scalar>(of.queries.back(), of.heads * of.longest_key(), 4)),
+        M(support::random_bools(of.queries.back(), of.heads * of.longest_key(), 5, of.visible)) {
     if (of.visible < 1) {
       M.row(of.queries.back() / 2).setConstant(false);  // a row that sees nothing
-      for (Index j = 0; j < M.cols(); ++j) M(0, j) = j % of.longest() == of.longest() - 1;
+      for (Index j = 0; j < M.cols(); ++j) M(0, j) = j % of.longest_key() == of.longest_key() - 1;
     }
   }
 
@@ -79,7 +67,7 @@ struct Call {
     asked.key_offsets = c.keys;
     asked.softcap = static_cast<long double>(Scalar(softcap));
     asked.save_weights = asked.save_scores = true;
-    const auto column = [this](Index h, Index j) { return h * c.longest() + j; };
+    const auto column = [this](Index h, Index j) { return h * c.longest_key() + j; };
     const auto token = [this](Index b, Index i) { return c.queries[std::size_t(b)] + i; };
     asked.bias = [=, this_B = support::widened(B)](Index b, Index h, Index i, Index j) {
       return this_B(token(b, i), column(h, j));
@@ -176,9 +164,9 @@ TEST(SavedWeights, AveragedOverHeadsAreTheMeanForAnyNumberOfThreads) {
     SCOPED_TRACE(name_of(c));
     const Call<float> call(c);
     const Reference expected = call.expected().weights;
-    Reference mean = Reference::Zero(expected.rows(), c.longest());
+    Reference mean = Reference::Zero(expected.rows(), c.longest_key());
     for (Index h = 0; h < c.heads; ++h)
-      mean += expected.middleCols(h * c.longest(), c.longest()) / c.heads;
+      mean += expected.middleCols(h * c.longest_key(), c.longest_key()) / c.heads;
     MatrixXf W, again;
     const auto Y = call(attn::save_weights(W, attn::average_heads()));
     EXPECT_TRUE(same_bits(Y, call()));

@@ -5,23 +5,22 @@
 
 #include <array>
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/reference_attention.h"
+#include "support/special_values.h"
 
 namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXf;
+using support::kInfinity;
 using support::near;
 using support::reference_attention;
 using support::ReferenceOptions;
 using support::same_bits;
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 /// Two ragged sequences, four heads on two, positions from 3.
 struct Batch {

@@ -4,23 +4,22 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/reference_attention.h"
+#include "support/special_values.h"
 
 namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXf;
+using support::kInfinity;
 using support::near;
 using support::reference_attention;
 using support::ReferenceOptions;
 using support::same_bits;
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 struct Operands {
   MatrixXf Q, K, V;

@@ -13,6 +13,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/batch_case.h"
 #include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
@@ -31,23 +32,10 @@ using support::near;
 using support::same_bits;
 using support::Threads;
 using support::uniform;
+using Case = support::BatchCase;
 
 constexpr Index kBlock = 256;  // keys of a block, for the few features of these tests
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-
-/// A batch, and what its calls have beside it as data, so that every test of a scalar shares one instantiation.
-struct Case {
-  std::vector<Index> queries, keys;
-  Index heads = 1, kv_heads = 1;
-  double visible = 1;  ///< the part of all pairs
-  double range = 1;    ///< of queries and keys
-
-  Index longest() const {
-    Index most = 0;
-    for (std::size_t b = 0; b + 1 < keys.size(); ++b) most = std::max(most, keys[b + 1] - keys[b]);
-    return most;
-  }
-};
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
@@ -79,11 +67,11 @@ struct Call {
         Q(uniform<Scalar>(of.queries.back(), of.heads * 5, 1, of.range)),
         K(uniform<Scalar>(of.keys.back(), of.kv_heads * 5, 2, of.range)),
         V(uniform<Scalar>(of.keys.back(), of.kv_heads * 3, 3)),
-        B(uniform<Scalar>(of.queries.back(), of.heads * of.longest(), 4)),
-        M(support::random_bools(of.queries.back(), of.heads * of.longest(), 5, of.visible)) {
+        B(uniform<Scalar>(of.queries.back(), of.heads * of.longest_key(), 4)),
+        M(support::random_bools(of.queries.back(), of.heads * of.longest_key(), 5, of.visible)) {
     if (of.visible < 1) {
       M.row(of.queries.back() / 2).setConstant(false);  // a row that sees nothing
-      for (Index j = 0; j < M.cols(); ++j) M(0, j) = j % of.longest() == of.longest() - 1;
+      for (Index j = 0; j < M.cols(); ++j) M(0, j) = j % of.longest_key() == of.longest_key() - 1;
     }
   }
 
@@ -107,7 +95,7 @@ struct Call {
     asked.key_offsets = c.keys;
     asked.softcap = 3;
     asked.save_weights = asked.save_scores = true;
-    const auto column = [this](Index h, Index j) { return h * c.longest() + j; };
+    const auto column = [this](Index h, Index j) { return h * c.longest_key() + j; };
     const auto token = [this](Index b, Index i) { return c.queries[std::size_t(b)] + i; };
     asked.bias = [=, wide = support::widened(B)](Index b, Index h, Index i, Index j) {
       return wide(token(b, i), column(h, j));

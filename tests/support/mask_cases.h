@@ -10,6 +10,7 @@
 #include <random>
 #include <vector>
 
+#include "batch_case.h"
 #include "matrix_matchers.h"
 #include "random.h"
 #include "reference_attention.h"
@@ -19,30 +20,7 @@ namespace support {
 using Eigen::MatrixXf;
 using Bools = Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic>;
 
-/// Row offsets of a batch and its heads. One sequence of keys serves all sequences of queries.
-struct Case {
-  std::vector<Index> queries, keys;
-  Index heads = 1, kv_heads = 1;
-
-  Index sequences() const { return Index(queries.size()) - 1; }
-  Index query_length(Index b) const {
-    return queries[std::size_t(b) + 1] - queries[std::size_t(b)];
-  }
-  Index key_length(Index b) const {
-    if (keys.size() == 2) b = 0;
-    return keys[std::size_t(b) + 1] - keys[std::size_t(b)];
-  }
-  Index longest_query() const {
-    Index longest = 0;
-    for (Index b = 0; b < sequences(); ++b) longest = std::max(longest, query_length(b));
-    return longest;
-  }
-  Index longest_key() const {
-    Index longest = 0;
-    for (Index b = 0; b < sequences(); ++b) longest = std::max(longest, key_length(b));
-    return longest;
-  }
-};
+using Case = BatchCase;
 
 struct Pair {
   Index sequence, head, row, position, key;

@@ -36,6 +36,11 @@ DynamicMatrix<Scalar, Order> uniform(Eigen::Index rows, Eigen::Index cols, std::
   return x;
 }
 
+/// Plain ones, where any numbers will do.
+inline Eigen::MatrixXf numbers(Eigen::Index rows, Eigen::Index cols, std::uint32_t seed = 1) {
+  return uniform<float, Eigen::ColMajor>(rows, cols, seed);
+}
+
 /// A matrix of bools, each true with the given probability.
 inline DynamicMatrix<bool> random_bools(Eigen::Index rows, Eigen::Index cols, std::uint32_t seed,
                                         double probability = 0.5) {

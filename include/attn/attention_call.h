@@ -3,6 +3,7 @@
 #pragma once
 
 #include "detail/overlap.h"
+#include "detail/sizes.h"
 #include "kernel/schedule.h"
 #include "options.h"
 #include "workspace.h"
@@ -79,6 +80,55 @@ struct stack_scratch {
   static constexpr bool value =
       known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
 };
+
+/// Refuses sizes whose products a call could not count: its rows, its scores' columns, its features, its scratch.
+inline void check_amounts(const char* function, const AttentionShape& s) {
+  const Index rows = (Count(s.queries) * (s.heads / s.kv_heads)).value();
+  check_product(function, "sequences x query rows x heads", s.sequences, s.queries, s.heads);
+  check_product(function, "keys x heads", s.keys, s.heads);
+  check_product(function, "heads x (key_dim + value_dim)", s.heads, Count(s.key_dim) + s.value_dim);
+  // At most twice as much as ScratchSize counts: the rows of a chunk and the keys of a block, rounded up to tiles.
+  check_product(function, "scratch for workers x (rows + keys) x (key_dim + value_dim)", s.workers,
+                std::min<Index>(rows, 1024) + std::min<Index>(s.keys, 256) + 128,
+                Count(2) * (Count(s.key_dim) + s.value_dim + 256));
+  if (s.rotary_dims > 0) {
+    check_product(function, "angles of sequences x (query rows + keys) x rotary_dims", s.sequences,
+                  Count(s.queries) + s.keys, Count(2) * (Count(s.rotary_dims) + 64));
+  }
+  if (s.split_keys > 0) {
+    check_product(function, "parts for workers x keys x value_dim", s.workers,
+                  Count(8) * (Count(s.keys) + 512), Count(s.value_dim) + 128);
+  }
+}
+inline void check_amounts(const CallShape& shape, int workers, bool splits) {
+  AttentionShape s;
+  s.queries = shape.queries.total();
+  s.keys = shape.keys.longest();
+  s.key_dim = shape.key_dim;
+  s.value_dim = shape.value_dim;
+  s.heads = shape.heads;
+  s.kv_heads = shape.kv_heads;
+  s.workers = workers;
+  s.split_keys = splits ? 1 : 0;
+  check_amounts(shape.function, s);
+}
+/// The same of sizes that a user names.
+inline void check_shape(const char* function, const AttentionShape& s) {
+  check_size(function, "queries", s.queries, 0);
+  check_size(function, "keys", s.keys, 0);
+  check_size(function, "key_dim", s.key_dim, 0);
+  check_size(function, "value_dim", s.value_dim, 0);
+  check_size(function, "heads", s.heads, 1);
+  check_size(function, "kv_heads", s.kv_heads, 1);
+  check_size(function, "sequences", s.sequences, 0);
+  check_size(function, "workers", s.workers, 1);
+  check_size(function, "rotary_dims", s.rotary_dims, 0);
+  check_size(function, "split_keys", s.split_keys, 0);
+  if (s.heads % s.kv_heads != 0) {
+    fail(text(function, ": heads is ", s.heads, ", needs a multiple of kv_heads, ", s.kv_heads));
+  }
+  check_amounts(function, s);
+}
 
 /// In place of BoundRotary in a call without rotary().
 struct NoRotary {
@@ -190,6 +240,11 @@ void attend(const char* function,
   const CallShape shape =
       source.shape(function, OperandShape{query.extent(), query_held.kStacked}, batch, options...);
 
+  const Serial serial;
+  const auto& executor = pick<is_executor>(serial, options...);
+  check_workers(function, executor);
+  check_amounts(shape, executor.workers(), kSplits);
+
   static_assert(Given::kFromCache ||
                     count_v<is_all_keys, Options...> + count_v<is_cache_sequences, Options...> == 0,
                 "attn: all_keys() and cache_sequences() are for calls on a KeyValueCache");
@@ -211,10 +266,10 @@ void attend(const char* function,
 
   Scalar scale = Scalar(1);
   if constexpr (count_v<is_scale, Options...> == 1) {
-    scale = Scalar(pick<is_scale>(none, options...).value);
+    scale = pick<is_scale>(none, options...).template bind<Scalar>(shape);
   } else {
     using std::sqrt;
-    const Scalar root = sqrt(Scalar(int(shape.key_dim)));
+    const Scalar root = sqrt(from_index<Scalar>(shape.key_dim));
     scale = Scalar(1) / root;
   }
 
@@ -231,9 +286,6 @@ void attend(const char* function,
     }
   }();
 
-  const Serial serial;
-  const auto& executor = pick<is_executor>(serial, options...);
-  check_workers(function, executor);
   const auto parts = [&] {
     if constexpr (kSplits) {
       const SplitKeys& option = pick<is_split_keys>(none, options...);

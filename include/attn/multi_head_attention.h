@@ -203,16 +203,19 @@ class MultiHeadAttention {
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be lent.
   void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
   void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
-    for (const int workers : {1, shape.workers}) {
-      workspace.reserve(detail::scratch_scalars<Compute>(attention_shape(shape), workers));
-      workspace.reserve_rows(
-          Scratch(options_, shape.sequences * shape.queries, shape.sequences * shape.keys, workers)
-              .total());
+    const AttentionShape attention =
+        checked_shape("attn::MultiHeadAttention::reserve", attention_shape(shape));
+    const Index queries = attention.sequences * attention.queries,
+                keys = attention.sequences * attention.keys;
+    for (const int workers : {1, attention.workers}) {
+      workspace.reserve(detail::scratch_scalars<Compute>(attention, workers));
+      workspace.reserve_rows(Scratch(options_, queries, keys, workers).total());
     }
   }
   /// Makes room for decode() of what cache.shape(tokens, heads) says.
   void reserve_decode(const AttentionShape& shape) { reserve_decode(shape, workspace_); }
-  void reserve_decode(const AttentionShape& shape, Workspace<Compute>& workspace) const {
+  void reserve_decode(const AttentionShape& asked, Workspace<Compute>& workspace) const {
+    const AttentionShape shape = checked_shape("attn::MultiHeadAttention::reserve_decode", asked);
     const Index rows = shape.sequences * shape.queries;
     for (const int workers : {1, shape.workers}) {
       workspace.reserve(detail::scratch_scalars<Compute>(shape, workers));
@@ -236,6 +239,14 @@ class MultiHeadAttention {
                                 "MultiHeadAttention<Scalar>"));
     }
     return options;
+  }
+  /// Sizes to reserve for, refused where they cannot be.
+  AttentionShape checked_shape(const char* function, AttentionShape shape) const {
+    shape.workers = detail::bounded_workers(shape.workers);
+    detail::check_shape(function, shape);
+    detail::check_rows(function, options_, (detail::Count(shape.sequences) * shape.queries).value(),
+                       (detail::Count(shape.sequences) * shape.keys).value(), shape.workers);
+    return shape;
   }
   template <class Weight, class Bias, class W, class... B>
   static void assign(const char* name, Weight& weight, Bias& bias, const W& w, const B&... b) {

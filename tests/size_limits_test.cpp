@@ -476,6 +476,7 @@ TEST(ReservedShapes, AreCountableOrRefused) {
           scalars({8, a, b, c, 1, 1, 1, workers, 8, 8});
           scalars({a, 8, 8, 8, b, 1, c, workers, c, 0});
           scalars({a, b, 8, 8, 8, 8, c, workers, 8, a});
+          scalars({8, a, 8, 8, b, b, c, workers});
         }
       }
     }

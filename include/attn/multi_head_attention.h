@@ -203,8 +203,8 @@ class MultiHeadAttention {
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be lent.
   void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
   void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
-    const AttentionShape attention =
-        checked_shape("attn::MultiHeadAttention::reserve", attention_shape(shape));
+    const AttentionShape attention = detail::reserved_shape("attn::MultiHeadAttention::reserve",
+                                                            options_, attention_shape(shape));
     const Index queries = attention.sequences * attention.queries,
                 keys = attention.sequences * attention.keys;
     for (const int workers : {1, attention.workers}) {
@@ -215,7 +215,8 @@ class MultiHeadAttention {
   /// Makes room for decode() of what cache.shape(tokens, heads) says.
   void reserve_decode(const AttentionShape& shape) { reserve_decode(shape, workspace_); }
   void reserve_decode(const AttentionShape& asked, Workspace<Compute>& workspace) const {
-    const AttentionShape shape = checked_shape("attn::MultiHeadAttention::reserve_decode", asked);
+    const AttentionShape shape =
+        detail::reserved_shape("attn::MultiHeadAttention::reserve_decode", options_, asked);
     const Index rows = shape.sequences * shape.queries;
     for (const int workers : {1, shape.workers}) {
       workspace.reserve(detail::scratch_scalars<Compute>(shape, workers));
@@ -239,14 +240,6 @@ class MultiHeadAttention {
                                 "MultiHeadAttention<Scalar>"));
     }
     return options;
-  }
-  /// Sizes to reserve for, refused where they cannot be.
-  AttentionShape checked_shape(const char* function, AttentionShape shape) const {
-    shape.workers = detail::bounded_workers(shape.workers);
-    detail::check_shape(function, shape);
-    detail::check_rows(function, options_, (detail::Count(shape.sequences) * shape.queries).value(),
-                       (detail::Count(shape.sequences) * shape.keys).value(), shape.workers);
-    return shape;
   }
   template <class Weight, class Bias, class W, class... B>
   static void assign(const char* name, Weight& weight, Bias& bias, const W& w, const B&... b) {

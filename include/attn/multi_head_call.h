@@ -70,6 +70,16 @@ inline void check_rows(const char* function, const MultiHeadOptions& sizes, Inde
                 Count(160) * (Count(inputs) + 64));
 }
 
+/// The shape that a layer's scratch is reserved for, refused where it cannot be.
+inline AttentionShape reserved_shape(const char* function, const MultiHeadOptions& sizes,
+                                     AttentionShape shape) {
+  shape.workers = bounded_workers(shape.workers);
+  check_shape(function, shape);
+  check_rows(function, sizes, (Count(shape.sequences) * shape.queries).value(),
+             (Count(shape.sequences) * shape.keys).value(), shape.workers);
+  return shape;
+}
+
 /// An option of the layer as attention gets it: what the layer does itself is not passed on.
 template <class Option>
 auto& passed_on(Option& option) {

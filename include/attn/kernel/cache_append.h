@@ -175,12 +175,13 @@ class CacheWriter {
     }
     const bool finite = check.finite();
     const Quantum quantum(finite ? S::reduce_max(lanes) : Scalar(0));
-    const auto lift = S::set(quantum.lift), inverse = S::set(quantum.inverse);
+    const auto inverse = S::set(quantum.inverse);
     for (Index c = 0; c < features; c += S::width) {
       const Index held = std::min<Index>(features - c, S::width);
       alignas(64) Scalar x[S::width] = {};
       if (finite) {
-        const auto lifted = S::mul(detail::load_strided<S>(from + c * stride, stride, held), lift);
+        auto lifted = detail::load_strided<S>(from + c * stride, stride, held);
+        if (!(quantum.lift == Scalar(1))) lifted = S::mul(lifted, S::set(quantum.lift));
         S::store(x, S::mul(lifted, inverse));
       }
       for (Index w = 0; w < held; ++w)

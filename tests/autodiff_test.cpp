@@ -133,6 +133,22 @@ TEST(AutoDiffScalar, OfAnyNumberOfVariablesCarriesThemAll) {
   check_derivatives<Dual>(Problem(), variables, Options::all);
 }
 
+// An expression refers to its operands, which may be gone when the option is used: options hold what it evaluates to.
+TEST(AutoDiffScalar, OfAnExpressionIsEvaluatedByOptions) {
+  using Dual = Eigen::AutoDiffScalar<Eigen::VectorXd>;
+  const auto number = [](double x) { return Dual(x, 1, 0); };
+  auto scale = attn::scale(number(3) * 0.5);
+  auto softcap = attn::softcap(number(4) + number(5));
+  auto alibi = attn::alibi(number(7) * number(2));
+  auto sink = attn::sink(number(1) - 3.);
+  static_assert(std::is_same_v<decltype(scale.value), Dual> &&
+                std::is_same_v<decltype(softcap.cap), Dual>);
+  EXPECT_EQ(scale.value.derivatives()(0), 0.5);
+  EXPECT_EQ(softcap.cap.derivatives()(0), 2);
+  EXPECT_EQ(Dual(alibi.slopes[0]).derivatives()(0), 9);
+  EXPECT_EQ(Dual(sink.logits[0]).value(), -2);
+}
+
 TEST(AutoDiffScalar, LeavesARowWithoutKeysAtZero) {
   using Dual = Eigen::AutoDiffScalar<Eigen::Vector2d>;
   const DualProblem<Dual> x(Problem(), {0, 9});

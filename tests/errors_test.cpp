@@ -356,12 +356,38 @@ TEST(ScoreShapeErrors, OfAStridedViewNameTheFourSizes) {
       attn::bias(attn::bhld(memory.data(), 3, 1, 2, 4)));
 }
 
-TEST(ScoreErrors, SoftcapIsFiniteAndAboveZero) {
+// Numbers are what they are in the scalar of the call: beyond its ends they are refused.
+TEST(ScoreErrors, SoftcapAndItsInverseAreFiniteAndAboveZero) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
-  for (const float cap : {0.f, -1.f, std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity()}) {
-    expect_refused("attn::attention: softcap needs a finite cap above zero", split(Q), split(K),
-                   split(V), attn::softcap(cap));
+  const std::vector<std::pair<double, std::string>> bad = {
+      {0, "0"},
+      {-1, "-1"},
+      {1e-40, "1e-40"},
+      {1e-300, "1e-300"},
+      {1e32, "1e+32"},
+      {3e38, "3e+38"},
+      {1e300, "1e+300"},
+      {-1e-300, "-1e-300"},
+      {std::numeric_limits<double>::quiet_NaN(), "nan"},
+      {std::numeric_limits<double>::infinity(), "inf"}};
+  for (const auto& [cap, shown] : bad) {
+    expect_refused("attn::attention: softcap is " + shown +
+                       ", needs a finite cap above zero, neither so small that 1 / cap overflows "
+                       "nor so large that s / cap vanishes",
+                   split(Q), split(K), split(V), attn::softcap(cap));
+  }
+}
+
+TEST(ScoreErrors, ScaleIsFinite) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  using Limits = std::numeric_limits<double>;
+  const std::vector<std::pair<double, std::string>> bad = {{1e39, "1e+39"},
+                                                           {-1e300, "-1e+300"},
+                                                           {Limits::infinity(), "inf"},
+                                                           {Limits::quiet_NaN(), "nan"}};
+  for (const auto& [scale, shown] : bad) {
+    expect_refused("attn::attention: scale is " + shown + ", needs a finite number", split(Q),
+                   split(K), split(V), attn::scale(scale));
   }
 }
 
@@ -378,10 +404,21 @@ TEST(HeadNumberErrors, AreOneForEachHeadOrOneForAll) {
                  attn::sink(std::vector<double>()));
 }
 
+TEST(HeadNumberErrors, SlopesAreFinite) {
+  const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
+  using Limits = std::numeric_limits<double>;
+  const std::vector<std::pair<double, std::string>> bad = {
+      {1e39, "1e+39"}, {-Limits::infinity(), "-inf"}, {Limits::quiet_NaN(), "nan"}};
+  for (const auto& [slope, shown] : bad) {
+    expect_refused("attn::attention: alibi: slope 2 is " + shown + ", needs a finite number",
+                   split(Q, 4), split(K, 4), split(V, 4), attn::alibi({0., 1., slope, 0.}));
+  }
+}
+
 TEST(HeadNumberErrors, SinksAreFiniteOrMinusInfinity) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
   using Limits = std::numeric_limits<double>;
-  for (const double bad : {Limits::infinity(), Limits::quiet_NaN()}) {
+  for (const double bad : {Limits::infinity(), Limits::quiet_NaN(), 1e300}) {
     expect_refused("attn::attention: sink: logit 1 is not a finite number (or -infinity)",
                    split(Q, 4), split(K, 4), split(V, 4), attn::sink({0., bad, 0., 0.}));
   }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "attention_shape.h"
 #include "detail/overlap.h"
 #include "kernel/schedule.h"
 #include "options.h"
@@ -9,18 +10,6 @@
 
 namespace attn {
 inline namespace ATTN_ABI {
-/// The sizes that a workspace depends on, for reserve(): of the longest sequence, d_k and d_v for each head.
-struct AttentionShape {
-  Index queries = 0, keys = 0;
-  Index key_dim = 0, value_dim = 0;
-  Index heads = 1, kv_heads = 1;
-  Index sequences = 1;    ///< matters only with several workers
-  int workers = 1;        ///< as in parallel(workers) or on(pool)
-  Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
-  Index split_keys = 0;   ///< as in split_keys(chunk)
-  bool cached = false;    ///< the keys are a cache's, turned already
-};
-
 namespace detail {
 
 /// Which overload of a call on matrices is meant: the one that returns, or the one that writes into(Y).
@@ -190,6 +179,11 @@ void attend(const char* function,
   const CallShape shape =
       source.shape(function, OperandShape{query.extent(), query_held.kStacked}, batch, options...);
 
+  const Serial serial;
+  const auto& executor = pick<is_executor>(serial, options...);
+  check_workers(function, executor);
+  check_amounts(shape, executor.workers(), kSplits);
+
   static_assert(Given::kFromCache ||
                     count_v<is_all_keys, Options...> + count_v<is_cache_sequences, Options...> == 0,
                 "attn: all_keys() and cache_sequences() are for calls on a KeyValueCache");
@@ -211,10 +205,10 @@ void attend(const char* function,
 
   Scalar scale = Scalar(1);
   if constexpr (count_v<is_scale, Options...> == 1) {
-    scale = Scalar(pick<is_scale>(none, options...).value);
+    scale = pick<is_scale>(none, options...).template bind<Scalar>(shape);
   } else {
     using std::sqrt;
-    const Scalar root = sqrt(Scalar(int(shape.key_dim)));
+    const Scalar root = sqrt(from_index<Scalar>(shape.key_dim));
     scale = Scalar(1) / root;
   }
 
@@ -231,9 +225,6 @@ void attend(const char* function,
     }
   }();
 
-  const Serial serial;
-  const auto& executor = pick<is_executor>(serial, options...);
-  check_workers(function, executor);
   const auto parts = [&] {
     if constexpr (kSplits) {
       const SplitKeys& option = pick<is_split_keys>(none, options...);

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/check.h"
+#include "detail/sizes.h"
 #include "types.h"
 
 namespace attn {
@@ -37,16 +37,17 @@ class KeyValueCacheOptions {
   constexpr Index capacity() const { return capacity_; }
   constexpr Index kv_heads() const { return kv_heads_; }
   constexpr Index key_dim() const { return key_dim_; }
-  constexpr Index value_dim() const { return value_dim_ == kUnset ? key_dim_ : value_dim_; }
+  constexpr Index value_dim() const { return value_dim_.value_or(key_dim_); }
   constexpr Index sequences() const { return sequences_; }
-  constexpr bool is_ring() const { return window_ != kUnset; }
-  constexpr Index window() const { return window_; }
+  constexpr bool is_ring() const { return window_.given(); }
+  /// Of a ring; 0 without one.
+  constexpr Index window() const { return window_.value_or(0); }
   constexpr Index pinned() const { return pinned_; }
 
   /// Refuses sizes that make no cache.
   void check(const char* function) const {
     const auto positive = [&](const char* name, Index n) {
-      if (n < 1) detail::fail(detail::text(function, ": ", name, " is ", n, ", needs at least 1"));
+      detail::check_size(function, name, n, 1);
     };
     positive("capacity", capacity_);
     positive("kv_heads", kv_heads_);
@@ -54,29 +55,33 @@ class KeyValueCacheOptions {
     positive("value_dim", value_dim());
     positive("sequences", sequences_);
     if (is_ring()) {
-      positive("the ring's window", window_);
-      if (capacity_ < window_) {
+      positive("the ring's window", window());
+      if (capacity_ < window()) {
         detail::fail(detail::text(function, ": capacity is ", capacity_,
-                                  ", needs at least the ring's window of ", window_));
+                                  ", needs at least the ring's window of ", window()));
       }
     }
     if (pinned_ < 0 || (pinned_ > 0 && !is_ring())) {
       detail::fail(detail::text(function, ": ", pinned_,
                                 " tokens are pinned; pinned(n) needs n >= 0 and a ring(window)"));
     }
+    using detail::Count;
+    detail::check_product(
+        function, "sequences x kv_heads x (capacity + pinned) x (key_dim + value_dim)", sequences_,
+        kv_heads_, Count(capacity_) + pinned_, Count(key_dim_) + value_dim());
   }
 
  private:
-  static constexpr Index kUnset = -1;
-
-  constexpr KeyValueCacheOptions with(Index KeyValueCacheOptions::*member, Index value) const {
+  template <class T>
+  constexpr KeyValueCacheOptions with(T KeyValueCacheOptions::*member, Index value) const {
     KeyValueCacheOptions changed = *this;
     changed.*member = value;
     return changed;
   }
 
   Index capacity_, kv_heads_, key_dim_;
-  Index value_dim_ = kUnset, sequences_ = 1, window_ = kUnset, pinned_ = 0;
+  Index sequences_ = 1, pinned_ = 0;
+  detail::OptionalSize value_dim_, window_;
 };
 
 }  // namespace ATTN_ABI

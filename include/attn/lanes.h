@@ -31,13 +31,21 @@ class LanesMask;
 
 namespace detail {
 
+/// An integer in a scalar that is known to come from an int alone.
+template <class Scalar>
+Scalar from_ints(Index i) {
+  constexpr int step = 1 << 30;
+  if (-step < i && i < step) return Scalar(int(i));
+  const Scalar high = from_ints<Scalar>(i / step) * Scalar(step);
+  return Scalar(high + Scalar(int(i % step)));
+}
 /// A position as a scalar that may be constructible from few types only.
 template <class Scalar>
 ATTN_INLINE Scalar from_index(Index i) {
   if constexpr (std::is_arithmetic_v<Scalar>) {
     return static_cast<Scalar>(i);
   } else {
-    return Scalar(int(i));
+    return from_ints<Scalar>(i);
   }
 }
 

@@ -34,24 +34,24 @@ auto heads(Matrix&& X, Index n) {
 }
 
 /// Memory [B, H, L, d], contiguous: batch, heads, tokens, features.
+///
+/// Requires   sizes ≥ 0                                      (std::invalid_argument from the call that uses it, otherwise)
 template <class T>
 TensorView<T> bhld(T* data, Index sequences, Index heads, Index tokens, Index features) {
-  return {
-      data,     sequences, heads, tokens, features, heads * tokens * features, tokens * features,
-      features, 1};
+  const detail::Count head = detail::Count(tokens) * features, sequence = head * heads;
+  return {data, sequences, heads, tokens, features, sequence.value(), head.value(), features, 1};
 }
 /// Memory [B, L, H, d], contiguous (or [B, L, H·d], the same bytes).
 template <class T>
 TensorView<T> blhd(T* data, Index sequences, Index tokens, Index heads, Index features) {
-  return {data,     sequences,        heads, tokens, features, tokens * heads * features,
-          features, heads * features, 1};
+  const detail::Count token = detail::Count(heads) * features, sequence = token * tokens;
+  return {data, sequences, heads, tokens, features, sequence.value(), features, token.value(), 1};
 }
 /// Memory [L, B, H, d], contiguous, time-major (or [L, B, H·d]).
 template <class T>
 TensorView<T> lbhd(T* data, Index tokens, Index sequences, Index heads, Index features) {
-  return {data,     sequences,        heads,    tokens,
-          features, heads * features, features, sequences * heads * features,
-          1};
+  const detail::Count sequence = detail::Count(heads) * features, token = sequence * sequences;
+  return {data, sequences, heads, tokens, features, sequence.value(), features, token.value(), 1};
 }
 
 /// A tensor of dimensions (B, H, L, d), in its own storage order. The tensor must outlive the call.

@@ -42,6 +42,10 @@ detail::CausalFrom causal_from(Offsets&& offsets) {
 }
 
 /// Query row i is at position i + offset, for everything that asks for positions.
+///
+/// Requires   where positions are read as numbers (rotary(), alibi(), score(), mask(f)): at most half the largest Index, either way
+///            (std::invalid_argument from the call otherwise). Masks compare only: an offset of any size puts queries behind or before
+///            all keys
 inline detail::QueryOffset query_offset(Index offset) {
   detail::QueryOffset option;
   option.offset = detail::IndexList(offset);
@@ -56,7 +60,8 @@ detail::QueryOffset query_offset(Offsets&& offsets) {
   return option;
 }
 
-/// A query at position p sees the keys p − left ≤ j ≤ p + right, ends included; −1 = unbounded.
+/// A query at position p sees the keys p − left ≤ j ≤ p + right, ends included; −1 = unbounded, and so is a side that reaches beyond
+/// all positions (more than a quarter of the largest Index).
 inline detail::Window window(Index left, Index right) { return {left, right}; }
 
 /// Attends where B is true. B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one for each head; a single

@@ -203,16 +203,20 @@ class MultiHeadAttention {
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be lent.
   void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
   void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
-    for (const int workers : {1, shape.workers}) {
-      workspace.reserve(detail::scratch_scalars<Compute>(attention_shape(shape), workers));
-      workspace.reserve_rows(
-          Scratch(options_, shape.sequences * shape.queries, shape.sequences * shape.keys, workers)
-              .total());
+    const AttentionShape attention = detail::reserved_shape("attn::MultiHeadAttention::reserve",
+                                                            options_, attention_shape(shape));
+    const Index queries = attention.sequences * attention.queries,
+                keys = attention.sequences * attention.keys;
+    for (const int workers : {1, attention.workers}) {
+      workspace.reserve(detail::scratch_scalars<Compute>(attention, workers));
+      workspace.reserve_rows(Scratch(options_, queries, keys, workers).total());
     }
   }
   /// Makes room for decode() of what cache.shape(tokens, heads) says.
   void reserve_decode(const AttentionShape& shape) { reserve_decode(shape, workspace_); }
-  void reserve_decode(const AttentionShape& shape, Workspace<Compute>& workspace) const {
+  void reserve_decode(const AttentionShape& asked, Workspace<Compute>& workspace) const {
+    const AttentionShape shape =
+        detail::reserved_shape("attn::MultiHeadAttention::reserve_decode", options_, asked);
     const Index rows = shape.sequences * shape.queries;
     for (const int workers : {1, shape.workers}) {
       workspace.reserve(detail::scratch_scalars<Compute>(shape, workers));

@@ -58,6 +58,28 @@ struct LayerScratch {
   }
 };
 
+/// Refuses projected rows whose scratch passes what can be counted.
+inline void check_rows(const char* function, const MultiHeadOptions& sizes, Index queries,
+                       Index keys, int workers) {
+  const Index inputs = std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
+                                 sizes.heads() * sizes.value_dim()});
+  check_product(
+      function, "projected rows x heads x (key_dim + value_dim)", Count(queries) + keys,
+      Count(2) * (Count(sizes.heads()) * (Count(sizes.key_dim()) + sizes.value_dim()) + 64));
+  check_product(function, "scratch for workers x features of a projection", workers,
+                Count(160) * (Count(inputs) + 64));
+}
+
+/// The shape that a layer's scratch is reserved for, refused where it cannot be.
+inline AttentionShape reserved_shape(const char* function, const MultiHeadOptions& sizes,
+                                     AttentionShape shape) {
+  shape.workers = bounded_workers(shape.workers);
+  check_shape(function, shape);
+  check_rows(function, sizes, (Count(shape.sequences) * shape.queries).value(),
+             (Count(shape.sequences) * shape.keys).value(), shape.workers);
+  return shape;
+}
+
 /// An option of the layer as attention gets it: what the layer does itself is not passed on.
 template <class Option>
 auto& passed_on(Option& option) {
@@ -174,11 +196,15 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
       call_shape(function, projected_query,
                  projected(key, key_held.kStacked, sizes.kv_heads(), sizes.key_dim()),
                  projected(value, value_held.kStacked, sizes.kv_heads(), sizes.value_dim()), batch);
+  const Serial serial;
+  const auto& executor = pick<is_executor>(serial, options...);
+  check_workers(function, executor);
+  check_amounts(shape, executor.workers(), count_v<is_split_keys, Options...> == 1);
   CallShape out_shape = shape;
   out_shape.heads = out_shape.kv_heads = 1;
   out_shape.value_dim = sizes.output_features();
 
-  // What the layer does itself: residual, output, threads.
+  // What the layer does itself: residual and output.
   const auto residual = [&] {
     if constexpr (count_v<is_residual, Options...> == 1) {
       const auto& option = pick<is_residual>(none, options...);
@@ -199,9 +225,6 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
       return kernel::NoRows{};
     }
   }();
-  const Serial serial;
-  const auto& executor = pick<is_executor>(serial, options...);
-  check_workers(function, executor);
   auto& into_option = pick<is_into>(none, options...);
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
                 "attn::MultiHeadAttention: inputs, weights and output must compute in one scalar: "
@@ -227,6 +250,7 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
 
   // Scratch.
   const Index query_rows = query.sequences * query.tokens, key_rows = key.sequences * key.tokens;
+  check_rows(function, sizes, query_rows, key_rows, executor.workers());
   const LayerScratch<Scalar, Storage> size(sizes, query_rows, key_rows, executor.workers());
   Workspace<Scalar> brought;
   Scalar* const memory = [&] {

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/check.h"
+#include "detail/sizes.h"
 #include "types.h"
 
 namespace attn {
@@ -45,27 +45,19 @@ class MultiHeadOptions {
 
   constexpr Index d_model() const { return d_model_; }
   constexpr Index heads() const { return heads_; }
-  constexpr Index kv_heads() const { return kv_heads_ == kUnset ? heads_ : kv_heads_; }
-  constexpr Index key_dim() const {
-    return key_dim_ != kUnset ? key_dim_ : heads_ > 0 ? d_model_ / heads_ : 0;
-  }
-  constexpr Index value_dim() const { return value_dim_ == kUnset ? key_dim() : value_dim_; }
-  constexpr Index key_features() const {
-    return key_features_ == kUnset ? d_model_ : key_features_;
-  }
-  constexpr Index value_features() const {
-    return value_features_ == kUnset ? key_features() : value_features_;
-  }
-  constexpr Index output_features() const {
-    return output_features_ == kUnset ? d_model_ : output_features_;
-  }
+  constexpr Index kv_heads() const { return kv_heads_.value_or(heads_); }
+  constexpr Index key_dim() const { return key_dim_.value_or(heads_ > 0 ? d_model_ / heads_ : 0); }
+  constexpr Index value_dim() const { return value_dim_.value_or(key_dim()); }
+  constexpr Index key_features() const { return key_features_.value_or(d_model_); }
+  constexpr Index value_features() const { return value_features_.value_or(key_features()); }
+  constexpr Index output_features() const { return output_features_.value_or(d_model_); }
   constexpr bool has_in_bias() const { return in_bias_; }
   constexpr bool has_out_bias() const { return out_bias_; }
 
   /// Refuses sizes that make no layer.
   void check(const char* function) const {
     const auto positive = [&](const char* name, Index n) {
-      if (n < 1) detail::fail(detail::text(function, ": ", name, " is ", n, ", needs at least 1"));
+      detail::check_size(function, name, n, 1);
     };
     positive("d_model", d_model_);
     positive("heads", heads_);
@@ -74,7 +66,7 @@ class MultiHeadOptions {
       detail::fail(detail::text(function, ": ", heads_, " heads, needs a multiple of the ",
                                 kv_heads(), " key/value heads"));
     }
-    if (key_dim_ == kUnset && d_model_ % heads_ != 0) {
+    if (!key_dim_.given() && d_model_ % heads_ != 0) {
       detail::fail(detail::text(function, ": d_model is ", d_model_, ", needs a multiple of the ",
                                 heads_, " heads, or key_dim(n)"));
     }
@@ -83,21 +75,26 @@ class MultiHeadOptions {
     positive("key_features", key_features());
     positive("value_features", value_features());
     positive("output_features", output_features());
+    const auto countable = [&](const char* names, auto... sizes) {
+      detail::check_product(function, names, sizes...);
+    };
+    countable("d_model x heads x key_dim", d_model_, heads_, key_dim());
+    countable("key_features x kv_heads x key_dim", key_features(), kv_heads(), key_dim());
+    countable("value_features x kv_heads x value_dim", value_features(), kv_heads(), value_dim());
+    countable("output_features x heads x value_dim", output_features(), heads_, value_dim());
   }
 
  private:
-  static constexpr Index kUnset = -1;
-
-  template <class T>
-  constexpr MultiHeadOptions with(T MultiHeadOptions::*member, T value) const {
+  template <class T, class Value>
+  constexpr MultiHeadOptions with(T MultiHeadOptions::*member, Value value) const {
     MultiHeadOptions changed = *this;
     changed.*member = value;
     return changed;
   }
 
   Index d_model_, heads_;
-  Index kv_heads_ = kUnset, key_dim_ = kUnset, value_dim_ = kUnset;
-  Index key_features_ = kUnset, value_features_ = kUnset, output_features_ = kUnset;
+  detail::OptionalSize kv_heads_, key_dim_, value_dim_;
+  detail::OptionalSize key_features_, value_features_, output_features_;
   bool in_bias_ = false, out_bias_ = false;
 };
 

@@ -59,6 +59,12 @@ class SharedTask {
   std::exception_ptr failure_;
 };
 
+/// Up to n workers: no more than a machine has cores, so that shares of scratch can be counted.
+constexpr int bounded_workers(Index n) {
+  constexpr Index most = 1024;
+  return int(n < -most ? -most : n > most ? most : n);
+}
+
 /// The calling thread alone.
 struct Serial {
   static constexpr bool kAlone = true;  ///< never more than one worker
@@ -73,7 +79,7 @@ struct Serial {
 struct Parallel : option_base {
   static constexpr bool kAlone = false;
   int count;
-  explicit Parallel(int n) : count(n) {}
+  explicit Parallel(Index n) : count(bounded_workers(n)) {}
   int workers() const { return has_openmp || count < 1 ? count : 1; }
   template <class Task>
   void run(int workers, const Task& task) const {
@@ -98,7 +104,7 @@ struct OnPool : option_base {
   static constexpr bool kAlone = false;
   Pool* pool;
   int count;
-  OnPool(Pool& p, int n) : pool(&p), count(n) {}
+  OnPool(Pool& p, Index n) : pool(&p), count(bounded_workers(n)) {}
   int workers() const { return count; }
 
   template <class Task>
@@ -163,15 +169,15 @@ using is_executor = std::bool_constant<std::is_same_v<T, Parallel> || is_instanc
 
 }  // namespace detail
 
-/// Up to n threads by OpenMP, the caller among them. Scratch grows to one share for each.
+/// Up to n threads by OpenMP (1024 at most), the caller among them. Scratch grows to one share for each.
 ///
 /// Requires   n ≥ 1                                          (std::invalid_argument from the call otherwise)
-inline detail::Parallel parallel(int n) { return detail::Parallel(n); }
+inline detail::Parallel parallel(Index n) { return detail::Parallel(n); }
 
-/// Up to n threads of a pool (default: all it has), the caller among them: an Eigen::ThreadPool (anything with Schedule(f) and
+/// Up to n threads of a pool (default: all it has; 1024 at most), the caller among them: an Eigen::ThreadPool (anything with Schedule(f) and
 /// NumThreads()), or any object with parallel_for(n, f).
 template <class Pool>
-detail::OnPool<Pool> on(Pool& pool, int n) {
+detail::OnPool<Pool> on(Pool& pool, Index n) {
   return detail::OnPool<Pool>(pool, n);
 }
 template <class Pool>

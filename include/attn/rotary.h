@@ -66,7 +66,9 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
   const Batch batch = batch_of(function, options...);
   shape.queries = tokens_of(function, "X", from.extent(), held.kStacked, batch.query_offsets,
                             batch.query_length);
-  const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, options...); };
+  const auto offset = [&](Index sequence) {
+    return query_offset_of(shape, sequence, option, options...);
+  };
   const Index dims = option.checked_dims(function, shape.key_dim);
   const OperandPositions<decltype(offset)> positions(function, "X", option.angles, shape.queries,
                                                      option.has_ids ? &option.query_ids : nullptr,

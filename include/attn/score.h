@@ -17,15 +17,20 @@ namespace attn {
 inline namespace ATTN_ABI {
 
 /// Scores are scale · q·k; without this option scale = 1/√d_k.
+///
+/// Requires   a number that is finite in the scalar of the call  (std::invalid_argument from the call that uses it, otherwise)
 template <class Number>
-detail::Scale<Number> scale(Number value) {
-  return detail::Scale<Number>(std::move(value));
+auto scale(Number value) {
+  return detail::Scale<detail::owned_number_t<Number>>(std::move(value));
 }
 
 /// Scores are squashed into (−cap, cap) by cap·tanh(s / cap), cap > 0 (Gemma 2, arXiv:2408.00118).
+///
+/// Requires   in the scalar of the call: cap and 1/cap finite, and cap so small that s / cap keeps what it is worth: at most
+///            ε / the least normal number, 1e31 in float     (std::invalid_argument from the call that uses it, otherwise)
 template <class Number>
-detail::Softcap<Number> softcap(Number cap) {
-  return detail::Softcap<Number>(std::move(cap));
+auto softcap(Number cap) {
+  return detail::Softcap<detail::owned_number_t<Number>>(std::move(cap));
 }
 
 /// B is added to the scores; −∞ hides a pair. B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one for each
@@ -46,7 +51,7 @@ auto bias(Matrix&& B) {
 /// mask that is the paper's penalty for what lies back.
 ///
 /// Shapes     slopes: any vector, one number for each query head (or one for all); a single number
-/// Requires   as many slopes as heads, or one               (std::invalid_argument from the call that uses it, otherwise)
+/// Requires   as many slopes as heads, or one; finite       (std::invalid_argument from the call that uses it, otherwise)
 /// Semantics  an lvalue vector is referred to, anything else owned. Distances are exact below 2²⁴ in float
 /// Cost       one multiply-add for each pair, in the pass over the scores that all modifiers share
 /// Reference  Press et al. 2022 (arXiv:2108.12409)
@@ -65,6 +70,7 @@ template <class Scalar = float>
 Eigen::Matrix<Scalar, Eigen::Dynamic, 1> alibi_slopes(Index heads) {
   if (heads < 1)
     detail::fail(detail::text("attn::alibi_slopes: ", heads, " heads, needs at least 1"));
+  detail::check_product("attn::alibi_slopes", "heads", heads);
   Index power = 1;
   while (2 * power <= heads) power *= 2;
   Eigen::Matrix<Scalar, Eigen::Dynamic, 1> slopes(heads);

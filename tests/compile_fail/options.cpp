@@ -19,7 +19,12 @@
 // expect 16: a matrix among the options: write what it is
 // expect 17: a matrix among the options: write what it is
 // expect 18: two split_keys in one call
+// expect 19: expected numbers, one for each head or one for all, not bool
+// expect 20: expected numbers, one for each head or one for all, not bool
+// expect 21: expected numbers, one for each head or one for all, not bool
 #include <attn/attn.h>
+
+#include <vector>
 
 using Eigen::MatrixXf;
 
@@ -115,5 +120,20 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y, 
   Y = attn::attention(Q, K, V, attn::split_keys(256), attn::split_keys(512));
 #else
   Y = attn::attention(Q, K, V, attn::split_keys(256));
+#endif
+#if CASE == 19
+  Y = attn::attention(Q, K, V, attn::sink(true));
+#else
+  Y = attn::attention(Q, K, V, attn::sink(1));
+#endif
+#if CASE == 20
+  Y = attn::attention(Q, K, V, attn::alibi(std::vector<bool>{true}));
+#else
+  Y = attn::attention(Q, K, V, attn::alibi(std::vector<float>{1}));
+#endif
+#if CASE == 21
+  Y = attn::attention(Q, K, V, attn::sink(M.row(0)));
+#else
+  Y = attn::attention(Q, K, V, attn::sink(Q.row(0)));
 #endif
 }

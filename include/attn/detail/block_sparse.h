@@ -76,15 +76,15 @@ struct BoundBlockSparse : mask_base {
 template <class Source>
 struct BlockSparse : mask_base {
   Source source;
-  Index block;
-  BlockSparse(Source s, Index b) : source(std::move(s)), block(b) {}
+  Index block;  ///< a larger one than all positions is as large as they are
+  BlockSparse(Source s, Index b) : source(std::move(s)), block(std::min(b, kUnbounded)) {}
 
   BoundBlockSparse bind(const CallShape& shape) const {
     if (block < 1)
       fail(text(shape.function, ": block_sparse: blocks of ", block, ", needs at least 1"));
     const auto blocks = [this](Index n) { return (n + block - 1) / block; };
     const Index rows = blocks(shape.queries.longest()), columns = blocks(shape.keys.longest());
-    const auto m = source.by_head();
+    const auto m = source.by_head(shape, "block_sparse");
     const bool stacked = m.sequences == 1 && shape.sequences() > 1 && m.tokens != rows;
     const auto fits = [](Index has, Index needs) { return has == 1 || has == needs; };
     if (!fits(m.sequences, shape.sequences()) || !fits(m.heads, shape.heads) ||

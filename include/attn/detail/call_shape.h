@@ -5,6 +5,7 @@
 #include "../types.h"
 #include "check.h"
 #include "index_list.h"
+#include "sizes.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -66,6 +67,28 @@ struct CallShape {
     return keys.length(shared_keys ? 0 : sequence);
   }
 };
+
+/// Refuses a strided view of sizes below 0, and one whose numbers or reach pass what can be counted.
+template <class T>
+void check_view(const char* function, const char* name, const TensorView<T>& v) {
+  const auto size = [&] {
+    return text("[", v.sequences, ", ", v.heads, ", ", v.tokens, ", ", v.features, "]");
+  };
+  if ((v.sequences | v.heads | v.tokens | v.features) < 0)
+    fail(text(function, ": ", name, " is a view of ", size(), ", needs sizes of at least 0"));
+  const auto at_least_one = [](Eigen::Index n) { return Count(n > 0 ? n : 1); };
+  const Count numbers = at_least_one(v.sequences) * at_least_one(v.heads) * at_least_one(v.tokens) *
+                        at_least_one(v.features);
+  const Count reach = at_least_one(v.sequences) * Count::magnitude(v.sequence_stride) +
+                      at_least_one(v.heads) * Count::magnitude(v.head_stride) +
+                      at_least_one(v.tokens) * Count::magnitude(v.token_stride) +
+                      at_least_one(v.features) * Count::magnitude(v.feature_stride);
+  if (numbers.value() > kMostNumbers || reach.value() > kMostNumbers) {
+    fail(text(function, ": ", name, " is a view of ", size(), " at strides [", v.sequence_stride,
+              ", ", v.head_stride, ", ", v.token_stride, ", ", v.feature_stride,
+              "], needs at most ", kMostNumbers, " numbers and as far a reach"));
+  }
+}
 
 /// A matrix shaped like the scores (bool masks, biases), resolved to strides. Element (row, key): where `stacked`, rows
 /// count all the call's query tokens, else those of the row's own sequence.

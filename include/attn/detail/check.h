@@ -7,6 +7,7 @@
 #include <initializer_list>
 #include <stdexcept>
 #include <string>
+#include <type_traits>
 
 #include "config.h"
 
@@ -34,6 +35,20 @@ inline std::string part_text(const std::string& part) { return part; }
 inline std::string part_text(long long part) { return std::to_string(part); }
 inline std::string part_text(long part) { return std::to_string(part); }
 inline std::string part_text(int part) { return std::to_string(part); }
+
+/// A number of an option as messages show it.
+template <class Number>
+ATTN_COLD std::string number_text(const Number& x) {
+  using Wide =
+      std::conditional_t<std::is_constructible_v<long double, const Number&>, long double, float>;
+  if constexpr (std::is_constructible_v<Wide, const Number&>) {
+    char digits[40];
+    std::snprintf(digits, sizeof digits, "%.6Lg", static_cast<long double>(Wide(x)));
+    return digits;
+  } else {
+    return "(a scalar)";
+  }
+}
 
 ATTN_COLD inline std::string join(std::initializer_list<std::string> parts) {
   std::string joined;

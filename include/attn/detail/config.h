@@ -4,6 +4,7 @@
 
 #include <Eigen/Core>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
@@ -77,6 +78,14 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
   Packet(__builtin_shuffle(a, b, ::attn::detail::integer_lanes_t<Scalar, sizeof(a)>{__VA_ARGS__}))
 #else
 #define ATTN_VECTOR_TYPES 0
+#endif
+
+// ---- Overflow ---------------------------------------------------------------------------------------
+// sum_overflows(a, b, sum), product_overflows(a, b, product): whether the result does not fit; it is stored where it does.
+#if defined(__GNUC__) || defined(__clang__)
+#define ATTN_OVERFLOW_BUILTINS 1
+#else
+#define ATTN_OVERFLOW_BUILTINS 0
 #endif
 
 // ---- Widening ---------------------------------------------------------------------------------------
@@ -183,12 +192,50 @@ inline constexpr bool kHardwareFma = true;
 inline constexpr bool kHardwareFma = false;
 #endif
 
+/// Eigen's packets divide as scalars do. 32-bit NEON has no such instruction: Eigen refines an estimate there, to 1/1 = 0.999996.
+#if defined(__ARM_NEON) && !defined(__aarch64__)
+inline constexpr bool kExactDivision = false;
+#else
+inline constexpr bool kExactDivision = true;
+#endif
+
 /// -ffast-math: the compiler would reassociate the rounding trick of exp away unless a barrier stops it.
 #if defined(__FAST_MATH__) || (defined(_M_FP_FAST) && _M_FP_FAST)
 inline constexpr bool kFastMath = true;
 #else
 inline constexpr bool kFastMath = false;
 #endif
+
+/// Of integers ≥ 0, in standard C++.
+template <class Integer>
+constexpr bool portable_sum_overflows(Integer a, Integer b, Integer& sum) {
+  if (a > std::numeric_limits<Integer>::max() - b) return true;
+  sum = a + b;
+  return false;
+}
+template <class Integer>
+constexpr bool portable_product_overflows(Integer a, Integer b, Integer& product) {
+  if (b != 0 && a > std::numeric_limits<Integer>::max() / b) return true;
+  product = a * b;
+  return false;
+}
+/// The same in one instruction more than the result itself takes, where the compiler knows it.
+template <class Integer>
+ATTN_INLINE bool sum_overflows(Integer a, Integer b, Integer& sum) {
+#if ATTN_OVERFLOW_BUILTINS
+  return __builtin_add_overflow(a, b, &sum);
+#else
+  return portable_sum_overflows(a, b, sum);
+#endif
+}
+template <class Integer>
+ATTN_INLINE bool product_overflows(Integer a, Integer b, Integer& product) {
+#if ATTN_OVERFLOW_BUILTINS
+  return __builtin_mul_overflow(a, b, &product);
+#else
+  return portable_product_overflows(a, b, product);
+#endif
+}
 
 template <int N>
 using lanes_t = std::integral_constant<int, N>;

@@ -52,14 +52,14 @@ struct BoundFunctorMask : mask_base {
   }
   KeyRange keys(const QueryRows& rows) const {
     if constexpr (gives_keys<Function>::value) {
-      return function->keys(rows);
+      return intersect(function->keys(rows), {0, rows.keys});
     } else {
       return {0, rows.keys};
     }
   }
   KeyRange full_keys(const QueryRows& rows) const {
     if constexpr (gives_full_keys<Function>::value) {
-      return function->full_keys(rows);
+      return intersect(function->full_keys(rows), {0, rows.keys});
     } else {
       return {0, 0};
     }
@@ -71,6 +71,7 @@ struct BoundFunctorMask : mask_base {
 };
 template <class Held>
 struct FunctorMask : mask_base {
+  static constexpr bool kReadsPositions = true;
   Held held;
   explicit FunctorMask(Held h) : held(std::move(h)) {
     using Function = functor_t<Held>;

@@ -4,6 +4,7 @@
 
 #include "../types.h"
 #include "index_list.h"
+#include "sizes.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -52,12 +53,12 @@ auto tensor_strides(Tensor&& tensor, Index (&sizes)[4], Index (&strides)[4]) {
   static_assert(std::is_lvalue_reference_v<Tensor> || !owns_tensor<Bare>::value,
                 "attn: the tensor is a temporary and would be gone before the call: pass a "
                 "variable or a TensorMap");
-  Index stride = 1;
+  Count stride = 1;
   for (int step = 0; step < 4; ++step) {
     const int i = int(Bare::Layout) == int(Eigen::RowMajor) ? 3 - step : step;
     sizes[i] = Index(tensor.dimensions()[std::size_t(i)]);
-    strides[i] = stride;
-    stride *= sizes[i];
+    strides[i] = stride.value();
+    stride = stride * sizes[i];
   }
   return tensor.data();
 }

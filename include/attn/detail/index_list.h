@@ -5,10 +5,12 @@
 #include <array>
 #include <initializer_list>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
+#include "check.h"
 #include "traits.h"
 
 namespace attn {
@@ -31,6 +33,12 @@ class IndexList {
   explicit IndexList(Range&& range) {
     using Element = bare_t<decltype(*std::begin(range))>;
     static_assert(std::is_integral_v<Element>, "attn: offsets, lengths and positions are integers");
+    for (const Element& index : range) {
+      if (!is_index(index)) {
+        fail("attn: a list of offsets, lengths, positions or ids holds " + std::to_string(index) +
+             ", needs at most " + std::to_string(std::numeric_limits<Eigen::Index>::max()));
+      }
+    }
     if constexpr (std::is_lvalue_reference_v<Range> && is_contiguous<Range>()) {
       data_ = std::data(range);
       size_ = Eigen::Index(std::size(range));
@@ -60,6 +68,18 @@ class IndexList {
   Eigen::Index back() const { return (*this)[size_ - 1]; }
 
  private:
+  /// The integer has a value that an Index can have.
+  template <class Element>
+  static constexpr bool is_index(Element value) {
+    using Limits = std::numeric_limits<Eigen::Index>;
+    if constexpr (sizeof(Element) < sizeof(Eigen::Index)) {
+      return true;
+    } else if constexpr (std::is_signed_v<Element>) {
+      return Limits::min() <= value && value <= Limits::max();
+    } else {
+      return value <= Element(Limits::max());
+    }
+  }
   template <class Range>
   static constexpr bool is_contiguous() {
     if constexpr (is_dense_v<Range>) {

@@ -99,6 +99,7 @@ Cover cover(const Mask& mask, const QueryRows& rows, KeyRange keys) {
   }
 }
 
+/// Behind every key, and the widest side of a window: positions and ranges are added and subtracted freely up to twice that.
 inline constexpr Index kUnbounded = std::numeric_limits<Index>::max() / 4;
 
 /// No mask: every query sees every key.
@@ -121,7 +122,7 @@ struct CausalFrom : Causal {
   explicit CausalFrom(IndexList o) : offset(std::move(o)) {}
 };
 
-/// p − left ≤ j ≤ p + right, −1 = unbounded.
+/// p − left ≤ j ≤ p + right, −1 or more than kUnbounded = unbounded.
 struct Window : IntervalMask<Window> {
   Index left, right;
   Window(Index l, Index r) : left(l), right(r) {}

@@ -34,10 +34,19 @@ struct list_value<T, std::enable_if_t<is_dense_v<T>>> {
 template <class T>
 using list_value_t = typename list_value<T>::type;
 
+/// A number by itself: of an expression of AutoDiffScalars, which refers to its operands, the AutoDiffScalar that it evaluates to.
+template <class T, class Real = typename Eigen::NumTraits<bare_t<T>>::Real>
+using owned_number_t =
+    std::conditional_t<!std::is_arithmetic_v<Real> && std::is_convertible_v<T, Real>, Real,
+                       bare_t<T>>;
+
 /// Numbers by head. Lvalue vectors (std::vector, std::array, Eigen) are referred to; temporaries, braced lists and expressions
 /// are copied, without touching the heap up to kInline entries.
 template <class T>
 class NumberList {
+  static_assert(!std::is_same_v<T, bool>,
+                "attn: expected numbers, one for each head or one for all, not bool");
+
  public:
   static constexpr std::size_t kInline = 16;
 
@@ -121,7 +130,7 @@ auto number_list(List&& list) {
     using Numbers = NumberList<list_value_t<List>>;
     return Numbers(typename Numbers::From{}, std::forward<List>(list));
   } else {
-    return NumberList<bare_t<List>>(list);
+    return NumberList<owned_number_t<List>>(list);
   }
 }
 

@@ -21,6 +21,10 @@ struct LiftedMatrix {
   auto view(const char* function, const char* name) const {
     const auto m = held.view();
     using T = std::remove_reference_t<decltype(*m.data)>;
+    if ((m.rows | m.cols) < 0) {
+      fail(text(function, ": ", name, " is ", shape_text(m.rows, m.cols),
+                ", needs sizes of at least 0"));
+    }
     if (heads < 1 || m.cols % heads != 0) {
       fail(text(function, ": ", name, " has ", m.cols, " columns, needs a multiple of its ", heads,
                 " heads"));
@@ -35,7 +39,10 @@ struct LiftedView {
   using Scalar = std::remove_const_t<T>;
   static constexpr bool kStacked = false;
   TensorView<T> tensor;
-  auto view(const char*, const char*) const { return tensor; }
+  auto view(const char* function, const char* name) const {
+    check_view(function, name, tensor);
+    return tensor;
+  }
 };
 
 template <class T>
@@ -131,7 +138,8 @@ inline Tokens batched_tokens(const char* function, const char* name, const Tenso
     fail(text(function, ": sequence_length: ", name, " has ", extent.tokens,
               " rows, needs a multiple of ", length, " (at least 1)"));
   }
-  return {extent.tokens / length, length, nullptr};
+  const Index sequences = extent.tokens / length;
+  return {sequences, sequences > 0 ? length : 0, nullptr};
 }
 
 /// How the tokens of one operand fall into sequences. `stacked`: its rows are the tokens of all of them.

@@ -144,6 +144,32 @@ template <class... Options>
 inline constexpr bool causal_twice_v = (false || ... || position_of<bare_t<Options>>::open) &&
                                        (false || ... || position_of<bare_t<Options>>::aligned);
 
+/// The option reads positions as numbers, or a part of the mask does; others compare them with keys'.
+template <class Option, class = void>
+inline constexpr bool reads_positions_v = false;
+template <class Option>
+inline constexpr bool reads_positions_v<Option, std::enable_if_t<Option::kReadsPositions>> = true;
+template <class A, class B>
+inline constexpr bool reads_positions_v<And<A, B>> = reads_positions_v<A> || reads_positions_v<B>;
+template <class A, class B>
+inline constexpr bool reads_positions_v<Or<A, B>> = reads_positions_v<A> || reads_positions_v<B>;
+template <class A>
+inline constexpr bool reads_positions_v<Not<A>> = reads_positions_v<A>;
+
+/// The offset as far as positions go. Beyond, a row compares with all keys as it does there, also by a window's sides; where its
+/// position is read as a number, it is refused.
+template <class... Options>
+Index bounded_offset(const char* function, Index offset) {
+  constexpr Index most = 2 * kUnbounded;
+  constexpr bool read = (false || ... || reads_positions_v<bare_t<Options>>);
+  const Index bounded = std::clamp(offset, -most, most);
+  if (read && bounded != offset) {
+    fail(text(function, ": the query offset is ", offset, ", needs at most ", most,
+              " either way where rotary(), alibi(), score() or mask(f) reads positions"));
+  }
+  return bounded;
+}
+
 /// The offset of one sequence's query positions; refuses plain causal() where Lq ≠ Lk leaves it open.
 template <class... Options>
 Index query_offset_of(const CallShape& shape, Index sequence, const Options&... options) {
@@ -167,7 +193,9 @@ Index query_offset_of(const CallShape& shape, Index sequence, const Options&... 
     return 0;
   } else {
     ((keys = position_of<Options>::keys(options, sequence, keys)), ...);
-    return (Index(0) + ... + position_of<Options>::offset(options, shape, sequence, queries, keys));
+    return bounded_offset<Options...>(
+        shape.function,
+        (Index(0) + ... + position_of<Options>::offset(options, shape, sequence, queries, keys)));
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "call_shape.h"
 #include "simd.h"
+#include "sizes.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -58,14 +59,23 @@ struct RowPositions {
 
 /// Angles position · base^(−2i / dims) of the pairs i < dims / 2.
 struct AnglesOfBase {
+  /// Angles are products in double.
+  static constexpr long long kMostPosition = 1LL << std::numeric_limits<double>::digits;
   double base = 10000;
 
   void check(const char* function) const {
-    if (!(base > 0) || !is_finite(base))
-      fail(text(function, ": rotary: the base has to be a finite number above zero"));
+    if (!is_finite(base) || !(base > 0) || !is_finite(double(kMostPosition) / base)) {
+      fail(text(function, ": rotary: the base is ", number_text(base),
+                ", needs a finite number above zero under which all angles are finite"));
+    }
   }
   Index dims(Index key_dim) const { return key_dim; }
-  void check_position(const char*, const char*, Index) const {}  // every position has angles
+  void check_position(const char* function, const char* name, Index position) const {
+    if (position < -kMostPosition || position > kMostPosition) {
+      fail(text(function, ": rotary: ", name, " position ", position, " is beyond the ",
+                kMostPosition, " that a double counts to, either way"));
+    }
+  }
 
   /// Fills `rows` rows. The angle of position 32a + b is turned out of those of 32a and b by one complex product, as a sine costs
   /// some twenty times as much. It depends on the position alone, and so do its bits.
@@ -205,9 +215,10 @@ class OperandPositions {
 /// rotary(…).
 template <class Angles>
 struct Rotary : option_base {
+  static constexpr bool kReadsPositions = true;
   pairing pairs;
   Angles angles;
-  Index asked_dims = 0;  ///< 0: all of the head, or twice the columns of given cosines
+  OptionalSize asked_dims;  ///< else all of the head, or twice the columns of given cosines
   IndexList query_ids, key_ids;
   bool has_ids = false;
 
@@ -240,7 +251,7 @@ struct Rotary : option_base {
   /// How many of a head's features turn; refuses what cannot.
   Index checked_dims(const char* function, Index features) const {
     angles.check(function);
-    const Index n = asked_dims != 0 ? asked_dims : angles.dims(features);
+    const Index n = asked_dims.value_or(angles.dims(features));
     if (n < 2 || n % 2 != 0 || n > features) {
       fail(text(function, ": rotary: ", n, " features of each head are to turn, which has ",
                 features, "; needs an even number from 2 to that"));

@@ -96,6 +96,7 @@ constexpr bool takes_lanes() {
 
 template <class Held>
 struct LanesFunctor : option_base {
+  static constexpr bool kReadsPositions = true;
   Held held;
   explicit LanesFunctor(Held h) : held(std::move(h)) {}
   template <class Scalar, class Shape>
@@ -109,6 +110,7 @@ struct LanesFunctor : option_base {
 };
 template <class Held>
 struct KeyFunctor : option_base {
+  static constexpr bool kReadsPositions = true;
   Held held;
   explicit KeyFunctor(Held h) : held(std::move(h)) {}
   template <class Scalar, class Shape>

@@ -21,7 +21,7 @@ struct MatrixSource {
                                heads);
   }
   /// [1, heads, rows, keys]; no head where the columns do not divide.
-  TensorView<const Scalar> by_head() const {
+  TensorView<const Scalar> by_head(const CallShape&, const char*) const {
     const auto m = held.view();
     const Index columns = heads < 1 || m.cols % heads != 0 ? 0 : m.cols / heads;
     return {m.data,       1,           heads, m.rows, columns, 0, columns * m.col_stride,
@@ -38,9 +38,13 @@ struct ViewSource {
   TensorView<const T> view;
   using Scalar = T;
   ScoreTable<T> table(const CallShape& shape, const char* name) const {
+    check_view(shape.function, name, view);
     return score_table<T>(shape, name, view);
   }
-  TensorView<const T> by_head() const { return view; }
+  TensorView<const T> by_head(const CallShape& shape, const char* name) const {
+    check_view(shape.function, name, view);
+    return view;
+  }
   TensorView<const T> memory() const { return view; }
 };
 template <class T>

@@ -21,6 +21,14 @@ template <class Number>
 struct Scale : option_base {
   Number value;
   explicit Scale(Number v) : value(std::move(v)) {}
+  template <class Scalar>
+  Scalar bind(const CallShape& shape) const {
+    const Scalar a = Scalar(value);
+    if (!is_finite(a)) {
+      fail(text(shape.function, ": scale is ", number_text(value), ", needs a finite number"));
+    }
+    return a;
+  }
 };
 
 /// c·tanh(s / c).
@@ -38,9 +46,15 @@ struct Softcap : option_base {
   explicit Softcap(Number c) : cap(std::move(c)) {}
   template <class Scalar>
   BoundSoftcap<Scalar> bind(const CallShape& shape) const {
-    if (!(cap > Number(0)) || !is_finite(Scalar(cap)))
-      fail(text(shape.function, ": softcap needs a finite cap above zero"));
-    return {Scalar(cap), Scalar(Scalar(1) / Scalar(cap))};
+    using Limits = std::numeric_limits<Scalar>;
+    const Scalar c = Scalar(cap), inverse = Scalar(Scalar(1) / c),
+                 lost = Scalar(c * Scalar(Limits::min()));  // of a score, where s / c is flushed
+    if (!is_finite(c) || !(c > Scalar(0)) || !is_finite(inverse) || lost > Limits::epsilon()) {
+      fail(text(shape.function, ": softcap is ", number_text(cap),
+                ", needs a finite cap above zero, neither so small that 1 / cap overflows nor so "
+                "large that s / cap vanishes"));
+    }
+    return {c, inverse};
   }
 };
 
@@ -85,11 +99,17 @@ struct BoundAlibi {
 };
 template <class Number>
 struct Alibi : option_base {
+  static constexpr bool kReadsPositions = true;
   NumberList<Number> slopes;
   explicit Alibi(NumberList<Number> s) : slopes(std::move(s)) {}
   template <class Scalar>
   BoundAlibi<Scalar, Number> bind(const CallShape& shape) const {
     slopes.check(shape.function, "alibi", shape.heads);
+    for (Index h = 0; h < slopes.size(); ++h) {
+      if (!is_finite(Scalar(slopes[h])))
+        fail(text(shape.function, ": alibi: slope ", h, " is ", number_text(slopes[h]),
+                  ", needs a finite number"));
+    }
     return {slopes.by_head()};
   }
 };

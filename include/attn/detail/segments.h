@@ -57,13 +57,13 @@ struct BoundSegments : mask_base {
   KeyRange keys(const QueryRows& rows) const {
     if (!keys_ascend) return {0, rows.keys};
     const Ids ids = ids_of(rows);
-    return {bisect(rows, ids.least), bisect(rows, ids.most + 1)};
+    return keys_of(rows, ids);
   }
   KeyRange full_keys(const QueryRows& rows) const {
     if (!keys_ascend) return {0, 0};
     const Ids ids = ids_of(rows);
     if (ids.least != ids.most) return {0, 0};
-    return {bisect(rows, ids.least), bisect(rows, ids.most + 1)};
+    return keys_of(rows, ids);
   }
   Cover cover(const QueryRows& rows, KeyRange range) const {
     const Ids ids = ids_of(rows);
@@ -113,13 +113,19 @@ struct BoundSegments : mask_base {
       return {(*query_ids.ids)[first + rows.begin], (*query_ids.ids)[first + rows.end - 1]};
     return extremes(*query_ids.ids, first + rows.begin, first + rows.end);
   }
-  /// The first key of the sequence whose id is not below `id`.
-  Index bisect(const QueryRows& rows, Index id) const {
+  /// The keys of the sequence whose ids are not below the least nor above the most.
+  KeyRange keys_of(const QueryRows& rows, Ids ids) const {
+    return {bisect(rows, [&ids](Index id) { return id < ids.least; }),
+            bisect(rows, [&ids](Index id) { return id <= ids.most; })};
+  }
+  /// The first key of the sequence whose id is not `before` what is sought.
+  template <class Before>
+  Index bisect(const QueryRows& rows, const Before& before) const {
     const Index first = first_key(rows.sequence);
     Index begin = 0, count = rows.keys;
     while (count > 0) {
       const Index half = count / 2;
-      if ((*key_ids.ids)[first + begin + half] < id) {
+      if (before((*key_ids.ids)[first + begin + half])) {
         begin += half + 1;
         count -= half + 1;
       } else {

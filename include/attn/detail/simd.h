@@ -6,6 +6,7 @@
 //
 // Rounding is part of each operation's contract, because results must not depend on where a function was inlined:
 //   fmadd(a, b, c)  rounds once where the hardware fuses, twice where it does not: never the compiler's choice
+//   div(a, b)       rounds once
 //   mul(a, b)       always rounds by itself; the compiler cannot fuse it into a later add or sub
 //   max(a, b)       a where either is NaN (as std::max), so that a NaN in `a` survives
 #pragma once
@@ -119,7 +120,17 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   static ATTN_INLINE Packet add(Packet a, Packet b) { return Eigen::internal::padd(a, b); }
   static ATTN_INLINE Packet sub(Packet a, Packet b) { return Eigen::internal::psub(a, b); }
-  static ATTN_INLINE Packet div(Packet a, Packet b) { return Eigen::internal::pdiv(a, b); }
+  static ATTN_INLINE Packet div(Packet a, Packet b) {
+    if constexpr (kExactDivision) {
+      return Eigen::internal::pdiv(a, b);
+    } else {
+      alignas(64) Scalar lanes[width], by[width];
+      store(lanes, a);
+      store(by, b);
+      for (int w = 0; w < width; ++w) lanes[w] /= by[w];
+      return load(lanes);
+    }
+  }
   // The zero addend keeps g++ from fusing the product with an add that follows it somewhere else.
   static ATTN_INLINE Packet mul(Packet a, Packet b) {
     return Eigen::internal::pmadd(a, b, set(Scalar(0)));

@@ -19,8 +19,8 @@ namespace kernel {
 // TRAFFIC  a token is written once, a full panel of keys once more, from L1
 // EDGES    behind the last token the values are zero up to a whole depth step: the pass reads them. What lies further is never read
 // NUMERICS a number is rounded once, from the scalar of the call; int8: x / scale to the nearest, scale = max |x| / 127 of the token's
-//          keys (or values) of one head. A token that is not finite has the scale NaN. Nothing depends on how the tokens were cut
-//          into calls
+//          keys (or values) of one head, down to subnormal numbers and up to the largest. A token that is not finite has the scale
+//          NaN. Nothing depends on how the tokens were cut into calls
 template <class T>
 class CacheWriter {
   using Scalar = cache_compute_t<T>;
@@ -140,6 +140,29 @@ class CacheWriter {
     if (!finite) memory_.not_finite(head)[slot] = 1;
   }
 
+  /// How a finite token is quantised: x · lift · inverse to the nearest integer, of at most 127; its multiple of `scale` is x again.
+  struct Quantum {
+    Scalar lift, inverse, scale;
+
+    explicit Quantum(const Scalar& largest) : lift(1), inverse(0), scale(0) {
+      using Limits = std::numeric_limits<Scalar>;
+      if (largest < Scalar(0x1p-90)) {
+        // 127 / largest would overflow, and the scale may be subnormal: of what is lifted both are exact. A subnormal scale is
+        // rounded up; integers of its own steps, up to 127 of them, then stay what they are.
+        lift = Scalar(0x1p96);
+        const Scalar lifted = largest * lift / Scalar(127);
+        scale = lifted / lift;
+        if (scale * lift < lifted) scale += Limits::denorm_min();
+        const Scalar step = scale * lift;
+        if (step > Scalar(0)) inverse = Scalar(1) / step;
+      } else {
+        inverse = Scalar(127) / largest;
+        scale = largest / Scalar(127);
+        if (!detail::is_finite(scale * Scalar(127))) scale *= 1 - Limits::epsilon();
+      }
+    }
+  };
+
   /// Features to the nearest multiples of the returned scale.
   template <class From, class To>
   static Scalar quantize(const From* from, Index stride, Index features, const To& to) {
@@ -150,19 +173,21 @@ class CacheWriter {
       check.see(x);
       lanes = S::max(S::abs(x), lanes);
     }
-    const Scalar largest = S::reduce_max(lanes);
-    const bool finite = check.finite(), zero = !(largest > Scalar(1e-30));
-    const auto inverse = S::set(finite && !zero ? Scalar(127) / largest : Scalar(0));
+    const bool finite = check.finite();
+    const Quantum quantum(finite ? S::reduce_max(lanes) : Scalar(0));
+    const auto inverse = S::set(quantum.inverse);
     for (Index c = 0; c < features; c += S::width) {
       const Index held = std::min<Index>(features - c, S::width);
       alignas(64) Scalar x[S::width] = {};
-      if (finite)
-        S::store(x, S::mul(detail::load_strided<S>(from + c * stride, stride, held), inverse));
+      if (finite) {
+        auto lifted = detail::load_strided<S>(from + c * stride, stride, held);
+        if (!(quantum.lift == Scalar(1))) lifted = S::mul(lifted, S::set(quantum.lift));
+        S::store(x, S::mul(lifted, inverse));
+      }
       for (Index w = 0; w < held; ++w)
         to(c + w) = T(int(x[w] + (x[w] < Scalar(0) ? Scalar(-0.5) : Scalar(0.5))));
     }
-    if (!finite) return std::numeric_limits<Scalar>::quiet_NaN();
-    return zero ? Scalar(0) : Scalar(largest / Scalar(127));
+    return finite ? quantum.scale : std::numeric_limits<Scalar>::quiet_NaN();
   }
 
   void pack_tail(const T* tail, T* panel) const {

@@ -88,7 +88,8 @@ struct TileSize {
   /// by a sixteenth of its work at most, but not so few rows that packing shows.
   static constexpr Index chunk_rows(Index all, int workers) {
     if (workers <= 1) return max_chunk_rows;
-    const Index share = round_up((all + 8 * workers - 1) / (8 * workers), TileSize::rows);
+    const Index pieces = 8 * Index(workers),
+                share = round_up((all + pieces - 1) / pieces, TileSize::rows);
     return share < 16 * TileSize::rows ? 16 * TileSize::rows
            : share < max_chunk_rows    ? share
                                        : max_chunk_rows;

@@ -29,6 +29,7 @@ struct LiftedMatrix {
     return TensorView<T>{
         m.data, 1, heads, m.rows, features, 0, features * m.col_stride, m.row_stride, m.col_stride};
   }
+  const void* object() const { return held.object(); }
 };
 template <class T>
 struct LiftedView {
@@ -36,6 +37,7 @@ struct LiftedView {
   static constexpr bool kStacked = false;
   TensorView<T> tensor;
   auto view(const char*, const char*) const { return tensor; }
+  const void* object() const { return nullptr; }
 };
 
 template <class T>

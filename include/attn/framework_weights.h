@@ -119,6 +119,13 @@ void visit_parts(const char* function, Weights& w, const KerasView<T>& v, const 
   part(w.output, w.output_bias, v.output_kernel, v.output_bias);
 }
 
+/// Refuses weights that were moved from.
+template <class Weights>
+void check_held(const char* function, const Weights& w) {
+  if (w.query.size() == 0)
+    fail(text(function, ": the weights hold nothing (they were moved from)"));
+}
+
 /// A weight or bias as memory, read or written.
 template <class Part>
 auto part_memory(const Part& part) {
@@ -144,6 +151,7 @@ template <class Storage, int DModel, int Heads, class View,
           std::enable_if_t<detail::is_framework_view_v<View>, int> = 0>
 void load(MultiHeadWeights<Storage, DModel, Heads>& w, const View& view) {
   constexpr const char* function = "attn::load";
+  detail::check_held(function, w);
   detail::Outputs outputs(function);
   detail::visit_parts(function, w, view, [&](auto& ours, const auto&) {
     outputs.add("a part of the layer", detail::written_part(ours));
@@ -160,6 +168,7 @@ template <class Storage, int DModel, int Heads, class View,
           std::enable_if_t<detail::is_framework_view_v<View>, int> = 0>
 void store(const MultiHeadWeights<Storage, DModel, Heads>& w, const View& view) {
   constexpr const char* function = "attn::store";
+  detail::check_held(function, w);
   detail::Outputs outputs(function);
   detail::visit_parts(function, w, view, [&](const auto&, const auto& theirs) {
     outputs.add("a part of the view", detail::written_part(theirs));

@@ -8,6 +8,7 @@
 #include <limits>
 
 #include "support/error_of.h"
+#include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/scalar_names.h"
 
@@ -15,6 +16,7 @@ namespace {
 
 using Eigen::Index;
 using support::error_of;
+using support::same_bits;
 template <class Scalar>
 using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
 template <class Scalar>
@@ -309,6 +311,53 @@ TEST(Merge, ARowThatSawNoKeyTakesTheOtherSide) {
   expected << 1, 2, 3, 4, 0, 0;
   EXPECT_EQ(attn::merge(a, la, b, lb, attn::save_logsumexp(l)), expected);
   EXPECT_EQ(l, (Eigen::MatrixXf(3, 1) << 5, 7, none).finished());
+}
+
+template <class Scalar>
+class MergeOf : public ::testing::Test {};
+TYPED_TEST_SUITE(MergeOf, Scalars, support::ScalarNames);
+
+// Some frameworks leave NaN or infinities where a row saw no key; a sign of zero is kept as well.
+TYPED_TEST(MergeOf, ASideWithoutKeysWhateverItHolds) {
+  using M = Matrix<TypeParam>;
+  const auto number = [](double x) { return TypeParam(attn::compute_t<TypeParam>(x)); };
+  const double none = -std::numeric_limits<double>::infinity();
+  for (const double junk : {std::numeric_limits<double>::quiet_NaN(), -none, none}) {
+    M a(3, 4), b(3, 4), la(3, 2), lb(3, 2), expected(3, 4), expected_l(3, 2), l;
+    for (Index i = 0; i < 3; ++i) {
+      for (Index c = 0; c < 4; ++c) {  // row 0: a has keys; row 1: b; row 2: neither
+        const TypeParam seen = number(c == 3 ? -0.0 : double(c) - 1.5);
+        a(i, c) = i == 0 ? seen : number(junk);
+        b(i, c) = i == 1 ? seen : number(junk);
+        expected(i, c) = i == 2 ? number(0) : seen;
+      }
+      for (Index h = 0; h < 2; ++h) {
+        la(i, h) = number(i == 0 ? 5 : none);
+        lb(i, h) = number(i == 1 ? -7 : none);
+        expected_l(i, h) = i == 0 ? la(i, h) : lb(i, h);
+      }
+    }
+    EXPECT_TRUE(same_bits(M(attn::merge(a, la, b, lb, attn::save_logsumexp(l))), expected));
+    EXPECT_TRUE(same_bits(l, expected_l));
+    EXPECT_TRUE(same_bits(M(attn::merge(b, lb, a, la)), expected));
+    attn::merge(a, la, b, lb, attn::into(b), attn::save_logsumexp(la));
+    EXPECT_TRUE(same_bits(b, expected) && same_bits(la, expected_l));
+  }
+}
+
+TEST(SoftmaxState, WithoutScoresIsTheOtherHoweverItSaysSo) {
+  const double none = -std::numeric_limits<double>::infinity();
+  attn::SoftmaxState<double> some;
+  some.update(-1000);
+  for (const double maximum : {attn::SoftmaxState<double>().maximum, none, -none,
+                               std::numeric_limits<double>::quiet_NaN()}) {
+    const attn::SoftmaxState<double> empty{maximum, 0};
+    for (const auto& merged : {attn::merge(empty, some), attn::merge(some, empty)}) {
+      EXPECT_EQ(merged.maximum, -1000);
+      EXPECT_EQ(merged.sum, 1);
+    }
+    EXPECT_EQ(attn::merge(empty, empty).logsumexp(), none);
+  }
 }
 
 TEST(Merge, RefusesShapesThatDoNotFit) {

@@ -135,6 +135,8 @@ class ScaledDotProductAttention {
   }
 
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
+  ///
+  /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
 
   /// Scalars of scratch that a call of these sizes takes, by one worker or by as many as the shape names.

@@ -3,7 +3,6 @@
 #pragma once
 
 #include "attention_shape.h"
-#include "detail/overlap.h"
 #include "kernel/schedule.h"
 #include "options.h"
 #include "workspace.h"
@@ -62,8 +61,7 @@ struct stack_scratch {
   static constexpr Index total =
       known ? scratch_scalars<Scalar>({q::rows, Source::kKeys, q::cols, Source::kValueDim, 1, 1, 1,
                                        1, Rotates ? Index(q::cols) : 0, Splits ? 1 : 0},
-                                      1) +
-                  16
+                                      1)
             : 0;
   static constexpr bool value =
       known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
@@ -136,11 +134,11 @@ class KeyValueMatrices {
   auto value(const CallShape& shape) const {
     return place(value_, kValueStacked, shape.keys, shape.shared_keys);
   }
-  /// Calls visit(name, memory, in_place = false) for what is read.
+  /// Calls visit(name, memory) for what is read.
   template <class Visit>
   void visit(const CallShape& shape, const Visit& visit) const {
-    visit("key", place(key_, kKeyStacked, shape.keys).view, false);
-    visit("value", place(value_, kValueStacked, shape.keys).view, false);
+    visit("key", place(key_, kKeyStacked, shape.keys).view);
+    visit("value", place(value_, kValueStacked, shape.keys).view);
   }
   /// Keys that a block in scratch may have to hold.
   Index scratch_keys(const CallShape& shape) const { return shape.keys.longest(); }
@@ -241,44 +239,37 @@ void attend(const char* function,
                 "attn: query, key, value and output must compute in one scalar: cast one of them");
   // Outputs are refused before anything is written, and sized once nothing can be refused any more.
   const auto output_memory = into_option.check(shape);
-  const auto for_saved = [&](const auto& visit) { (visit_saved(options, visit), ...); };
-  const auto keep_apart = [&](const char* name, const auto& input, bool in_place) {
-    check_alias(function, "output", output_memory, name, input, in_place);
-    for_saved([&](const auto& saved) {
-      check_alias(function, saved.kName, saved.check(shape), name, input, false);
-    });
+  Outputs outputs(function);
+  outputs.add("output", output_memory);
+  add_saved(outputs, shape, options...);
+  const auto keep_apart = [&](const char* name, const auto& input) {
+    outputs.keep_from(name, input);
   };
-  for_saved([&](const auto& saved) {
-    const auto memory = saved.check(shape);
-    check_alias(function, saved.kName, memory, "output", output_memory.view, false);
-    for_saved([&](const auto& other) {
-      if constexpr (bare_t<decltype(other)>::kOrder < bare_t<decltype(saved)>::kOrder)
-        check_alias(function, saved.kName, memory, other.kName, other.check(shape).view, false);
-    });
-  });
-  keep_apart("query", place(query, query_held.kStacked, shape.queries).view, true);
+  outputs.keep_from("query", place(query, query_held.kStacked, shape.queries).view, 0);
   source.visit(shape, keep_apart);
-  if constexpr (count_v<is_residual, Options...> == 1) keep_apart("residual", residual.view, true);
+  if constexpr (count_v<is_residual, Options...> == 1)
+    outputs.keep_from("residual", residual.view, 0);
   (visit_tables(options, keep_apart), ...);
 
-  const auto output = into_option.prepare(shape, output_memory);
   using kernel::Absent;
-  const kernel::Saved saved{prepare_saved<is_save_logsumexp, Absent>(shape, options...),
-                            prepare_saved<is_save_max_logit, Absent>(shape, options...),
-                            prepare_saved<is_save_entropy, Absent>(shape, options...),
-                            prepare_saved<is_save_weights, Absent>(shape, options...),
-                            prepare_saved<is_save_scores, Absent>(shape, options...)};
+  auto output = into_option.prepare(shape, output_memory);
+  auto logsumexp = prepare_saved<is_save_logsumexp, Absent>(shape, options...);
+  auto max_logit = prepare_saved<is_save_max_logit, Absent>(shape, options...);
+  auto entropy = prepare_saved<is_save_entropy, Absent>(shape, options...);
+  auto weights = prepare_saved<is_save_weights, Absent>(shape, options...);
+  auto scores = prepare_saved<is_save_scores, Absent>(shape, options...);
+  const kernel::Saved saved{logsumexp.to, max_logit.to, entropy.to, weights.to, scores.to};
 
   using Problem = kernel::Problem<
       kernel::Operand<std::remove_pointer_t<decltype(query.data)>>, decltype(source.key(shape)),
-      decltype(source.value(shape)), bare_t<decltype(output)>, bare_t<decltype(mask)>,
+      decltype(source.value(shape)), bare_t<decltype(output.to)>, bare_t<decltype(mask)>,
       bare_t<decltype(modify)>, bare_t<decltype(residual)>, bare_t<decltype(saved)>,
       decltype(rotary.fill(static_cast<Scalar*>(nullptr))), bare_t<decltype(parts)>>;
   Problem problem{shape,
                   place(query, query_held.kStacked, shape.queries),
                   source.key(shape),
                   source.value(shape),
-                  output,
+                  output.to,
                   scale,
                   mask,
                   modify,
@@ -300,6 +291,8 @@ void attend(const char* function,
     const Index all = size.total() * executor.workers() +
                       kernel::shared_parts(problem, size, executor.workers()).total(size.features);
     Scalar* const memory = reserve(all + rotary.scalars());
+    // All memory is there: the outputs take theirs, and from here on only what the user gave can throw.
+    commit(output, logsumexp, max_logit, entropy, weights, scores);
     problem.rotation = rotary.fill(memory + all);
     kernel::forward(problem, size, memory, executor.workers(), executor);
   };
@@ -307,7 +300,7 @@ void attend(const char* function,
   constexpr bool on_stack = OnStack::value && count_v<is_executor, Options...> == 0;
   if constexpr (on_stack) {
     alignas(64) Scalar memory[OnStack::total];
-    run([&](Index) { return Workspace<Scalar>::aligned(memory); });
+    run([&](Index) { return memory; });
   } else if constexpr (count_v<is_use, Options...> == 1) {
     const auto& lent = pick<is_use>(none, options...);
     static_assert(std::is_same_v<typename bare_t<decltype(lent)>::Scalar, Scalar>,

@@ -10,7 +10,8 @@
 //   mha.edit([&](auto& w) { attn::load(w, view); });      attn::store(mha.weights(), view);
 #pragma once
 
-#include "detail/traits.h"
+#include "detail/output.h"
+#include "detail/overlap.h"
 #include "multi_head_weights.h"
 
 namespace attn {
@@ -118,6 +119,24 @@ void visit_parts(const char* function, Weights& w, const KerasView<T>& v, const 
   part(w.output, w.output_bias, v.output_kernel, v.output_bias);
 }
 
+/// Refuses weights that were moved from.
+template <class Weights>
+void check_held(const char* function, const Weights& w) {
+  if (w.query.size() == 0)
+    fail(text(function, ": the weights hold nothing (they were moved from)"));
+}
+
+/// A weight or bias as memory, read or written.
+template <class Part>
+auto part_memory(const Part& part) {
+  return as_tensor(view_matrix(part));
+}
+template <class Part>
+auto written_part(const Part& part) {
+  const auto view = part_memory(part);
+  return OutputMemory<std::remove_pointer_t<decltype(view.data)>>{view, true, nullptr};
+}
+
 template <class View>
 inline constexpr bool is_framework_view_v =
     is_instance_v<PyTorchView, View> || is_instance_v<KerasView, View>;
@@ -126,12 +145,21 @@ inline constexpr bool is_framework_view_v =
 
 /// Fills a layer's weights from another framework's memory.
 ///
-/// Requires   parts there exactly where the layer has them                    (std::invalid_argument that names the part)
+/// Requires   parts there exactly where the layer has them, in memory of their own (std::invalid_argument that names the part)
 /// Semantics  numbers are rounded to the layer's storage; the layer copies, nothing refers to the view afterwards
 template <class Storage, int DModel, int Heads, class View,
           std::enable_if_t<detail::is_framework_view_v<View>, int> = 0>
 void load(MultiHeadWeights<Storage, DModel, Heads>& w, const View& view) {
-  detail::visit_parts("attn::load", w, view, [](auto& ours, const auto& theirs) {
+  constexpr const char* function = "attn::load";
+  detail::check_held(function, w);
+  detail::Outputs outputs(function);
+  detail::visit_parts(function, w, view, [&](auto& ours, const auto&) {
+    outputs.add("a part of the layer", detail::written_part(ours));
+  });
+  detail::visit_parts(function, w, view, [&](auto&, const auto& theirs) {
+    outputs.keep_from("a part of the view", detail::part_memory(theirs));
+  });
+  detail::visit_parts(function, w, view, [](auto& ours, const auto& theirs) {
     ours = theirs.template cast<Storage>();
   });
 }
@@ -139,7 +167,16 @@ void load(MultiHeadWeights<Storage, DModel, Heads>& w, const View& view) {
 template <class Storage, int DModel, int Heads, class View,
           std::enable_if_t<detail::is_framework_view_v<View>, int> = 0>
 void store(const MultiHeadWeights<Storage, DModel, Heads>& w, const View& view) {
-  detail::visit_parts("attn::store", w, view, [](const auto& ours, auto theirs) {
+  constexpr const char* function = "attn::store";
+  detail::check_held(function, w);
+  detail::Outputs outputs(function);
+  detail::visit_parts(function, w, view, [&](const auto&, const auto& theirs) {
+    outputs.add("a part of the view", detail::written_part(theirs));
+  });
+  detail::visit_parts(function, w, view, [&](const auto& ours, const auto&) {
+    outputs.keep_from("a part of the layer", detail::part_memory(ours));
+  });
+  detail::visit_parts(function, w, view, [](const auto& ours, auto theirs) {
     using Number = typename detail::bare_t<decltype(theirs)>::Scalar;
     theirs = ours.template cast<Number>();
   });

@@ -47,8 +47,8 @@ detail::CacheSequences cache_sequences(List&& list) {
 /// \tparam Storage  float, double, any other raw real number; half and bfloat16 (computed in float); std::int8_t: a scale for the
 ///                  keys and one for the values of each token and head, computed in float
 /// Shapes     of a token: keys H_kv × d_k, values H_kv × d_v; heads side by side as in heads(K, H_kv), which may be left out
-/// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the caller's memory. Const calls
-///            (attention) may share it among threads; append() and the other changes want it alone
+/// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the caller's memory, or stays as it was
+///            where memory runs out. Const calls (attention) may share it among threads; append() and the other changes want it alone
 /// Cost       memory is taken once, at construction: sequences · H_kv · capacity · (d_k + d_v) numbers, rounded up to blocks of 256
 ///            tokens at most, and less than a panel of keys more. Nothing allocates afterwards
 /// Accuracy   int8: relative error of the output below 1 % on unit normal data. A token's scale follows its largest number, so one loud
@@ -68,7 +68,7 @@ class KeyValueCache {
   using Scalar = Storage;
   using Compute = kernel::cache_compute_t<Storage>;
 
-  /// Holds nothing: to be assigned to.
+  /// Holds nothing, as what was moved from: to be assigned to. Its sizes are 0, all else is refused.
   KeyValueCache() = default;
   explicit KeyValueCache(const KeyValueCacheOptions& options) : store_(make(options)) {}
   /// Over the caller's memory of any alignment, bytes_needed(options) at least, which has to outlive the cache.
@@ -101,6 +101,7 @@ class KeyValueCache {
   /// Requires   0 ≤ n ≤ length; of a ring: the window before token n still there  (std::invalid_argument otherwise; nothing is
   ///            changed then)
   void truncate(Index n) {
+    detail::check_holds(kName, layout());
     for (Index b = 0; b < sequences(); ++b) check_end(b, n);
     for (Index b = 0; b < sequences(); ++b) end_at(b, n);
   }
@@ -136,6 +137,7 @@ class KeyValueCache {
 
   /// What to reserve for calls of this many query rows a sequence: ScaledDotProductAttention::reserve(cache.shape(queries, heads)).
   AttentionShape shape(Index queries, Index heads) const {
+    detail::check_holds(kName, layout());
     AttentionShape shape;
     shape.queries = queries;
     shape.keys = layout().blocks() * layout().rows;
@@ -182,6 +184,7 @@ class KeyValueCache {
   const kernel::CacheLayout& layout() const { return store_.layout(); }
   Memory memory() const { return Memory(layout(), store_.memory()); }
   kernel::CacheSequence& state(const char* function, Index sequence) const {
+    detail::check_holds(kName, layout());
     if (sequence < 0 || sequence >= sequences()) {
       detail::fail(detail::text(kName, "::", function, ": sequence ", sequence, ", the cache has ",
                                 sequences()));

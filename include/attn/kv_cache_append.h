@@ -63,6 +63,7 @@ void append_to(const kernel::CacheStore& store, Key&& K, Value&& V, const Option
   using Memory = kernel::CacheMemory<Storage>;
   const Memory memory(store.layout(), store.memory());
   const kernel::CacheLayout& layout = memory.layout();
+  check_holds(function, layout);
   const auto key_held = lift(std::forward<Key>(K));
   const auto value_held = lift(std::forward<Value>(V));
   const auto key =
@@ -123,9 +124,14 @@ void append_to(const kernel::CacheStore& store, Key&& K, Value&& V, const Option
     }
   }();
 
-  const OutputMemory<const unsigned char> own{store.view(), true};
-  check_alias(function, "the cache", own, "key", key, false);
-  check_alias(function, "the cache", own, "value", value, false);
+  Outputs outputs(function);
+  outputs.add("the cache", cache_memory(store));
+  const auto keep_apart = [&](const char* name, const auto& input) {
+    outputs.keep_from(name, input);
+  };
+  keep_apart("key", key);
+  keep_apart("value", value);
+  (visit_tables(options, keep_apart), ...);
 
   // Nothing is refused any more, and nothing below throws.
   const auto keys = place(key, key_held.kStacked, tokens);

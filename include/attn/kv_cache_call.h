@@ -20,6 +20,19 @@ struct GivenCache {
   explicit GivenCache(const KeyValueCache<Storage>& cache) : store(cache.store_) {}
 };
 
+/// A cache's memory as an output of the calls that append to it.
+inline OutputMemory<const unsigned char> cache_memory(const kernel::CacheStore& store) {
+  return {store.view(), true, &store};
+}
+/// Refuses a cache without sizes: its heads and features divide nothing.
+inline void check_holds(const char* function, const kernel::CacheLayout& layout) {
+  if (layout.sequences == 0) {
+    fail(text(function,
+              ": the cache holds nothing (it was made without options, or moved from): "
+              "assign KeyValueCache(options) to it"));
+  }
+}
+
 template <class Query, class Storage>
 constexpr void check_operand_types(const GivenCache<Storage>*) {
   static_assert(is_operand_v<Query>,
@@ -101,7 +114,8 @@ class CacheSource {
   CacheSource(const char* function, const kernel::CacheStore& store, const IndexList* chosen)
       : memory_(store.layout(), store.memory()), chosen_(chosen), store_(store) {
     const kernel::CacheLayout& layout = memory_.layout();
-    if (layout.sequences > 0) lengths_.first = &memory_.sequence(0).length;
+    check_holds(function, layout);
+    lengths_.first = &memory_.sequence(0).length;
     lengths_.step = Index(sizeof(kernel::CacheSequence) / sizeof(Index));
     lengths_.chosen = chosen;
     if (AllKeys && layout.window != 0) {
@@ -226,7 +240,7 @@ class CacheSource {
   auto value(const CallShape&) const { return kernel::Absent{}; }
   template <class Visit>
   void visit(const CallShape&, const Visit& visit) const {
-    visit("the cache", store_.view(), false);
+    visit("the cache", store_.view());
   }
   Index scratch_keys(const CallShape&) const {
     return memory_.layout().blocks() * memory_.layout().rows;

@@ -69,8 +69,9 @@ struct layer_result {
 /// Options    those of attention(), which see the H heads of the call; residual() adds the query input, residual(X) another matrix like
 ///            the output; into(Y)
 /// Requires   the layer's widths, and what attention() requires  (std::invalid_argument that names both numbers; outputs untouched)
-/// Semantics  a regular value, all weights zero at first. Calls on one object follow each other; a const object takes its scratch from
-///            use(workspace) and may be shared by threads that bring one each. Y may be any of the inputs
+/// Semantics  a regular value, all weights zero at first; what was moved from holds nothing, and refuses calls. Where memory runs
+///            out, a layer that is assigned to or edited stays as it was. Calls on one object follow each other; a const object
+///            takes its scratch from use(workspace) and may be shared by threads that bring one each. Y may be any of the inputs
 /// Cost       2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y), none is allocated from the second
 ///            call of the same sizes on, or from the first after reserve()
 /// Accuracy   on unit-scale weights, biases and inputs float within 1e-6, double within 1e-14 of the exact result for widths up to
@@ -105,6 +106,14 @@ class MultiHeadAttention {
   template <bool Fixed = kFixed, std::enable_if_t<Fixed, int> = 0>
   MultiHeadAttention() : MultiHeadAttention(MultiHeadOptions(DModel, Heads)) {}
 
+  MultiHeadAttention(const MultiHeadAttention&) = default;
+  MultiHeadAttention(MultiHeadAttention&&) = default;
+  MultiHeadAttention& operator=(const MultiHeadAttention& other) {
+    MultiHeadAttention copied(other);  // all of it or nothing
+    return *this = std::move(copied);
+  }
+  MultiHeadAttention& operator=(MultiHeadAttention&&) = default;
+
   const MultiHeadOptions& options() const { return options_; }
   const Weights& weights() const { return weights_; }
 
@@ -112,6 +121,7 @@ class MultiHeadAttention {
   /// refused or thrown, the layer stays as it was.
   template <class Change>
   void edit(Change&& change) {
+    check_holds("attn::MultiHeadAttention::edit");
     Weights changed = weights_;
     change(changed);
     detail::check_weights("attn::MultiHeadAttention::edit", changed, weights_);
@@ -220,7 +230,9 @@ class MultiHeadAttention {
     const Index rows = shape.sequences * shape.queries;
     for (const int workers : {1, shape.workers}) {
       workspace.reserve(detail::scratch_scalars<Compute>(shape, workers));
-      workspace.reserve_rows(Scratch(options_, rows, rows, workers).total());
+      Scratch scratch(options_, rows, rows, workers);
+      scratch.staged = true;  // as on a pool
+      workspace.reserve_rows(scratch.total());
     }
   }
 
@@ -274,7 +286,15 @@ class MultiHeadAttention {
                   "option use(workspace)");
   }
 
+  void check_holds(const char* function) const {
+    if (!panels_.query.holds_weights()) {
+      detail::fail(detail::text(function,
+                                ": the layer holds nothing (it was moved from): assign "
+                                "another to it"));
+    }
+  }
   detail::LayerContext<Scalar> context(const char* function, Workspace<Compute>* own) const {
+    check_holds(function);
     return {function,
             options_,
             panels_.query.view(),

@@ -30,7 +30,9 @@ struct LayerScratch {
   using Sink = kernel::RowsSink<Scalar>;
   Index query_stride, key_stride, value_stride, mixed_stride;
   Index query_rows, key_rows;
-  bool in_place;  ///< the attended rows take the place of the queries, element by element
+  bool in_place;        ///< the attended rows take the place of the queries, element by element
+  Index staged_stride;  ///< of whole output rows, where they wait until nothing can fail
+  bool staged = false;
   kernel::ProjectionScratch<Scalar, Storage> worker;
   int workers;
 
@@ -42,6 +44,7 @@ struct LayerScratch {
         query_rows(queries),
         key_rows(keys),
         in_place(sizes.key_dim() == sizes.value_dim()),
+        staged_stride(Sink::stride_for(sizes.output_features())),
         worker(kernel::ProjectionScratch<Scalar, Storage>::of(
             std::max(queries, keys),
             std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
@@ -53,8 +56,9 @@ struct LayerScratch {
   constexpr Index key() const { return key_rows * key_stride; }
   constexpr Index value() const { return key_rows * value_stride; }
   constexpr Index mixed() const { return in_place ? 0 : query_rows * mixed_stride; }
+  constexpr Index output() const { return staged ? query_rows * staged_stride : 0; }
   constexpr Index total() const {
-    return query() + key() + value() + mixed() + workers * worker.total();
+    return query() + key() + value() + mixed() + output() + workers * worker.total();
   }
 };
 
@@ -126,6 +130,7 @@ struct KeysOfCache {
   KeyValueCache<Stored>& cache;
 
   void check(const char* function, const MultiHeadOptions& layer) const {
+    check_holds(function, GivenCache(cache).store.layout());
     if (cache.kv_heads() != layer.kv_heads() || cache.key_dim() != layer.key_dim() ||
         cache.value_dim() != layer.value_dim()) {
       fail(text(function, ": the cache has ", cache.kv_heads(), " heads of ", cache.key_dim(),
@@ -167,6 +172,21 @@ class AppendedTokens {
   const IndexList* chosen_;
   bool kept_ = false;
 };
+
+/// The output projection of rows. sink_of(tile): where a worker's tiles go.
+template <class Storage, class Executor, class Projector, class Scalar, class SinkOf>
+void project_rows(const LayerContext<Storage>& layer, const Executor& executor,
+                  const Projector& projector, const kernel::Rows<const Scalar>& from, Index rows,
+                  const SinkOf& sink_of) {
+  using Sink = decltype(sink_of(static_cast<Scalar*>(nullptr)));
+  using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
+  std::atomic<Index> drawn{0};
+  executor.run(executor.workers(), [&](int worker) {
+    const auto project = projector(worker);
+    const Target target{layer.output, sink_of(project.tile())};
+    project(drawn, kernel::InputJob(from, rows, target));
+  });
+}
 
 template <class Storage, class QueryHeld, class KeyHeld, class ValueHeld, class Keys,
           class... Options>
@@ -231,27 +251,33 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
                 "cast one of them");
   const auto output_memory = into_option.check(out_shape);
   constexpr bool kResidual = !std::is_same_v<bare_t<decltype(residual)>, kernel::NoRows>;
-  if constexpr (kResidual)
-    check_alias(function, "output", output_memory, "residual", residual, true);
-  const auto check_saved = [&](const CallShape& attention) {
-    const auto keep_apart = [&](const auto& saved) {
-      const auto memory = saved.check(attention);
-      check_alias(function, saved.kName, memory, "output", output_memory.view, false);
-      if constexpr (kResidual)
-        check_alias(function, saved.kName, memory, "residual", residual, false);
-    };
-    (visit_saved(options, keep_apart), ...);
+  const auto check_outputs = [&](const CallShape& attention) {
+    Outputs outputs(function);
+    outputs.add("output", output_memory);
+    add_saved(outputs, attention, options...);
+    if constexpr (kResidual) outputs.keep_from("residual", residual, 0);
   };
   if constexpr (Keys::kCached) {
     attended_keys.check(function, sizes);
+    // The cache is written first of all; what the call reads behind that, and the output, lie elsewhere.
+    Outputs appended(function);
+    appended.add("the cache", cache_memory(GivenCache(attended_keys.cache).store));
+    const auto keep_apart = [&](const char* name, const auto& input) {
+      appended.keep_from(name, input);
+    };
+    if constexpr (kResidual) keep_apart("residual", residual);
+    (visit_tables(options, keep_apart), ...);
+    appended.add("output", output_memory);
   } else {
-    check_saved(shape);
+    check_outputs(shape);
   }
 
   // Scratch.
   const Index query_rows = query.sequences * query.tokens, key_rows = key.sequences * key.tokens;
   check_rows(function, sizes, query_rows, key_rows, executor.workers());
-  const LayerScratch<Scalar, Storage> size(sizes, query_rows, key_rows, executor.workers());
+  LayerScratch<Scalar, Storage> size(sizes, query_rows, key_rows, executor.workers());
+  constexpr bool kStaged = Keys::kCached && bare_t<decltype(executor)>::kMayFail;
+  size.staged = kStaged;
   Workspace<Scalar> brought;
   Scalar* const memory = [&] {
     if constexpr (count_v<is_use, Options...> == 1) {
@@ -264,10 +290,12 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
   Scalar* const k = q + size.query();
   Scalar* const v = k + size.key();
   Scalar* const mixed = size.in_place ? q : v + size.value();
-  Scalar* const shares = v + size.value() + size.mixed();
+  Scalar* const staged = v + size.value() + size.mixed();
+  Scalar* const shares = staged + size.output();
   const auto projector = [&](int worker) {
     return kernel::Projector<S, Storage>(size.worker, shares + worker * size.worker.total());
   };
+  auto output = into_option.prepare(out_shape, output_memory);
 
   // 1  project the inputs: one that serves several projections is packed once for them
   {
@@ -323,8 +351,6 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
 
   // 3  project back, the residual added on the way out
   const auto project_back = [&] {
-    const auto output = into_option.prepare(out_shape, output_memory);
-    using Output = decltype(rows_of(output));
     const auto beside = [&] {
       if constexpr (kResidual) {
         return rows_of(residual);
@@ -332,16 +358,23 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
         return residual;
       }
     }();
-    using Sink = kernel::MatrixSink<Scalar, Output, bare_t<decltype(beside)>>;
-    using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
+    using Output = decltype(rows_of(output.to));
+    const auto to_output = [&](Scalar* tile) {
+      return kernel::MatrixSink<Scalar, Output, bare_t<decltype(beside)>>{tile, rows_of(output.to),
+                                                                          beside};
+    };
     const kernel::Rows<const Scalar> from{mixed, std::max<Index>(query_rows, 1), 0,
                                           size.mixed_stride, 1};
-    std::atomic<Index> drawn{0};
-    executor.run(executor.workers(), [&](int worker) {
-      const auto project = projector(worker);
-      const Target target{layer.output, Sink{project.tile(), rows_of(output), beside}};
-      project(drawn, kernel::InputJob(from, query_rows, target));
-    });
+    if constexpr (kStaged) {
+      const kernel::RowsSink<Scalar> waiting{staged, size.staged_stride};
+      project_rows(layer, executor, projector, from, query_rows, [&](Scalar*) { return waiting; });
+      output.commit();
+      to_output(nullptr).write(staged, size.staged_stride, 0, query_rows, 0,
+                               sizes.output_features());
+    } else {
+      output.commit();
+      project_rows(layer, executor, projector, from, query_rows, to_output);
+    }
   };
 
   if constexpr (Keys::kCached) {
@@ -352,8 +385,7 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
     AppendedTokens appended(cache, shape.queries, chosen_list(options...));
     const GivenCache given(cache);
     auto source = open_source(function, given, options...);
-    check_saved(source.shape(function, projected_query, batch, options...));
-    check_alias(function, "output", output_memory, "the cache", given.store.view(), false);
+    check_outputs(source.shape(function, projected_query, batch, options...));
     attend_to(given);
     project_back();
     appended.keep();

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "detail/aligned_buffer.h"
 #include "kernel/projection.h"
 #include "multi_head_weights.h"
 
@@ -23,12 +24,14 @@ class PanelMemory {
 template <class Scalar>
 class PanelMemory<Scalar, Eigen::Dynamic> {
  public:
-  void resize(Index n) { data_.resize(n); }
+  void resize(Index n) {
+    if (data_.size() != n) data_ = AlignedBuffer<Scalar>(n);
+  }
   Scalar* data() { return data_.data(); }
   const Scalar* data() const { return data_.data(); }
 
  private:
-  Eigen::Array<Scalar, Eigen::Dynamic, 1> data_;
+  AlignedBuffer<Scalar> data_;
 };
 
 /// One projection: W in panels as it is stored, b in the scalar of the computation.
@@ -50,6 +53,8 @@ class PackedProjection {
       bias_.data()[n] = n < b.size() ? Scalar(b(n)) : Scalar(0);
   }
   Panels view() const { return {panels_.data(), bias_.data(), inputs_, outputs_}; }
+  /// Not so once it has been moved from.
+  bool holds_weights() const { return panels_.data() != nullptr; }
 
  private:
   static constexpr bool kFixed = Features != Eigen::Dynamic;

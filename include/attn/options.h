@@ -13,6 +13,7 @@
 #pragma once
 
 #include "detail/cache_mask.h"
+#include "detail/overlap.h"
 #include "detail/rotary.h"
 #include "output.h"
 #include "parallel.h"
@@ -155,28 +156,28 @@ void check_workers(const char* function, const Executor& executor) {
     fail(text(function, ": ", executor.workers(), " threads asked for, needs at least 1"));
 }
 
-/// Calls visit(name, memory, in_place = false) for every matrix that an option reads while rows are written.
+/// Calls visit(name, memory) for every matrix that an option reads.
 template <class Option, class Visit>
 void visit_tables(const Option&, const Visit&) {}
 template <class Source, class Visit>
 void visit_tables(const Bias<Source>& option, const Visit& visit) {
-  visit("bias", option.source.memory(), false);
+  visit("bias", option.source.memory());
 }
 template <class Number, class Visit>
 void visit_tables(const Alibi<Number>& option, const Visit& visit) {
-  visit("alibi", option.slopes.memory(), false);
+  visit("alibi", option.slopes.memory());
 }
 template <class Number, class Visit>
 void visit_tables(const Sink<Number>& option, const Visit& visit) {
-  visit("sink", option.logits.memory(), false);
+  visit("sink", option.logits.memory());
 }
 template <class Source, bool Value, class Visit>
 void visit_tables(const BoolMask<Source, Value>& mask, const Visit& visit) {
-  visit(Value ? "keep" : "hide", mask.source.memory(), false);
+  visit(Value ? "keep" : "hide", mask.source.memory());
 }
 template <class Source, class Visit>
 void visit_tables(const BlockSparse<Source>& mask, const Visit& visit) {
-  visit("block_sparse", mask.source.memory(), false);
+  visit("block_sparse", mask.source.memory());
 }
 template <class A, class Visit>
 void visit_tables(const Not<A>& mask, const Visit& visit) {
@@ -191,6 +192,12 @@ template <class A, class B, class Visit>
 void visit_tables(const Or<A, B>& mask, const Visit& visit) {
   visit_tables(mask.a, visit);
   visit_tables(mask.b, visit);
+}
+
+template <class Cosines, class Sines, class Visit>
+void visit_tables(const Rotary<GivenAngles<Cosines, Sines>>& option, const Visit& visit) {
+  visit("the cosines", option.angles.memory(option.angles.cosines));
+  visit("the sines", option.angles.memory(option.angles.sines));
 }
 
 /// All masks of the call, joined by "and" and bound to its shape.
@@ -231,11 +238,31 @@ auto bind_modifiers(const CallShape& shape, const Options&... options) {
                    decltype(sink)>{softcap, bias, alibi, user, sink};
 }
 
-/// An output beside Y, sized and laid out; Absent where it is not asked for.
+template <template <class> class Is, class Option>
+void add_if(Outputs& outputs, const CallShape& shape, const Option& option) {
+  if constexpr (Is<Option>::value) outputs.add(option.kName, option.check(shape));
+}
+/// Adds the outputs beside Y to those of the call, in one order whatever that of the options is.
+template <class... Options>
+void add_saved(Outputs& outputs, const CallShape& shape, const Options&... options) {
+  (add_if<is_save_logsumexp>(outputs, shape, options), ...);
+  (add_if<is_save_max_logit>(outputs, shape, options), ...);
+  (add_if<is_save_entropy>(outputs, shape, options), ...);
+  (add_if<is_save_weights>(outputs, shape, options), ...);
+  (add_if<is_save_scores>(outputs, shape, options), ...);
+}
+
+/// In place of a PreparedOutput that is not asked for.
+template <class Absent>
+struct NotPrepared {
+  Absent to;
+  void commit() const {}
+};
+/// An output beside Y, laid out, its new memory taken; Absent where it is not asked for.
 template <template <class> class Is, class Absent, class... Options>
 auto prepare_saved(const CallShape& shape, const Options&... options) {
   if constexpr (count_v<Is, Options...> == 0) {
-    return Absent{};
+    return NotPrepared<Absent>{};
   } else {
     const NoOption none{};
     return pick<Is>(none, options...).prepare(shape);

@@ -4,7 +4,7 @@
 // Serial unless asked, and no global state. The work is cut by sequence, key/value head and rows of queries; workers take the
 // next piece when they are done with one, the costliest (last) rows of a head first, so that causal and ragged work is shared
 // by cost. Which worker computes a row changes no bit of it. Workers take over the caller's floating-point environment
-// (flush-to-zero, rounding); an exception in a worker reaches the caller once all workers have stopped.
+// (flush-to-zero, rounding); an exception in a worker, or of the pool, reaches the caller once all workers have stopped.
 // One query against many keys is a single piece of work, unless split_keys(chunk) cuts the keys as well.
 #pragma once
 
@@ -67,7 +67,8 @@ constexpr int bounded_workers(Index n) {
 
 /// The calling thread alone.
 struct Serial {
-  static constexpr bool kAlone = true;  ///< never more than one worker
+  static constexpr bool kAlone = true;     ///< never more than one worker
+  static constexpr bool kMayFail = false;  ///< run() may throw what the task did not
   int workers() const { return 1; }
   template <class Task>
   void run(int, const Task& task) const {
@@ -77,7 +78,7 @@ struct Serial {
 
 /// parallel(n).
 struct Parallel : option_base {
-  static constexpr bool kAlone = false;
+  static constexpr bool kAlone = false, kMayFail = false;
   int count;
   explicit Parallel(Index n) : count(bounded_workers(n)) {}
   int workers() const { return has_openmp || count < 1 ? count : 1; }
@@ -97,11 +98,11 @@ template <class Pool>
 struct has_parallel_for<Pool, std::void_t<decltype(std::declval<Pool&>().parallel_for(
                                   0, std::declval<void (*)(int)>()))>> : std::true_type {};
 
-/// on(pool). Two kinds of pool: parallel_for(n, f) runs f(0) … f(n − 1) and returns when all are done; Schedule(f) queues f
-/// and NumThreads() tells how many threads there are (Eigen::ThreadPool).
+/// on(pool). Two kinds of pool: parallel_for(n, f) runs f(0) … f(n − 1) and returns (or throws) when all are done; Schedule(f)
+/// queues f and NumThreads() tells how many threads there are (Eigen::ThreadPool).
 template <class Pool>
 struct OnPool : option_base {
-  static constexpr bool kAlone = false;
+  static constexpr bool kAlone = false, kMayFail = true;
   Pool* pool;
   int count;
   OnPool(Pool& p, Index n) : pool(&p), count(bounded_workers(n)) {}
@@ -128,10 +129,21 @@ struct OnPool : option_base {
     int joined = 1, running = 0;  // the caller is worker 0
     bool closed = false;
   };
+  /// Whichever way the caller leaves, the pool's exceptions among them: from then on nobody joins, and those who have are waited
+  /// for, as they use what is the caller's.
+  struct Closing {
+    Roll& roll;
+    ~Closing() {
+      std::unique_lock<std::mutex> lock(roll.mutex);
+      roll.closed = true;
+      roll.left.wait(lock, [&] { return roll.running == 0; });
+    }
+  };
 
   template <class Shared>
   void schedule(int workers, Shared& shared) const {
     const auto roll = std::make_shared<Roll>();
+    const Closing closing{*roll};
     for (int n = 1; n < workers; ++n) {
       pool->Schedule([roll, &shared] {
         int worker;
@@ -147,9 +159,6 @@ struct OnPool : option_base {
       });
     }
     shared(0);
-    std::unique_lock<std::mutex> lock(roll->mutex);
-    roll->closed = true;
-    roll->left.wait(lock, [&] { return roll->running == 0; });
   }
 };
 

@@ -67,10 +67,11 @@ struct ResidualAdd {
                                 detail::shape_text(b.rows, b.cols), "; both need one shape"));
     }
     output.target.check(kName, "output", b.rows, b.cols);
-    const auto memory = output.target.memory(b.rows, b.cols);
-    detail::check_alias(kName, "output", memory, "x", detail::as_tensor(a), true);
-    detail::check_alias(kName, "output", memory, "y", detail::as_tensor(b), true);
-    output.target.resize(b.rows, b.cols);
+    detail::Outputs outputs(kName);
+    outputs.add("output", output.target.memory(b.rows, b.cols));
+    outputs.keep_from("x", detail::as_tensor(a), 0);
+    outputs.keep_from("y", detail::as_tensor(b), 0);
+    output.target.resizing(b.rows, b.cols).commit();
     map(output.target.view()) = (map(a).template cast<Scalar>() + map(b).template cast<Scalar>())
                                     .template cast<typename Target::Scalar>();
   }

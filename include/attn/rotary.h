@@ -79,9 +79,14 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
                 "attn::rotate: X and the output must compute in one scalar: cast one of them");
   const auto input = place(from, held.kStacked, shape.queries);
   const auto output_memory = into_option.check(shape);
-  check_alias(function, "output", output_memory, "X", input.view, true);
-  const auto output = into_option.prepare(shape, output_memory);
+  Outputs outputs(function);
+  outputs.add("output", output_memory);
+  outputs.keep_from("X", input.view, 0);
+  visit_tables(option,
+               [&](const char* name, const auto& table) { outputs.keep_from(name, table); });
 
+  auto prepared_output = into_option.prepare(shape, output_memory);
+  const auto& output = prepared_output.to;
   const Index table = RotaryTable<Scalar>::size(positions.rows(), dims);
   Workspace<Scalar> brought;
   auto& workspace = [&]() -> Workspace<Scalar>& {
@@ -92,6 +97,7 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
     }
   }();
   Scalar* const memory = workspace.reserve(table + from.features);
+  prepared_output.commit();
   Scalar* const row = memory + table;
   const Rotation<Scalar> rotation{
       option.pairs, dims, positions.table(option.angles, option.pairs, dims, memory), {}};

@@ -8,7 +8,6 @@
 //   merge         see merge(…), and SoftmaxState in softmax_state.h
 #pragma once
 
-#include "detail/overlap.h"
 #include "kernel/softmax_pass.h"
 #include "options.h"
 #include "softmax_state.h"
@@ -85,18 +84,15 @@ struct SoftmaxFunctor {
     const Index rows = reduced && columns ? 1 : scores.rows,
                 cols = reduced && !columns ? 1 : scores.cols;
     target.check(kName, "output", rows, cols);
-    const auto memory = target.memory(rows, cols);
     using In = typename bare_t<decltype(held)>::Scalar;
-    check_alias(kName, "output", memory, "the scores",
-                as_tensor(MatrixView<const In>{scores.data, scores.rows, scores.cols,
-                                               scores.row_stride, scores.col_stride}),
-                !reduced);
-    (visit_tables(options,
-                  [&](const char* name, const auto& input, bool in_place) {
-                    check_alias(kName, "output", memory, name, input, in_place);
-                  }),
-     ...);
-    target.resize(rows, cols);
+    Outputs outputs(kName);
+    outputs.add("output", target.memory(rows, cols));
+    outputs.keep_from("the scores", as_tensor(scores), reduced ? Outputs::kApart : 0);
+    const auto keep_apart = [&](const char* name, const auto& input) {
+      outputs.keep_from(name, input);
+    };
+    (visit_tables(options, keep_apart), ...);
+    target.resizing(rows, cols).commit();
     const auto results = target.view();
 
     const kernel::Vectors<const In> in =
@@ -138,104 +134,131 @@ inline constexpr Softmax softmax{};
 inline constexpr LogSoftmax log_softmax{};
 inline constexpr LogSumExp logsumexp{};
 
+namespace detail {
+
+/// Refuses parts of a merge that do not fit together.
+template <class A, class LA, class B, class LB>
+void check_parts(const char* function, const MatrixView<A>& a, const MatrixView<LA>& l_a,
+                 const MatrixView<B>& b, const MatrixView<LB>& l_b) {
+  const auto refuse = [&](const char* name, Index rows, Index cols, Index needs_rows,
+                          Index needs_cols) {
+    if (rows != needs_rows || cols != needs_cols) {
+      fail(text(function, ": ", name, " is ", shape_text(rows, cols), ", needs ",
+                shape_text(needs_rows, needs_cols)));
+    }
+  };
+  refuse("the second output", b.rows, b.cols, a.rows, a.cols);
+  refuse("the first logsumexp", l_a.rows, l_a.cols, a.rows, l_a.cols);
+  refuse("the second logsumexp", l_b.rows, l_b.cols, a.rows, l_a.cols);
+  if (l_a.cols < 1 || a.cols % l_a.cols != 0) {
+    fail(text(function, ": the outputs have ", a.cols, " columns, need a multiple of the ",
+              l_a.cols, " columns of logsumexp"));
+  }
+}
+
+/// A row of two results over disjoint keys: where one saw none it is the other's, whatever the one holds.
+template <class Scalar>
+class RowBlend {
+ public:
+  RowBlend(const SoftmaxState<Scalar>& a, const SoftmaxState<Scalar>& b)
+      : saw_a_(!(a.sum == Scalar(0))), saw_b_(!(b.sum == Scalar(0))) {
+    if (!saw_a_ || !saw_b_) return;
+    const Merging<Scalar> both(a.maximum, b.maximum);
+    const Scalar inverse = Scalar(Scalar(1) / both(a.sum, b.sum));
+    weight_a_ = Scalar(a.sum * both.factor_a) * inverse;
+    weight_b_ = Scalar(b.sum * both.factor_b) * inverse;
+  }
+  Scalar operator()(const Scalar& x, const Scalar& y) const {
+    if (saw_a_ && saw_b_) return Scalar(weight_a_ * x) + Scalar(weight_b_ * y);
+    return saw_a_ ? x : saw_b_ ? y : Scalar(0);
+  }
+
+ private:
+  bool saw_a_, saw_b_;
+  Scalar weight_a_ = Scalar(0), weight_b_ = Scalar(0);
+};
+
+/// merge() of matrices in memory. `saved`: save_logsumexp(l), or NoOption.
+template <class IntoOption, class Saved, class A, class LA, class B, class LB>
+void merge_into(const IntoOption& into_option, const Saved& saved, const MatrixView<A>& a,
+                const MatrixView<LA>& l_a, const MatrixView<B>& b, const MatrixView<LB>& l_b) {
+  static constexpr const char* function = "attn::merge";
+  constexpr bool kSaves = !std::is_same_v<Saved, NoOption>;
+  using Scalar = compute_t<typename MatrixView<A>::Scalar>;
+  const Index rows = a.rows, cols = a.cols, heads = l_a.cols;
+  check_parts(function, a, l_a, b, l_b);
+  const auto& target = into_option.target;
+  target.check(function, "output", rows, cols);
+  Outputs outputs(function);
+  outputs.add("output", target.memory(rows, cols));
+  if constexpr (kSaves) {
+    saved.target.check(function, "logsumexp", rows, heads);
+    outputs.add("logsumexp", saved.target.memory(rows, heads));
+  }
+  outputs.keep_from("the first output", as_tensor(a), 0);
+  outputs.keep_from("the second output", as_tensor(b), 0);
+  outputs.keep_from("the first logsumexp", as_tensor(l_a), 1);
+  outputs.keep_from("the second logsumexp", as_tensor(l_b), 1);
+  auto output_size = target.resizing(rows, cols);
+  if constexpr (kSaves) saved.target.resizing(rows, heads).commit();
+  output_size.commit();
+
+  const auto merged = target.view();
+  using Merged = typename bare_t<decltype(merged)>::Scalar;
+  const Index features = cols / heads;
+  for (Index h = 0; h < heads; ++h) {
+    for (Index i = 0; i < rows; ++i) {
+      // A log-sum-exp is the state of one score: its maximum, weight 1. Where there is none, the state is empty.
+      SoftmaxState<Scalar> of_a, of_b;
+      of_a.update(Scalar(l_a(i, h)));
+      of_b.update(Scalar(l_b(i, h)));
+      const SoftmaxState<Scalar> whole = merge(of_a, of_b);
+      const RowBlend<Scalar> blend(of_a, of_b);
+      for (Index c = h * features; c < (h + 1) * features; ++c)
+        merged(i, c) = Merged(blend(Scalar(a(i, c)), Scalar(b(i, c))));
+      if constexpr (kSaves) {
+        const auto l = saved.target.view();
+        l(i, h) = typename bare_t<decltype(l)>::Scalar(whole.logsumexp());
+      }
+    }
+  }
+}
+
+}  // namespace detail
+
 /// Combines two attention results of the same queries over disjoint keys into the result over all of them, to rounding:
 /// O = (e_a·O_a + e_b·O_b) / (e_a + e_b) with e = exp(logsumexp − their maximum), row by row and head by head.
 ///
 /// Shapes     O_a, O_b [Lq, H·d_v]  l_a, l_b [Lq, H] (from save_logsumexp)  →  O [Lq, H·d_v]
 /// Options    into(O) (O may be O_a or O_b), save_logsumexp(l) (l may be l_a or l_b)
 /// Requires   equal shapes, columns of O a multiple of those of l       (std::invalid_argument otherwise)
-/// Semantics  a row that saw no key on one side takes the other's; on neither, zeros and −∞
+/// Semantics  a row that saw no key on one side takes the other's, whatever it holds itself; on neither, zeros and −∞
 /// Cost       two exp a row and head, two multiplications an element
 /// Reference  Dao 2023 (arXiv:2307.08691), §3.1
 template <class A, class LA, class B, class LB, class... Options>
 auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logsumexp_a,
            const Eigen::DenseBase<B>& output_b, const Eigen::DenseBase<LB>& logsumexp_b,
            Options&&... options) {
-  using Stored = typename A::Scalar;
-  using Scalar = compute_t<Stored>;
-  using detail::fail;
-  using detail::shape_text;
-  using detail::text;
   static_assert(((detail::is_into<detail::bare_t<Options>>::value ||
                   detail::is_save_logsumexp<detail::bare_t<Options>>::value) &&
                  ...),
                 "attn::merge: its options are into(O) and save_logsumexp(l)");
+  static_assert((detail::writes_matrix_v<detail::bare_t<Options>> && ...),
+                "attn::merge: its outputs are matrices, no views");
+  // Expressions are evaluated before anything is written that they read.
+  const auto held_a = detail::hold(output_a.derived()), held_b = detail::hold(output_b.derived());
+  const auto held_la = detail::hold(logsumexp_a.derived()),
+             held_lb = detail::hold(logsumexp_b.derived());
+  const detail::NoOption none{};
+  const auto& saved = detail::pick<detail::is_save_logsumexp>(none, options...);
   if constexpr (detail::count_v<detail::is_into, Options...> == 0) {
     typename A::PlainObject merged(output_a.rows(), output_a.cols());
-    merge(output_a, logsumexp_a, output_b, logsumexp_b, options..., into(merged));
+    detail::merge_into(into(merged), saved, held_a.view(), held_la.view(), held_b.view(),
+                       held_lb.view());
     return merged;
   } else {
-    const char* function = "attn::merge";
-    const auto refuse = [&](const char* name, Index rows, Index cols, Index needs_rows,
-                            Index needs_cols) {
-      if (rows != needs_rows || cols != needs_cols) {
-        fail(text(function, ": ", name, " is ", shape_text(rows, cols), ", needs ",
-                  shape_text(needs_rows, needs_cols)));
-      }
-    };
-    const Index rows = output_a.rows(), cols = output_a.cols(), heads = logsumexp_a.cols();
-    refuse("the second output", output_b.rows(), output_b.cols(), rows, cols);
-    refuse("the first logsumexp", logsumexp_a.rows(), heads, rows, heads);
-    refuse("the second logsumexp", logsumexp_b.rows(), logsumexp_b.cols(), rows, heads);
-    if (heads < 1 || cols % heads != 0) {
-      fail(text(function, ": the outputs have ", cols, " columns, need a multiple of the ", heads,
-                " columns of logsumexp"));
-    }
-    const detail::NoOption none{};
-    auto& target = detail::pick<detail::is_into>(none, options...).target;
-    static_assert(detail::is_matrix_output_v<detail::bare_t<decltype(target)>> &&
-                      (detail::writes_matrix_v<detail::bare_t<Options>> && ...),
-                  "attn::merge: its outputs are matrices, no views");
-    target.check(function, "output", rows, cols);
-    const auto check_inputs = [&](const char* name, const auto& memory, bool for_output) {
-      const auto apart = [&](const char* input, const auto& m, bool in_place) {
-        if constexpr (detail::has_memory<detail::bare_t<decltype(m)>>::value) {
-          detail::check_alias(function, name, memory, input,
-                              detail::as_tensor(detail::view_matrix(m)), in_place);
-        }
-      };
-      apart("the first output", output_a.derived(), for_output);
-      apart("the second output", output_b.derived(), for_output);
-      apart("the first logsumexp", logsumexp_a.derived(), !for_output);
-      apart("the second logsumexp", logsumexp_b.derived(), !for_output);
-    };
-    check_inputs("output", target.memory(rows, cols), true);
-    if constexpr (detail::count_v < detail::is_save_logsumexp, Options... >> 0) {
-      const auto& saved = detail::pick<detail::is_save_logsumexp>(none, options...).target;
-      saved.check(function, "logsumexp", rows, heads);
-      check_inputs("logsumexp", saved.memory(rows, heads), false);
-      detail::check_alias(function, "logsumexp", saved.memory(rows, heads), "output",
-                          target.memory(rows, cols).view, false);
-      saved.resize(rows, heads);
-    }
-    target.resize(rows, cols);
-    const auto merged = target.view();
-    const Index features = cols / heads;
-    for (Index h = 0; h < heads; ++h) {
-      for (Index i = 0; i < rows; ++i) {
-        // A log-sum-exp is the state of one score: its maximum, weight 1. Where there is none, the state is empty.
-        SoftmaxState<Scalar> a, b;
-        a.update(Scalar(logsumexp_a.derived().coeff(i, h)));
-        b.update(Scalar(logsumexp_b.derived().coeff(i, h)));
-        const detail::Merging<Scalar> both(a.maximum, b.maximum);
-        const SoftmaxState<Scalar> whole{both.maximum, both(a.sum, b.sum)};
-        const Scalar inverse = whole.sum == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / whole.sum);
-        const Scalar weight_a = Scalar(a.sum * both.factor_a) * inverse,
-                     weight_b = Scalar(b.sum * both.factor_b) * inverse;
-        for (Index c = h * features; c < (h + 1) * features; ++c) {
-          const Scalar x = Scalar(output_a.derived().coeff(i, c)),
-                       y = Scalar(output_b.derived().coeff(i, c));
-          using Merged = typename detail::bare_t<decltype(target)>::Scalar;
-          merged(i, c) = Merged(Scalar(Scalar(weight_a * x) + Scalar(weight_b * y)));
-        }
-        if constexpr (detail::count_v < detail::is_save_logsumexp, Options... >> 0) {
-          const auto saved =
-              detail::pick<detail::is_save_logsumexp>(none, options...).target.view();
-          using Saved = typename detail::bare_t<decltype(saved)>::Scalar;
-          saved(i, h) = Saved(whole.logsumexp());
-        }
-      }
-    }
+    detail::merge_into(detail::pick<detail::is_into>(none, options...), saved, held_a.view(),
+                       held_la.view(), held_b.view(), held_lb.view());
   }
 }
 

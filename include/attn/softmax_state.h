@@ -60,9 +60,12 @@ struct SoftmaxState {
   }
 };
 
-/// The state over the scores of both: m = max(m_a, m_b), l = l_a·exp(m_a − m) + l_b·exp(m_b − m).
+/// The state over the scores of both: m = max(m_a, m_b), l = l_a·exp(m_a − m) + l_b·exp(m_b − m). Without scores on one side it is
+/// the other's.
 template <class Scalar>
 SoftmaxState<Scalar> merge(const SoftmaxState<Scalar>& a, const SoftmaxState<Scalar>& b) {
+  if (a.sum == Scalar(0)) return b;
+  if (b.sum == Scalar(0)) return a;
   const detail::Merging<Scalar> merged(a.maximum, b.maximum);
   return {merged.maximum, merged(a.sum, b.sum)};
 }

@@ -2,8 +2,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cstdint>
+#include <utility>
 
+#include "detail/aligned_buffer.h"
 #include "detail/traits.h"
 
 namespace attn {
@@ -11,39 +12,36 @@ inline namespace ATTN_ABI {
 
 /// Scratch memory for attention in the compute type Scalar (float for half and bfloat16 operands).
 ///
-/// Semantics  a regular value; grows to the largest call it has served. One call at a time: threads that share a const functor
-///            bring a workspace each, by the option use(workspace)
+/// Semantics  a regular value; grows to the largest call it has served, and stays as it was where memory runs out. One call at a
+///            time: threads that share a const functor bring a workspace each, by the option use(workspace)
 /// Cost       O((Lq · heads / kv_heads + d_k + d_v) · (d_k + d_v)) scalars, rows capped at a chunk: never Lq × Lk
 template <class Scalar>
 class Workspace {
  public:
+  Workspace() = default;
+  Workspace(const Workspace&) = default;
+  Workspace(Workspace&&) = default;
+  Workspace& operator=(const Workspace& other) {
+    Workspace copied(other);  // both parts or none
+    return *this = std::move(copied);
+  }
+  Workspace& operator=(Workspace&&) = default;
+
   /// Room for n scalars, aligned for packets and cache lines; allocates only where it has to grow.
   Scalar* reserve(Eigen::Index n) {
-    if (memory_.size() < n + kSlack) memory_.resize(n + kSlack);
-    return aligned(memory_.data());
+    memory_.grow(n);
+    return memory_.data();
   }
   /// Room for n scalars of a layer's projected rows, apart from what reserve() gave.
   Scalar* reserve_rows(Eigen::Index n) {
-    if (rows_.size() < n + kSlack) rows_.resize(n + kSlack);
-    return aligned(rows_.data());
+    rows_.grow(n);
+    return rows_.data();
   }
   /// Scalars that fit without growing.
-  Eigen::Index capacity() const { return memory_.size() < kSlack ? 0 : memory_.size() - kSlack; }
-
-  /// The first scalar at or after `memory` on a cache line, where Scalar's size divides one.
-  static Scalar* aligned(Scalar* memory) {
-    if constexpr (64 % sizeof(Scalar) == 0) {
-      const auto past = reinterpret_cast<std::uintptr_t>(memory) % 64;
-      return past == 0 ? memory : memory + (64 - past) / sizeof(Scalar);
-    } else {
-      return memory;
-    }
-  }
+  Eigen::Index capacity() const { return memory_.size(); }
 
  private:
-  static constexpr Eigen::Index kSlack =
-      64 % sizeof(Scalar) == 0 ? Eigen::Index(64 / sizeof(Scalar)) : 0;
-  Eigen::Array<Scalar, Eigen::Dynamic, 1> memory_, rows_;
+  detail::AlignedBuffer<Scalar> memory_, rows_;
 };
 
 namespace detail {

@@ -33,6 +33,7 @@ struct LiftedMatrix {
     return TensorView<T>{
         m.data, 1, heads, m.rows, features, 0, features * m.col_stride, m.row_stride, m.col_stride};
   }
+  const void* object() const { return held.object(); }
 };
 template <class T>
 struct LiftedView {
@@ -43,6 +44,7 @@ struct LiftedView {
     check_view(function, name, tensor);
     return tensor;
   }
+  const void* object() const { return nullptr; }
 };
 
 template <class T>

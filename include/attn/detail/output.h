@@ -1,4 +1,5 @@
-// attn/detail/output.h: what output.h makes: matrices and views that are checked first, sized last, and only then written.
+// attn/detail/output.h: what output.h makes: matrices and views that are checked first, sized last and all together, and only then
+// written.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -33,15 +34,64 @@ constexpr void check_output_type() {
 }
 
 /// The memory of an output as it is before the call touches it. `stays`: it has the size it needs; else it is given up by resizing.
+/// `object`: the matrix that has it, null for views.
 template <class Scalar>
 struct OutputMemory {
   TensorView<Scalar> view;
   bool stays;
+  const void* object;
 };
 template <class T>
 TensorView<T> as_tensor(const MatrixView<T>& m) {
   return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
 }
+
+/// A plain matrix about to take a size: what can fail is done apart, before; until commit(), which cannot, the matrix keeps its
+/// values. So several outputs are all sized or none.
+template <class Matrix>
+class Resizing {
+ public:
+  Resizing(Matrix& matrix, Index rows, Index cols) : matrix_(&matrix), rows_(rows), cols_(cols) {
+    if constexpr (kOnHeap) {
+      if (takes_memory()) fresh_.resize(rows, cols);
+    }
+  }
+  /// Where the elements will be.
+  MatrixView<typename Matrix::Scalar> view() {
+    const bool by_row = Matrix::IsRowMajor;
+    return {data(), rows_, cols_, by_row ? cols_ : 1, by_row ? 1 : rows_};
+  }
+  void commit() {
+    if constexpr (kOnHeap) {
+      if (takes_memory()) {
+        matrix_->swap(fresh_);
+        fresh_ = Plain();  // the old memory goes now
+      }
+    }
+    matrix_->resize(rows_, cols_);
+  }
+
+ private:
+  static constexpr bool kOnHeap = Matrix::MaxSizeAtCompileTime == Eigen::Dynamic;
+  struct Nothing {};
+  using Plain = typename Matrix::PlainObject;
+
+  bool takes_memory() const { return matrix_->size() != rows_ * cols_; }
+  typename Matrix::Scalar* data() {
+    if constexpr (kOnHeap) {
+      if (takes_memory()) return fresh_.data();
+    }
+    return matrix_->data();
+  }
+
+  Matrix* matrix_;
+  Index rows_, cols_;
+  std::conditional_t<kOnHeap, Plain, Nothing> fresh_;
+};
+/// In place of Resizing where an output keeps its memory.
+struct KeepsMemory {
+  void commit() const {}
+};
 
 /// A matrix that is written: a plain one with dynamic sizes takes the size it needs, others have to have it.
 template <class Matrix>
@@ -62,10 +112,10 @@ class MatrixOutput {
     }
   }
   OutputMemory<Scalar> memory(Index rows, Index cols) const {
-    return {as_tensor(view()), matrix_->rows() == rows && matrix_->cols() == cols};
+    return {as_tensor(view()), matrix_->rows() == rows && matrix_->cols() == cols, matrix_};
   }
-  /// Called once nothing can be refused any more.
-  void resize(Index rows, Index cols) const { matrix_->resize(rows, cols); }
+  /// Asked for once nothing can be refused any more.
+  Resizing<Matrix> resizing(Index rows, Index cols) const { return {*matrix_, rows, cols}; }
   MatrixView<Scalar> view() const { return view_matrix(*matrix_); }
 
  private:
@@ -82,8 +132,8 @@ class ViewOutput {
                 shape_text(rows, cols)));
     }
   }
-  OutputMemory<Scalar> memory(Index, Index) const { return {as_tensor(view_), true}; }
-  void resize(Index, Index) const {}
+  OutputMemory<Scalar> memory(Index, Index) const { return {as_tensor(view_), true, nullptr}; }
+  KeepsMemory resizing(Index, Index) const { return {}; }
   MatrixView<Scalar> view() const { return view_; }
 
  private:
@@ -122,26 +172,47 @@ OutputMemory<typename Target::Scalar> check_output(const Target& target, const C
     target.check(shape.function, name, rows, cols);
     const auto now = target.memory(rows, cols);
     if (!now.stays) return now;
-    return {place_like_output(shape, name, now.view, true).view, true};
+    return {place_like_output(shape, name, now.view, true).view, true, now.object};
   } else {
     return {
         place_like_output(shape, name, target.view(shape.function, name), Target::kStacked, columns)
             .view,
-        true};
+        true, target.object()};
   }
 }
-/// The output sized and laid out as heads. `now`: as check_output() found it.
+/// What the engine writes through, once commit() has sized the output.
+template <class Written, class Size>
+struct PreparedOutput {
+  Written to;
+  Size size;
+  void commit() { size.commit(); }
+};
+template <class Written, class Size>
+PreparedOutput<Written, Size> prepared(const Written& to, Size&& size) {
+  return {to, std::move(size)};
+}
+/// Sizes outputs: all of them, as none can fail.
+template <class... Prepared>
+void commit(Prepared&... outputs) {
+  (outputs.commit(), ...);
+}
+
+/// The output laid out as heads, its new memory taken where it needs some. `now`: as check_output() found it.
 template <class Target>
-Operand<typename Target::Scalar> prepare_output(const Target& target, const CallShape& shape,
-                                                const OutputMemory<typename Target::Scalar>& now,
-                                                const char* name = "output") {
+auto prepare_output(const Target& target, const CallShape& shape,
+                    const OutputMemory<typename Target::Scalar>& now, const char* name = "output") {
+  using Written = Operand<typename Target::Scalar>;
   if constexpr (is_matrix_output_v<Target>) {
-    if (!now.stays) {
-      target.resize(shape.queries.total(), shape.heads * shape.value_dim);
-      return place_like_output(shape, name, as_tensor(target.view()), true);
+    auto size = target.resizing(shape.queries.total(), shape.heads * shape.value_dim);
+    if constexpr (!std::is_same_v<decltype(size), KeepsMemory>) {
+      if (!now.stays)
+        return prepared(place_like_output(shape, name, as_tensor(size.view()), true),
+                        std::move(size));
     }
+    return prepared(Written{now.view, shape.queries}, std::move(size));
+  } else {
+    return prepared(Written{now.view, shape.queries}, KeepsMemory{});
   }
-  return {now.view, shape.queries};
 }
 template <class Target>
 auto check_output(const Target& target, const OutputShape& needs) {
@@ -161,7 +232,7 @@ struct Into : option_base {
 
   OutputMemory<Scalar> check(const CallShape& shape) const { return check_output(target, shape); }
   /// `now`: what check() returned.
-  Operand<Scalar> prepare(const CallShape& shape, const OutputMemory<Scalar>& now) const {
+  auto prepare(const CallShape& shape, const OutputMemory<Scalar>& now) const {
     return prepare_output(target, shape, now);
   }
 };

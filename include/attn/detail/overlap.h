@@ -1,4 +1,5 @@
-// attn/detail/overlap.h: whether two strided views share memory, so that an output never destroys an input unnoticed.
+// attn/detail/overlap.h: whether two strided views share memory, so that an output never destroys an input, or another output,
+// unnoticed.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -11,6 +12,21 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+/// A view of elements of any type. Strides count elements.
+struct Region {
+  const void* data;
+  Index element;  ///< bytes
+  Index sizes[4], strides[4];
+
+  Region() = default;
+  template <class T>
+  explicit Region(const TensorView<T>& v)
+      : data(v.data),
+        element(sizeof(T)),
+        sizes{v.sequences, v.heads, v.tokens, v.features},
+        strides{v.sequence_stride, v.head_stride, v.token_stride, v.feature_stride} {}
+};
+
 /// A view as bytes: base address and up to five nested dimensions, adjacent ones joined, widest stride first.
 struct Footprint {
   struct Dimension {
@@ -21,14 +37,9 @@ struct Footprint {
   int rank = 0;
   bool empty = false;
 
-  template <class T>
-  explicit Footprint(const TensorView<T>& v) : base(reinterpret_cast<std::intptr_t>(v.data)) {
-    constexpr std::intptr_t bytes = sizeof(T);
-    add(v.sequences, v.sequence_stride * bytes);
-    add(v.heads, v.head_stride * bytes);
-    add(v.tokens, v.token_stride * bytes);
-    add(v.features, v.feature_stride * bytes);
-    add(bytes, 1);
+  explicit Footprint(const Region& r) : base(reinterpret_cast<std::intptr_t>(r.data)) {
+    for (int i = 0; i < 4; ++i) add(r.sizes[i], r.strides[i] * r.element);
+    add(r.element, 1);
     join();
   }
 
@@ -90,6 +101,7 @@ struct CommonStrides {
 struct Reach {
   std::intptr_t begin, end;
 
+  Reach() = default;
   template <class T>
   ATTN_INLINE explicit Reach(const TensorView<T>& v) {
     begin = end = reinterpret_cast<std::intptr_t>(v.data);
@@ -112,50 +124,87 @@ struct Reach {
 
 /// Whether two views share a byte. Exact while their strides nest (column blocks of one matrix, say); for others, whether the
 /// intervals of addresses that they span meet.
-template <class T, class U>
-bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
-  if (!Reach(x).meets(Reach(y))) return false;  // mostly enough, and cheap
+inline bool may_overlap(const Region& x, const Region& y) {
   const Footprint a(x), b(y);
   return !a.empty && !b.empty && CommonStrides(a, b).meet(0, b.base - a.base);
 }
+template <class T, class U>
+bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
+  // The first is mostly enough, and cheap.
+  return Reach(x).meets(Reach(y)) && may_overlap(Region(x), Region(y));
+}
 
-/// Whether two views are the same elements in the same order: then reading an element before writing it is safe.
+/// Whether two views are elements of one size in the same order: then reading an element before writing it is safe.
+inline bool is_same_region(const Region& x, const Region& y) {
+  bool same = x.data == y.data && x.element == y.element;
+  for (int i = 0; i < 4; ++i) {
+    same = same && x.sizes[i] == y.sizes[i] && (x.sizes[i] <= 1 || x.strides[i] == y.strides[i]);
+  }
+  return same;
+}
+/// The same of one type as well.
 template <class T, class U>
 bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
-  if constexpr (!std::is_same_v<std::remove_const_t<T>, std::remove_const_t<U>>) {
-    return false;
-  } else {
-    const auto same = [](Index size, Index a, Index b) { return size <= 1 || a == b; };
-    return x.data == y.data && x.sequences == y.sequences && x.heads == y.heads &&
-           x.tokens == y.tokens && x.features == y.features &&
-           same(x.sequences, x.sequence_stride, y.sequence_stride) &&
-           same(x.heads, x.head_stride, y.head_stride) &&
-           same(x.tokens, x.token_stride, y.token_stride) &&
-           same(x.features, x.feature_stride, y.feature_stride);
-  }
+  return std::is_same_v<std::remove_const_t<T>, std::remove_const_t<U>> &&
+         is_same_region(Region(x), Region(y));
 }
 
-/// check_alias() of two views whose addresses lie among each other.
-template <class Output, class Input>
-ATTN_NOINLINE void check_meeting(const char* function, const char* output_name,
-                                 const Output& output, const char* name,
-                                 const TensorView<Input>& input, bool in_place) {
-  if (in_place && output.stays && is_same_view(output.view, input)) return;
-  if (may_overlap(output.view, input)) {
-    fail(text(function, ": ", output_name, " overlaps ", name,
-              in_place ? " without being the same matrix" : "", "; write to memory of its own"));
-  }
-}
+/// The outputs of one call. Each is refused where it shares memory with one before it or with what the call reads, or is the
+/// matrix that another is (which tells two outputs in one matrix that has no memory yet).
+class Outputs {
+ public:
+  static constexpr int kApart = -1;  ///< no output may be in this input's place
 
-/// Refuses an output that shares memory with an input, unless both are the same elements in the same order and the caller reads
-/// each of them before writing it (`in_place`).
-template <class Output, class Input>
-ATTN_INLINE void check_alias(const char* function, const char* output_name, const Output& output,
-                             const char* name, const TensorView<Input>& input, bool in_place) {
-  // The one test that most calls need stays with the caller, who asks it of one output and several inputs.
-  if (Reach(output.view).meets(Reach(input)))
-    check_meeting(function, output_name, output, name, input, in_place);
-}
+  explicit Outputs(const char* function) : function_(function) {}
+
+  /// `memory`: an OutputMemory (output.h).
+  template <class Memory>
+  ATTN_INLINE void add(const char* name, const Memory& memory) {
+    const Written added{name, memory.object, memory.stays, Reach(memory.view), Region(memory.view)};
+    for (int n = 0; n < count_; ++n) {
+      const bool one_object = added.object != nullptr && added.object == written_[n].object;
+      if (one_object || added.reach.meets(written_[n].reach))
+        check_meeting(added, written_[n].name, written_[n].region, one_object, false);
+    }
+    written_[count_++] = added;
+  }
+  /// Refuses what the call reads where an output is. Output number `in_place` may be the same elements in the same order: the
+  /// caller reads each of them before writing it.
+  template <class T>
+  ATTN_INLINE void keep_from(const char* name, const TensorView<T>& input,
+                             int in_place = kApart) const {
+    // The one test that most calls need stays with the caller.
+    const Reach reach(input);
+    for (int n = 0; n < count_; ++n) {
+      if (written_[n].reach.meets(reach))
+        check_meeting(written_[n], name, Region(input), false, n == in_place);
+    }
+  }
+
+ private:
+  static constexpr int kMost = 8;  // what store() writes of a layer
+
+  struct Written {
+    const char* name;
+    const void* object;
+    bool stays;
+    Reach reach;
+    Region region;
+  };
+
+  ATTN_NOINLINE void check_meeting(const Written& output, const char* name, const Region& other,
+                                   bool one_object, bool in_place) const {
+    if (in_place && output.stays && is_same_region(output.region, other)) return;
+    if (one_object || may_overlap(output.region, other)) {
+      fail(text(function_, ": ", output.name, " overlaps ", name,
+                in_place ? " without being the same matrix" : "", "; write to memory of its own"));
+    }
+  }
+
+  const char* function_;
+  int count_ = 0;
+  Written written_[kMost];
+};
 
 }  // namespace detail
 }  // namespace ATTN_ABI

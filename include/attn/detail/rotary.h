@@ -132,6 +132,12 @@ struct GivenAngles {
     }
   }
   Index dims(Index) const { return 2 * cosines.view().cols; }
+  /// Of the cosines or the sines, for the check against outputs that overlap them.
+  template <class Held>
+  static TensorView<const typename Held::Scalar> memory(const Held& held) {
+    const auto m = held.view();
+    return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
+  }
   void check_position(const char* function, const char* name, Index position) const {
     const Index rows = cosines.view().rows;
     if (position < 0 || position >= rows) {

@@ -24,18 +24,15 @@ constexpr void check_saved_type() {
                 "matrix of float or double");
 }
 
-// What is saved of a row: its name in messages, and its place in the order in which outputs are compared.
+// What is saved of a row: its name in messages.
 struct LogSumExpOfRow {
   static constexpr const char* kName = "logsumexp";
-  static constexpr int kOrder = 0;
 };
 struct MaxLogitOfRow {
   static constexpr const char* kName = "max_logit";
-  static constexpr int kOrder = 1;
 };
 struct EntropyOfRow {
   static constexpr const char* kName = "entropy";
-  static constexpr int kOrder = 2;
 };
 
 /// One number for each query token and head.
@@ -43,7 +40,6 @@ template <class Target, class Number>
 struct SaveRow : option_base {
   Target target;
   static constexpr const char* kName = Number::kName;
-  static constexpr int kOrder = Number::kOrder;
   explicit SaveRow(Target t) : target(std::move(t)) { check_saved_type<Target>(); }
 
   auto check(const CallShape& call) const { return check_output(target, needs(call)); }
@@ -136,7 +132,6 @@ struct SavePairs : option_base {
 template <class Target, class Over>
 struct SaveWeights : SavePairs<Target> {
   static constexpr const char* kName = "weights";
-  static constexpr int kOrder = 3;
   using Scalar = typename Target::Scalar;
   using SavePairs<Target>::SavePairs;
 
@@ -145,8 +140,9 @@ struct SaveWeights : SavePairs<Target> {
     return check_output(this->target, this->needs(call, kName, heads(call)));
   }
   auto prepare(const CallShape& call) const {
-    return WeightsTarget<Scalar, Over>{
-        {prepare_output(this->target, this->needs(call, kName, heads(call))), this->chosen_rows()}};
+    auto output = prepare_output(this->target, this->needs(call, kName, heads(call)));
+    return prepared(WeightsTarget<Scalar, Over>{{output.to, this->chosen_rows()}},
+                    std::move(output.size));
   }
 
  private:
@@ -157,7 +153,6 @@ struct SaveWeights : SavePairs<Target> {
 template <class Target>
 struct SaveScores : SavePairs<Target> {
   static constexpr const char* kName = "scores";
-  static constexpr int kOrder = 4;
   using Scalar = typename Target::Scalar;
   using SavePairs<Target>::SavePairs;
   stage at = stage::masked;
@@ -167,9 +162,9 @@ struct SaveScores : SavePairs<Target> {
     return check_output(this->target, this->needs(call, kName, call.heads));
   }
   auto prepare(const CallShape& call) const {
-    return ScoresTarget<Scalar>{
-        {prepare_output(this->target, this->needs(call, kName, call.heads)), this->chosen_rows()},
-        at};
+    auto output = prepare_output(this->target, this->needs(call, kName, call.heads));
+    return prepared(ScoresTarget<Scalar>{{output.to, this->chosen_rows()}, at},
+                    std::move(output.size));
   }
 };
 
@@ -191,17 +186,6 @@ template <class T>
 using is_save_weights = is_instance<SaveWeights, T>;
 template <class T>
 using is_save_scores = is_instance<SaveScores, T>;
-
-template <class T>
-inline constexpr bool is_saved_v =
-    is_save_logsumexp<T>::value || is_save_max_logit<T>::value || is_save_entropy<T>::value ||
-    is_save_weights<T>::value || is_save_scores<T>::value;
-
-/// Calls visit(option) if the option saves something beside the output.
-template <class Option, class Visit>
-void visit_saved(const Option& option, const Visit& visit) {
-  if constexpr (is_saved_v<Option>) visit(option);
-}
 
 }  // namespace detail
 }  // namespace ATTN_ABI

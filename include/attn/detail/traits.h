@@ -95,6 +95,12 @@ auto view_matrix(T&& x) {
   }
 }
 
+/// The matrix itself where it has memory of its own, which tells it from others while it is empty; else null.
+template <class T>
+const void* object_of(const T& x) {
+  return is_plain_v<T> ? static_cast<const void*>(&x) : nullptr;
+}
+
 /// Holds a matrix in an option: a view where the memory outlives the argument, else the evaluated value itself.
 template <class Plain>
 class OwnedMatrix {
@@ -111,11 +117,13 @@ template <class T>
 class ViewedMatrix {
  public:
   using Scalar = std::remove_const_t<T>;
-  explicit ViewedMatrix(MatrixView<T> view) : view_(view) {}
+  ViewedMatrix(MatrixView<T> view, const void* object) : view_(view), object_(object) {}
   MatrixView<T> view() const { return view_; }
+  const void* object() const { return object_; }
 
  private:
   MatrixView<T> view_;
+  const void* object_;
 };
 
 /// The matrix kept for later: lvalues and views are referred to, expressions and temporaries are evaluated once and owned.
@@ -124,8 +132,9 @@ auto hold(T&& x) {
   static_assert(is_dense_v<T>,
                 "attn: expected a dense Eigen matrix, array, Map, Ref, Block or expression");
   if constexpr (is_viewable<T>()) {
+    const void* const object = object_of(x);
     const auto view = view_matrix(std::forward<T>(x));
-    return ViewedMatrix<std::remove_reference_t<decltype(*view.data)>>(view);
+    return ViewedMatrix<std::remove_reference_t<decltype(*view.data)>>(view, object);
   } else {
     return OwnedMatrix<typename bare_t<T>::PlainObject>(std::forward<T>(x));
   }

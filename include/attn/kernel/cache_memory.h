@@ -15,8 +15,8 @@
 #include <algorithm>
 #include <cstdint>
 #include <utility>
-#include <vector>
 
+#include "../detail/aligned_buffer.h"
 #include "../detail/rotary.h"
 #include "../kv_cache_options.h"
 #include "tile_size.h"
@@ -205,17 +205,18 @@ class CacheStore {
  public:
   CacheStore() = default;
   CacheStore(const CacheLayout& layout, Index lines)
-      : layout_(layout), own_(std::size_t(lines)), memory_(own_.data()), lines_(lines) {}
+      : layout_(layout), own_(lines), memory_(own_.data()), lines_(lines) {
+    std::fill(memory_, memory_ + lines, CacheLine{});
+  }
   /// `memory` stays the caller's.
   CacheStore(const CacheLayout& layout, CacheLine* memory, Index lines)
       : layout_(layout), memory_(memory), lines_(lines) {
     std::fill(memory, memory + lines, CacheLine{});
   }
   CacheStore(const CacheStore& other)
-      : layout_(other.layout_),
-        own_(other.memory_, other.memory_ + other.lines_),
-        memory_(own_.data()),
-        lines_(other.lines_) {}
+      : layout_(other.layout_), own_(other.lines_), memory_(own_.data()), lines_(other.lines_) {
+    std::copy(other.memory_, other.memory_ + lines_, memory_);
+  }
   CacheStore(CacheStore&& other) noexcept { swap(other); }
   CacheStore& operator=(const CacheStore& other) {
     if (this == &other) return *this;
@@ -255,7 +256,7 @@ class CacheStore {
   }
 
   CacheLayout layout_{};
-  std::vector<CacheLine> own_;
+  detail::AlignedBuffer<CacheLine> own_;
   CacheLine* memory_ = nullptr;
   Index lines_ = 0;
 };

@@ -193,9 +193,12 @@ struct MatrixSink {
   Scalar* address(Index, Index) const { return tile; }
   Index stride() const { return TileSize<Scalar>::panel; }
   void finish(Index row, Index rows, Index column, Index columns) const {
+    write(tile, stride(), row, rows, column, columns);
+  }
+  void write(const Scalar* from, Index from_stride, Index row, Index rows, Index column,
+             Index columns) const {
     using Stored = typename Output::Scalar;
-    for (Index i = 0; i < rows; ++i) {
-      const Scalar* from = tile + i * stride();
+    for (Index i = 0; i < rows; ++i, from += from_stride) {
       Stored* y = output.row(row + i) + column * output.feature_stride;
       if constexpr (Residual::kPresent) {
         const auto* x = residual.row(row + i) + column * residual.feature_stride;

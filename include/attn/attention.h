@@ -137,10 +137,9 @@ class ScaledDotProductAttention {
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
 
-  /// Scalars of scratch that a call of these sizes takes, by one worker or by as many as the shape names.
+  /// Scalars of scratch that a call of these sizes takes, by one worker or by up to as many as the shape names.
   static Index scratch_scalars(const AttentionShape& s) {
-    return std::max(detail::scratch_scalars<Compute>(s, 1),
-                    detail::scratch_scalars<Compute>(s, s.workers));
+    return detail::scratch_scalars<Compute>(s);
   }
 
  private:

@@ -31,10 +31,11 @@ struct LayerScratch {
   Index query_stride, key_stride, value_stride, mixed_stride;
   Index query_rows, key_rows;
   bool in_place;  ///< the attended rows take the place of the queries, element by element
+  int project, project_back;  ///< workers of the inputs' projections, and of the output's
   kernel::ProjectionScratch<Scalar, Storage> worker;
-  int workers;
 
-  constexpr LayerScratch(const MultiHeadOptions& sizes, Index queries, Index keys, int n)
+  /// By up to `offered` workers, as many as the projections are worth.
+  constexpr LayerScratch(const MultiHeadOptions& sizes, Index queries, Index keys, int offered)
       : query_stride(Sink::stride_for(sizes.heads() * sizes.key_dim())),
         key_stride(Sink::stride_for(sizes.kv_heads() * sizes.key_dim())),
         value_stride(Sink::stride_for(sizes.kv_heads() * sizes.value_dim())),
@@ -42,19 +43,43 @@ struct LayerScratch {
         query_rows(queries),
         key_rows(keys),
         in_place(sizes.key_dim() == sizes.value_dim()),
+        project(workers_of(offered, queries, sizes.d_model() * sizes.heads() * sizes.key_dim(),
+                           keys,
+                           sizes.kv_heads() * (sizes.key_features() * sizes.key_dim() +
+                                               sizes.value_features() * sizes.value_dim()))),
+        project_back(workers_of(offered, queries,
+                                sizes.heads() * sizes.value_dim() * sizes.output_features(), 0, 0)),
         worker(kernel::ProjectionScratch<Scalar, Storage>::of(
             std::max(queries, keys),
             std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
                       sizes.heads() * sizes.value_dim()}),
-            n)),
-        workers(n) {}
+            std::max(project, project_back))) {}
+
+  /// The most that calls of up to these sizes take.
+  static constexpr Index most(const MultiHeadOptions& sizes, Index queries, Index keys,
+                              int offered) {
+    const LayerScratch all(sizes, queries, keys, offered);
+    Index most = 0;
+    for (int n = 1; n <= std::max({all.project, all.project_back, 1}); ++n)
+      most = std::max(most, LayerScratch(sizes, queries, keys, n).total());
+    return most;
+  }
 
   constexpr Index query() const { return query_rows * query_stride; }
   constexpr Index key() const { return key_rows * key_stride; }
   constexpr Index value() const { return key_rows * value_stride; }
   constexpr Index mixed() const { return in_place ? 0 : query_rows * mixed_stride; }
   constexpr Index total() const {
-    return query() + key() + value() + mixed() + workers * worker.total();
+    return query() + key() + value() + mixed() + std::max(project, project_back) * worker.total();
+  }
+
+ private:
+  /// Of two projections, each of so many rows by so many weights.
+  static constexpr int workers_of(int offered, Index a_rows, Index a_weights, Index b_rows,
+                                  Index b_weights) {
+    return kernel::TileSize<Scalar>::workers(
+        offered, double(a_rows) * double(a_weights) + double(b_rows) * double(b_weights),
+        double(a_weights + b_weights) * double(sizeof(Storage)));
   }
 };
 
@@ -258,7 +283,9 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
     if (is_same_view(value, key)) of_value.join(of_key);
     if (is_same_view(key, query)) of_key.join(of_query);
     std::atomic<Index> drawn{0};
-    executor.run(executor.workers(),
+    const Index pieces = size.worker.pieces(of_query.rows) + size.worker.pieces(of_key.rows) +
+                         size.worker.pieces(of_value.rows);
+    executor.run(kernel::with_pieces(size.project, pieces),
                  [&](int worker) { projector(worker)(drawn, of_query, of_key, of_value); });
   }
 
@@ -313,11 +340,12 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
     const kernel::Rows<const Scalar> from{mixed, std::max<Index>(query_rows, 1), 0,
                                           size.mixed_stride, 1};
     std::atomic<Index> drawn{0};
-    executor.run(executor.workers(), [&](int worker) {
-      const auto project = projector(worker);
-      const Target target{layer.output, Sink{project.tile(), rows_of(output), beside}};
-      project(drawn, kernel::InputJob(from, query_rows, target));
-    });
+    executor.run(kernel::with_pieces(size.project_back, size.worker.pieces(query_rows)),
+                 [&](int worker) {
+                   const auto project = projector(worker);
+                   const Target target{layer.output, Sink{project.tile(), rows_of(output), beside}};
+                   project(drawn, kernel::InputJob(from, query_rows, target));
+                 });
   };
 
   if constexpr (Keys::kCached) {

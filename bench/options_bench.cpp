@@ -1,4 +1,5 @@
-// bench/options_bench.cpp: what masks save and what score modifiers cost, beside the same call without them.
+// bench/options_bench.cpp: what masks save, what score modifiers and saved pairs cost, beside the same call without them; what
+// column-major matrices of pairs cost beside row-major ones.
 // SPDX-License-Identifier: MIT
 
 #include <attn/attn.h>
@@ -9,6 +10,7 @@
 #include <exception>
 #include <functional>
 #include <limits>
+#include <string>
 #include <vector>
 
 #include "support/measure.h"
@@ -62,40 +64,71 @@ double visible_share(const Workload& w, const Rule& rule) {
   return pairs / (double(w.queries) * double(w.keys));
 }
 
-/// The call with the options and the one without, in turn.
-template <class... Options>
-void measure(benchmark::State& state, const Workload& w, const Rule& rule,
-             const Options&... options) {
-  const Operands<float> x(w, 1);
-  Eigen::ArrayXf y(x.q.size());
-  attn::ScaledDotProductAttention<float> attend;
-  const auto call = [&](const auto&... asked) {
-    const auto view = [&](auto* data, Index tokens) {
-      return attn::bhld(data, w.batch, w.query_heads, tokens, w.head_size);
-    };
-    attend(view(x.q.data(), w.queries), view(x.k.data(), w.keys), view(x.v.data(), w.keys),
-           attn::into(view(y.data(), w.queries)), asked...);
-  };
-  call(options...);
-  state.counters["max_err"] = max_error(w, x, rule, y.data());
+/// A workload's operands and its functor.
+class Subject {
+ public:
+  explicit Subject(const Workload& w) : w_(w), x_(w, 1), y_(x_.q.size()) {}
 
-  const double share = visible_share(w, rule);
-  Units with([&] { call(options...); });
-  Units without([&] { call(); });
+  template <class... Options>
+  void operator()(const Options&... options) {
+    const auto view = [&](auto* data, Index tokens) {
+      return attn::bhld(data, w_.batch, w_.query_heads, tokens, w_.head_size);
+    };
+    attend_(view(x_.q.data(), w_.queries), view(x_.k.data(), w_.keys), view(x_.v.data(), w_.keys),
+            attn::into(view(y_.data(), w_.queries)), options...);
+  }
+  /// Of the call that was made last.
+  double error(const Rule& rule) const { return max_error(w_, x_, rule, y_.data()); }
+
+ private:
+  Workload w_;
+  Operands<float> x_;
+  Eigen::ArrayXf y_;
+  attn::ScaledDotProductAttention<float> attend_;
+};
+
+/// A call and another beside it, in turn; returns the ratio of their times.
+template <class Call, class Beside>
+double compare(benchmark::State& state, const Workload& w, double share, Call call, Beside beside) {
+  Units with(call), without(beside);
   for (auto _ : state) sample_in_turn(with, without, [&] { with.sample(); });
   const Samples& times = with.per_call();
   state.counters["ms_min"] = 1e3 * times.min();
   state.counters["ms_median"] = 1e3 * times.median();
   state.counters["samples"] = static_cast<double>(times.size());
   state.counters["GFLOPS"] = 1e-9 * flops(w) * share / times.min();
+  return times.min() / without.per_call().min();
+}
+
+/// The call with the options and the one without, in turn.
+template <class... Options>
+void measure(benchmark::State& state, const Workload& w, const Rule& rule,
+             const Options&... options) {
+  Subject attend(w);
+  attend(options...);
+  state.counters["max_err"] = attend.error(rule);
+  const double share = visible_share(w, rule);
+  const double ratio = compare(
+      state, w, share, [&] { attend(options...); }, [&] { attend(); });
   state.counters["visible_share"] = share;
-  state.counters["vs_plain"] = times.min() / without.per_call().min();
-  state.counters["vs_share"] = times.min() / without.per_call().min() / share;
+  state.counters["vs_plain"] = ratio;
+  state.counters["vs_share"] = ratio / share;
+}
+
+/// The call with an option on a column-major matrix and with that on a row-major one, in turn.
+template <class ByColumns, class ByRows>
+void measure_columns(benchmark::State& state, const Workload& w, const Rule& rule,
+                     const ByColumns& by_columns, const ByRows& by_rows) {
+  Subject attend(w);
+  attend(by_columns);
+  state.counters["max_err"] = attend.error(rule);
+  state.counters["vs_row_major"] = compare(
+      state, w, 1, [&] { attend(by_columns); }, [&] { attend(by_rows); });
 }
 
 using Body = std::function<void(benchmark::State&)>;
-void add(const char* name, const Body& body) {
-  benchmark::RegisterBenchmark(name, [body](benchmark::State& state) {
+void add(const std::string& name, const Body& body) {
+  benchmark::RegisterBenchmark(name.c_str(), [body](benchmark::State& state) {
     try {
       body(state);
     } catch (const std::exception& error) {
@@ -110,6 +143,26 @@ double alibi(double s, Index h, Index i, Index j) {
 }
 double softcap(double s, Index, Index, Index) { return 30 * std::tanh(s / 30); }
 double unmodified(double s, Index, Index, Index) { return s; }
+
+/// What saves all pairs of heads side by side in a matrix: option(matrix). Row-major beside the call without, column-major beside
+/// row-major.
+template <class Option>
+void add_saved(const std::string& name, const Option& option) {
+  for (const Index length : {512, 1000, 1024}) {
+    const Workload w = {"", 1, 4, 4, length, length, 64, Mask::kNone, Storage::kFloat};
+    const std::string of_length = "saved/" + name + "_L" + std::to_string(length);
+    const Index columns = w.query_heads * length;
+    add(of_length + "/threads:1", [=](benchmark::State& state) {
+      RowMatrix<float> pairs(length, columns);
+      measure(state, w, unmodified, option(pairs));
+    });
+    add(of_length + "_colmajor/threads:1", [=](benchmark::State& state) {
+      RowMatrix<float> by_rows(length, columns);
+      Eigen::MatrixXf by_columns(length, columns);
+      measure_columns(state, w, unmodified, option(by_columns), option(by_rows));
+    });
+  }
+}
 
 const bool registered = [] {
   add("mask/window255_long4k/threads:1", [](benchmark::State& state) {
@@ -167,6 +220,18 @@ const bool registered = [] {
   add("score/unmodified_one_by_one_pre1k/threads:1", [](benchmark::State& state) {
     measure(state, kPre1k, unmodified, attn::score([](float s, attn::At) { return s; }));
   });
+  add("score/bias1k_colmajor/threads:1", [](benchmark::State& state) {
+    RowMatrix<float> by_rows(kPre1k.queries, kPre1k.keys);
+    Uniform uniform(3);
+    fill(by_rows, uniform);
+    const Eigen::MatrixXf by_columns = by_rows;
+    measure_columns(
+        state, kPre1k, [&](double s, Index, Index i, Index j) { return s + double(by_rows(i, j)); },
+        attn::bias(by_columns), attn::bias(by_rows));
+  });
+
+  add_saved("weights", [](auto& to) { return attn::save_weights(to); });
+  add_saved("scores", [](auto& to) { return attn::save_scores(to, attn::stage::masked); });
   return true;
 }();
 

@@ -87,7 +87,7 @@ TEST(Parallel, ARaggedBatchHasTheSameBits) {
   expect_same_bits(Operands(420, 420, 2, 2, 8), 2, 2, attn::sequences(offsets), attn::causal());
 }
 TEST(Parallel, FewerRowsThanWorkersHaveTheSameBits) {
-  expect_same_bits(Operands(1, 90, 2, 1, 8), 2, 1);
+  expect_same_bits(Operands(1, 9000, 2, 2, 8), 2, 2);
 }
 TEST(Parallel, NoQueriesAtAllAreValid) {
   Operands x(0, 9, 1, 1, 4);
@@ -98,7 +98,7 @@ TEST(Parallel, NoQueriesAtAllAreValid) {
 // The layer too: projections and attention.
 TEST(Parallel, ALayerHasTheSameBits) {
   auto mha = support::random_layer<float>(attn::MultiHeadOptions(64, 8).in_bias().out_bias());
-  const Matrix X = support::uniform<float>(61, 64, 1), Y = mha(X, attn::causal());
+  const Matrix X = support::uniform<float>(401, 64, 1), Y = mha(X, attn::causal());
   OwnPool pool;
   for (const int workers : {2, 3, 7}) {
     EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::parallel(workers)), Y));
@@ -144,6 +144,72 @@ TEST(Parallel, WhatIsSavedHasTheSameBits) {
   };
   expect_same();
   expect_same(attn::average_heads());
+}
+
+/// Counts how many tasks it is given.
+struct CountingPool {
+  int calls = 0, tasks = 0;
+  template <class F>
+  void parallel_for(int n, const F& f) {
+    ++calls;
+    tasks += n;
+    for (int i = 0; i < n; ++i) f(i);
+  }
+};
+/// Tasks of one call that is offered eight workers, and whose bits are those of a serial one.
+template <class Call>
+int tasks_of(const Call& call) {
+  CountingPool pool;
+  const Matrix Y = call(attn::on(pool, 8));
+  attn::Workspace<float> workspace;
+  EXPECT_TRUE(same_bits(Y, call(attn::use(workspace))));
+  return pool.tasks;
+}
+
+TEST(Parallel, NoMoreWorkersAreWokenThanTheWorkPaysFor) {
+  const auto attend = [](Index queries, Index keys, Index heads, Index d) {
+    const Operands x(queries, keys, heads, heads, d);
+    return tasks_of([&](const auto& means) -> Matrix {
+      return attn::attention(attn::heads(x.Q, heads), attn::heads(x.K, heads),
+                             attn::heads(x.V, heads), means);
+    });
+  };
+  EXPECT_EQ(attend(16, 16, 1, 16), 0);  // the caller alone: the pool is not even asked
+  EXPECT_EQ(attend(16, 16, 4, 16), 0);
+  EXPECT_EQ(attend(1, 500, 8, 16), 0);
+  EXPECT_EQ(attend(1024, 1024, 8, 16), 8);
+  EXPECT_EQ(attend(1, 40000, 8, 16), 8);   // decoding: few products, many bytes
+  EXPECT_EQ(attend(600, 4000, 1, 16), 4);  // chunks of rows: no worker without one
+  int before = 0;
+  for (const Index tokens : {16, 32, 64, 128, 256, 512, 1024}) {
+    const int tasks = attend(tokens, tokens, 8, 16);
+    EXPECT_GE(tasks, before) << tokens;
+    before = tasks;
+  }
+}
+TEST(Parallel, NoMoreWorkersOfALayerAreWokenThanTheWorkPaysFor) {
+  auto mha = support::random_layer<float>(attn::MultiHeadOptions(64, 8));
+  const auto tasks = [&](Index tokens) {
+    const Matrix X = support::uniform<float>(tokens, 64, 1);
+    return tasks_of([&](const auto& means) -> Matrix { return mha(X, means); });
+  };
+  EXPECT_EQ(tasks(16), 0);
+  EXPECT_EQ(tasks(2000), 3 * 8);  // projected, attended, projected back
+}
+TEST(Parallel, ReserveMakesRoomForAnyNumberOfUsefulWorkers) {
+  attn::AttentionShape shape{700, 300, 16, 16, 4, 2};
+  shape.workers = 8;
+  attn::Workspace<float> workspace;
+  workspace.reserve(attn::ScaledDotProductAttention<float>::scratch_scalars(shape));
+  const Index capacity = workspace.capacity();
+  CountingPool pool;
+  for (const Index queries : {1, 10, 20, 40, 70, 150, 700}) {
+    const Operands x(queries, 300, 4, 2, 16);
+    const Matrix Y = attn::attention(attn::heads(x.Q, 4), attn::heads(x.K, 2), attn::heads(x.V, 2),
+                                     attn::on(pool, 8), attn::use(workspace));
+    EXPECT_EQ(workspace.capacity(), capacity) << queries;
+  }
+  EXPECT_GT(pool.calls, 2);
 }
 
 TEST(Parallel, OneHeadReachesSeveralThreads) {

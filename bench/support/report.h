@@ -104,7 +104,9 @@ class SummaryTable : public benchmark::BenchmarkReporter {
           "            odd sizes: of the peak, and that over the fraction of the even neighbour\n"
           "            masks: time over that without the mask, and that over the share of the "
           "pairs\n"
-          "            that are seen; scores: time over that without the modifier\n"
+          "            that are seen; scores: time over that without the modifier; saved: over "
+          "that\n"
+          "            without; *_colmajor: over that with a row-major matrix\n"
           "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
           "            run, both on one thread: below 1, the library is faster\n"
           "max err     largest absolute error, against long double\n"
@@ -164,6 +166,8 @@ class SummaryTable : public benchmark::BenchmarkReporter {
                  ? format("%.4f, %.2f x share", value(run, "vs_plain"), value(run, "vs_share"))
                  : format("%.3f x plain", value(run, "vs_plain"));
     }
+    if (run.counters.count("vs_row_major") != 0)
+      return format("%.3f x row-major", value(run, "vs_row_major"));
     if (run.counters.count("vs_neighbour") != 0) {
       return format("%.3f, %.3f x even", value(run, "peak_fraction"), value(run, "vs_neighbour"));
     }

@@ -139,15 +139,14 @@ class ScaledDotProductAttention {
   /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
 
-  /// Scalars of scratch that a call of these sizes takes, by one worker or by as many as the shape names.
+  /// Scalars of scratch that a call of these sizes takes, by one worker or by up to as many as the shape names.
   ///
   /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1, workers ≥ 1         (std::invalid_argument otherwise)
   static Index scratch_scalars(const AttentionShape& shape) {
     AttentionShape s = shape;
     s.workers = detail::bounded_workers(s.workers);
     detail::check_shape("attn::ScaledDotProductAttention::reserve", s);
-    return std::max(detail::scratch_scalars<Compute>(s, 1),
-                    detail::scratch_scalars<Compute>(s, s.workers));
+    return detail::scratch_scalars<Compute>(s);
   }
 
  private:

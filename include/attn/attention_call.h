@@ -30,43 +30,6 @@ struct result {
   using type = Eigen::Matrix<typename q::Scalar, rows, cols, order>;
 };
 
-/// Scalars of scratch that a call of these sizes takes with this many workers, rotary()'s table among them.
-template <class Scalar>
-constexpr Index scratch_scalars(const AttentionShape& s, int workers) {
-  using Size = kernel::TileSize<Scalar>;
-  const Index chunk_rows = Size::chunk_rows(s.sequences * s.queries * s.heads, workers);
-  kernel::ScratchSize<Scalar> size(s.queries * (s.heads / s.kv_heads), s.keys, s.key_dim,
-                                   s.value_dim, chunk_rows);
-  if (s.rotary_dims > 0) size.rotated_keys = Size::panel;
-  const Index turned = s.queries + (s.cached ? 0 : s.keys);
-  const Index angles = RotaryTable<Scalar>::size(s.sequences * turned, s.rotary_dims);
-  kernel::SharedParts<Scalar> shared;
-  if (s.split_keys > 0) {
-    size.states = 2;
-    const auto parts = kernel::KeyParts::of<Scalar>(s.split_keys, s.keys, s.key_dim, s.value_dim);
-    shared = kernel::SharedParts<Scalar>::most(
-        s.sequences * s.kv_heads, s.queries * (s.heads / s.kv_heads), s.keys, parts, workers);
-  }
-  return workers * size.total() + shared.total(size.features) + angles;
-}
-
-/// Scratch that fits the stack: all sizes are known to the compiler, and few.
-template <class Query, class Source, bool Rotates, bool Splits>
-struct stack_scratch {
-  using q = operand_traits<Query>;
-  using Scalar = compute_t<typename q::Scalar>;
-  static constexpr bool known = q::rows != Eigen::Dynamic && q::cols != Eigen::Dynamic &&
-                                Source::kKeys != Eigen::Dynamic &&
-                                Source::kValueDim != Eigen::Dynamic;
-  static constexpr Index total =
-      known ? scratch_scalars<Scalar>({q::rows, Source::kKeys, q::cols, Source::kValueDim, 1, 1, 1,
-                                       1, Rotates ? Index(q::cols) : 0, Splits ? 1 : 0},
-                                      1)
-            : 0;
-  static constexpr bool value =
-      known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
-};
-
 /// In place of BoundRotary in a call without rotary().
 struct NoRotary {
   static constexpr Index scalars() { return 0; }
@@ -280,23 +243,27 @@ void attend(const char* function,
                   parts};
 
   const Index group = shape.heads / shape.kv_heads;
+  const int workers =
+      bare_t<decltype(executor)>::kAlone ? 1 : useful_workers<Scalar>(executor.workers(), shape);
   Index chunk_rows =
-      kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, executor.workers());
+      kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, workers);
   if (Problem::kOverHeads) chunk_rows = std::max(group, chunk_rows / group * group);
   kernel::ScratchSize<Scalar> size(shape.queries.longest() * group, source.scratch_keys(shape),
                                    shape.key_dim, shape.value_dim, chunk_rows);
   if constexpr (kRotates) size.rotated_keys = kernel::TileSize<Scalar>::panel;
   if constexpr (kSplits) size.states = 2;
+  if constexpr (Problem::kSavesPairs) size.save_pairs();
   const auto run = [&](auto&& reserve) {
-    const Index all = size.total() * executor.workers() +
-                      kernel::shared_parts(problem, size, executor.workers()).total(size.features);
+    const Index all =
+        size.total() * workers + kernel::shared_parts(problem, size, workers).total(size.features);
     Scalar* const memory = reserve(all + rotary.scalars());
     // All memory is there: the outputs take theirs, and from here on only what the user gave can throw.
     commit(output, logsumexp, max_logit, entropy, weights, scores);
     problem.rotation = rotary.fill(memory + all);
-    kernel::forward(problem, size, memory, executor.workers(), executor);
+    kernel::forward(problem, size, memory, workers, executor);
   };
-  using OnStack = stack_scratch<bare_t<Query>, bare_t<decltype(source)>, kRotates, kSplits>;
+  using OnStack = stack_scratch<bare_t<Query>, bare_t<decltype(source)>, kRotates, kSplits,
+                                Problem::kSavesPairs>;
   constexpr bool on_stack = OnStack::value && count_v<is_executor, Options...> == 0;
   if constexpr (on_stack) {
     alignas(64) Scalar memory[OnStack::total];

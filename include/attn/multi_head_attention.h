@@ -215,12 +215,9 @@ class MultiHeadAttention {
   void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
     const AttentionShape attention = detail::reserved_shape("attn::MultiHeadAttention::reserve",
                                                             options_, attention_shape(shape));
-    const Index queries = attention.sequences * attention.queries,
-                keys = attention.sequences * attention.keys;
-    for (const int workers : {1, attention.workers}) {
-      workspace.reserve(detail::scratch_scalars<Compute>(attention, workers));
-      workspace.reserve_rows(Scratch(options_, queries, keys, workers).total());
-    }
+    workspace.reserve(detail::scratch_scalars<Compute>(attention));
+    workspace.reserve_rows(Scratch::most(options_, attention.sequences * attention.queries,
+                                         attention.sequences * attention.keys, attention.workers));
   }
   /// Makes room for decode() of what cache.shape(tokens, heads) says.
   void reserve_decode(const AttentionShape& shape) { reserve_decode(shape, workspace_); }
@@ -228,12 +225,9 @@ class MultiHeadAttention {
     const AttentionShape shape =
         detail::reserved_shape("attn::MultiHeadAttention::reserve_decode", options_, asked);
     const Index rows = shape.sequences * shape.queries;
-    for (const int workers : {1, shape.workers}) {
-      workspace.reserve(detail::scratch_scalars<Compute>(shape, workers));
-      Scratch scratch(options_, rows, rows, workers);
-      scratch.staged = true;  // as on a pool
-      workspace.reserve_rows(scratch.total());
-    }
+    constexpr bool kStaged = true;  // as on a pool
+    workspace.reserve(detail::scratch_scalars<Compute>(shape));
+    workspace.reserve_rows(Scratch::most(options_, rows, rows, shape.workers, kStaged));
   }
 
  private:
@@ -371,7 +365,7 @@ class MultiHeadAttention {
   }
 
   /// Scratch of a call of compile-time sizes, on the stack where it fits.
-  template <int MaxQueries, int MaxKeys, bool Rotates, bool Splits>
+  template <int MaxQueries, int MaxKeys, bool Rotates, bool Splits, bool SavesPairs>
   struct StackScratch {
     static constexpr bool kBounded =
         kFixed && MaxQueries != Eigen::Dynamic && MaxKeys != Eigen::Dynamic;
@@ -379,9 +373,10 @@ class MultiHeadAttention {
     static constexpr Index kRows =
         kBounded ? Scratch(MultiHeadOptions(DModel, Heads), MaxQueries, MaxKeys, 1).total() : 0;
     static constexpr Index kAttention =
-        kBounded ? detail::scratch_scalars<Compute>({MaxQueries, MaxKeys, kDim, kDim, Heads, Heads,
-                                                     1, 1, Rotates ? kDim : 0, Splits ? 1 : 0},
-                                                    1)
+        kBounded ? detail::scratch_scalars<Compute>(
+                       {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1, Rotates ? kDim : 0,
+                        Splits ? 1 : 0, false, SavesPairs},
+                       1)
                  : 0;
     static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
                                                (kRows + kAttention) * Index(sizeof(Compute)) <=
@@ -395,7 +390,10 @@ class MultiHeadAttention {
     const detail::LayerContext<Scalar> layer = context(kName, own);
     using OnStack =
         StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1,
-                     detail::count_v<detail::is_split_keys, Options...> == 1>;
+                     detail::count_v<detail::is_split_keys, Options...> == 1,
+                     detail::count_v<detail::is_save_weights, Options...> +
+                             detail::count_v<detail::is_save_scores, Options...> !=
+                         0>;
     if constexpr (OnStack::kFits && detail::count_v<detail::is_executor, Options...> == 0 &&
                   detail::count_v<detail::is_use, Options...> == 0) {
       alignas(64) Compute rows[OnStack::kRows];

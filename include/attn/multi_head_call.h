@@ -33,10 +33,11 @@ struct LayerScratch {
   bool in_place;        ///< the attended rows take the place of the queries, element by element
   Index staged_stride;  ///< of whole output rows, where they wait until nothing can fail
   bool staged = false;
+  int project, project_back;  ///< workers of the inputs' projections, and of the output's
   kernel::ProjectionScratch<Scalar, Storage> worker;
-  int workers;
 
-  constexpr LayerScratch(const MultiHeadOptions& sizes, Index queries, Index keys, int n)
+  /// By up to `offered` workers, as many as the projections are worth.
+  constexpr LayerScratch(const MultiHeadOptions& sizes, Index queries, Index keys, int offered)
       : query_stride(Sink::stride_for(sizes.heads() * sizes.key_dim())),
         key_stride(Sink::stride_for(sizes.kv_heads() * sizes.key_dim())),
         value_stride(Sink::stride_for(sizes.kv_heads() * sizes.value_dim())),
@@ -45,12 +46,30 @@ struct LayerScratch {
         key_rows(keys),
         in_place(sizes.key_dim() == sizes.value_dim()),
         staged_stride(Sink::stride_for(sizes.output_features())),
+        project(workers_of(offered, queries, sizes.d_model() * sizes.heads() * sizes.key_dim(),
+                           keys,
+                           sizes.kv_heads() * (sizes.key_features() * sizes.key_dim() +
+                                               sizes.value_features() * sizes.value_dim()))),
+        project_back(workers_of(offered, queries,
+                                sizes.heads() * sizes.value_dim() * sizes.output_features(), 0, 0)),
         worker(kernel::ProjectionScratch<Scalar, Storage>::of(
             std::max(queries, keys),
             std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
                       sizes.heads() * sizes.value_dim()}),
-            n)),
-        workers(n) {}
+            std::max(project, project_back))) {}
+
+  /// The most that calls of up to these sizes take.
+  static constexpr Index most(const MultiHeadOptions& sizes, Index queries, Index keys, int offered,
+                              bool staged = false) {
+    const LayerScratch all(sizes, queries, keys, offered);
+    Index most = 0;
+    for (int n = 1; n <= std::max({all.project, all.project_back, 1}); ++n) {
+      LayerScratch scratch(sizes, queries, keys, n);
+      scratch.staged = staged;
+      most = std::max(most, scratch.total());
+    }
+    return most;
+  }
 
   constexpr Index query() const { return query_rows * query_stride; }
   constexpr Index key() const { return key_rows * key_stride; }
@@ -58,7 +77,17 @@ struct LayerScratch {
   constexpr Index mixed() const { return in_place ? 0 : query_rows * mixed_stride; }
   constexpr Index output() const { return staged ? query_rows * staged_stride : 0; }
   constexpr Index total() const {
-    return query() + key() + value() + mixed() + output() + workers * worker.total();
+    return query() + key() + value() + mixed() + output() +
+           std::max(project, project_back) * worker.total();
+  }
+
+ private:
+  /// Of two projections, each of so many rows by so many weights.
+  static constexpr int workers_of(int offered, Index a_rows, Index a_weights, Index b_rows,
+                                  Index b_weights) {
+    return kernel::TileSize<Scalar>::workers(
+        offered, double(a_rows) * double(a_weights) + double(b_rows) * double(b_weights),
+        double(a_weights + b_weights) * double(sizeof(Storage)));
   }
 };
 
@@ -175,13 +204,13 @@ class AppendedTokens {
 
 /// The output projection of rows. sink_of(tile): where a worker's tiles go.
 template <class Storage, class Executor, class Projector, class Scalar, class SinkOf>
-void project_rows(const LayerContext<Storage>& layer, const Executor& executor,
-                  const Projector& projector, const kernel::Rows<const Scalar>& from, Index rows,
-                  const SinkOf& sink_of) {
+void project_rows(const LayerContext<Storage>& layer, const LayerScratch<Scalar, Storage>& size,
+                  const Executor& executor, const Projector& projector,
+                  const kernel::Rows<const Scalar>& from, Index rows, const SinkOf& sink_of) {
   using Sink = decltype(sink_of(static_cast<Scalar*>(nullptr)));
   using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
   std::atomic<Index> drawn{0};
-  executor.run(executor.workers(), [&](int worker) {
+  executor.run(kernel::with_pieces(size.project_back, size.worker.pieces(rows)), [&](int worker) {
     const auto project = projector(worker);
     const Target target{layer.output, sink_of(project.tile())};
     project(drawn, kernel::InputJob(from, rows, target));
@@ -310,7 +339,9 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
     if (is_same_view(value, key)) of_value.join(of_key);
     if (is_same_view(key, query)) of_key.join(of_query);
     std::atomic<Index> drawn{0};
-    executor.run(executor.workers(),
+    const Index pieces = size.worker.pieces(of_query.rows) + size.worker.pieces(of_key.rows) +
+                         size.worker.pieces(of_value.rows);
+    executor.run(kernel::with_pieces(size.project, pieces),
                  [&](int worker) { projector(worker)(drawn, of_query, of_key, of_value); });
   }
 
@@ -367,13 +398,14 @@ void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
                                           size.mixed_stride, 1};
     if constexpr (kStaged) {
       const kernel::RowsSink<Scalar> waiting{staged, size.staged_stride};
-      project_rows(layer, executor, projector, from, query_rows, [&](Scalar*) { return waiting; });
+      project_rows(layer, size, executor, projector, from, query_rows,
+                   [&](Scalar*) { return waiting; });
       output.commit();
       to_output(nullptr).write(staged, size.staged_stride, 0, query_rows, 0,
                                sizes.output_features());
     } else {
       output.commit();
-      project_rows(layer, executor, projector, from, query_rows, to_output);
+      project_rows(layer, size, executor, projector, from, query_rows, to_output);
     }
   };
 

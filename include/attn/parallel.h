@@ -3,8 +3,9 @@
 //
 // Serial unless asked, and no global state. The work is cut by sequence, key/value head and rows of queries; workers take the
 // next piece when they are done with one, the costliest (last) rows of a head first, so that causal and ragged work is shared
-// by cost. Which worker computes a row changes no bit of it. Workers take over the caller's floating-point environment
-// (flush-to-zero, rounding); an exception in a worker, or of the pool, reaches the caller once all workers have stopped.
+// by cost. No more workers are woken than the work pays for, one for some 10 µs of it (kernel/tile_size.h). Which worker computes
+// a row changes no bit of it. Workers take over the caller's floating-point environment (flush-to-zero, rounding); an exception
+// in a worker, or of the pool, reaches the caller once all workers have stopped.
 // One query against many keys is a single piece of work, unless split_keys(chunk) cuts the keys as well.
 #pragma once
 
@@ -178,12 +179,13 @@ using is_executor = std::bool_constant<std::is_same_v<T, Parallel> || is_instanc
 
 }  // namespace detail
 
-/// Up to n threads by OpenMP (1024 at most), the caller among them. Scratch grows to one share for each.
+/// Up to n threads by OpenMP (1024 at most), the caller among them; fewer where the work does not pay for n. Scratch grows to one
+/// share for each.
 ///
 /// Requires   n ≥ 1                                          (std::invalid_argument from the call otherwise)
 inline detail::Parallel parallel(Index n) { return detail::Parallel(n); }
 
-/// Up to n threads of a pool (default: all it has; 1024 at most), the caller among them: an Eigen::ThreadPool (anything with Schedule(f) and
+/// The same by up to n threads of a pool (default: all it has; 1024 at most): an Eigen::ThreadPool (anything with Schedule(f) and
 /// NumThreads()), or any object with parallel_for(n, f).
 template <class Pool>
 detail::OnPool<Pool> on(Pool& pool, Index n) {

@@ -90,10 +90,17 @@ void check_view(const char* function, const char* name, const TensorView<T>& v) 
   }
 }
 
+/// Neighbours in memory are rows of a column rather than columns of a row, as in column-major matrices.
+constexpr bool by_columns(Eigen::Index row_stride, Eigen::Index column_stride) {
+  const auto distance = [](Eigen::Index stride) { return stride < 0 ? -stride : stride; };
+  return distance(column_stride) > 1 && distance(row_stride) < distance(column_stride);
+}
+
 /// A matrix shaped like the scores (bool masks, biases), resolved to strides. Element (row, key): where `stacked`, rows
 /// count all the call's query tokens, else those of the row's own sequence.
 template <class T>
 struct ScoreTable {
+  using Scalar = T;
   const T* data = nullptr;
   Eigen::Index sequence_stride = 0, head_stride = 0, row_stride = 0, key_stride = 0;
   bool stacked = false;
@@ -103,6 +110,7 @@ struct ScoreTable {
     return data + at.sequence * sequence_stride + at.head * head_stride +
            (stacked ? at.token : at.row) * row_stride;
   }
+  bool by_columns() const { return detail::by_columns(row_stride, key_stride); }
 };
 
 /// Lays a matrix of `heads` blocks of columns over the scores: Lq×Lk for all sequences, or all sequences' rows stacked; one row

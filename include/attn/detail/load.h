@@ -53,7 +53,14 @@ ATTN_INLINE void store_strided(T* to, Eigen::Index stride, const typename S::Pac
   }
   alignas(64) typename S::Scalar values[S::width];
   S::store(values, value);
-  for (Eigen::Index w = 0; w < S::width && w < lanes; ++w) to[w * stride] = T(values[w]);
+  Eigen::Index w = 0;
+  if (stride == 1) {  // four at a time, which the compiler makes a store of
+    for (; w + 4 <= S::width && w + 4 <= lanes; w += 4) {
+      ATTN_UNROLL
+      for (int i = 0; i < 4; ++i) to[w + i] = T(values[w + i]);
+    }
+  }
+  for (; w < S::width && w < lanes; ++w) to[w * stride] = T(values[w]);
 }
 
 }  // namespace detail

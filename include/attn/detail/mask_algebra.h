@@ -32,6 +32,7 @@ struct And : mask_base {
     if (intersect(keys(rows), range).empty()) return Cover::none;  // parts that do not meet
     return std::min(detail::cover(a, rows, range), detail::cover(b, rows, range));
   }
+  bool by_columns() const { return detail::by_columns(a) || detail::by_columns(b); }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     if constexpr (has_row_keys<And>::value) {
@@ -68,6 +69,7 @@ struct Or : mask_base {
     if (full_keys(rows).contains(range)) return Cover::all;  // parts that touch
     return std::max(detail::cover(a, rows, range), detail::cover(b, rows, range));
   }
+  bool by_columns() const { return detail::by_columns(a) || detail::by_columns(b); }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     return S::mask_or(a.template lanes<S>(row, key), b.template lanes<S>(row, key));
@@ -89,6 +91,7 @@ struct Not : mask_base {
     const Cover inside = detail::cover(a, rows, range);
     return inside == Cover::none ? Cover::all : inside == Cover::all ? Cover::none : Cover::some;
   }
+  bool by_columns() const { return detail::by_columns(a); }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     return S::mask_not(a.template lanes<S>(row, key));
@@ -107,6 +110,13 @@ struct Not : mask_base {
     return whole ? KeyRange{0, kUnbounded} : after;
   }
 };
+
+template <class A, class B>
+inline constexpr bool asks_bools_v<And<A, B>> = asks_bools_v<A> || asks_bools_v<B>;
+template <class A, class B>
+inline constexpr bool asks_bools_v<Or<A, B>> = asks_bools_v<A> || asks_bools_v<B>;
+template <class A>
+inline constexpr bool asks_bools_v<Not<A>> = asks_bools_v<A>;
 
 }  // namespace detail
 }  // namespace ATTN_ABI

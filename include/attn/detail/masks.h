@@ -99,6 +99,18 @@ Cover cover(const Mask& mask, const QueryRows& rows, KeyRange keys) {
   }
 }
 
+/// The mask asks a bool for each pair somewhere, which may lie by columns: those that do have bool by_columns().
+template <class Mask>
+inline constexpr bool asks_bools_v = false;
+template <class Mask>
+bool by_columns(const Mask& mask) {
+  if constexpr (asks_bools_v<Mask>) {
+    return mask.by_columns();
+  } else {
+    return false;
+  }
+}
+
 /// Behind every key, and the widest side of a window: positions and ranges are added and subtracted freely up to twice that.
 inline constexpr Index kUnbounded = std::numeric_limits<Index>::max() / 4;
 
@@ -215,6 +227,7 @@ struct BoundBool : mask_base {
   }
   KeyRange keys(const QueryRows&) const { return {0, kUnbounded}; }
   KeyRange full_keys(const QueryRows&) const { return {0, 0}; }
+  bool by_columns() const { return table.by_columns(); }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     const bool* from = table.row(row);
@@ -222,6 +235,8 @@ struct BoundBool : mask_base {
                           [&](Index j) { return from[j * table.key_stride] == Value; });
   }
 };
+template <bool Value>
+inline constexpr bool asks_bools_v<BoundBool<Value>> = true;
 template <class Source, bool Value>
 struct BoolMask : mask_base {
   Source source;

@@ -59,6 +59,12 @@ struct Softcap : option_base {
 };
 
 /// s + bias; a bias of −∞ hides the pair, whatever its score holds (NaN too).
+template <class S>
+ATTN_INLINE typename S::Packet add_bias(const typename S::Packet& s,
+                                        const typename S::Packet& bias) {
+  const auto lowest = S::set(typename S::Scalar(Eigen::NumTraits<typename S::Scalar>::lowest()));
+  return S::where_less(bias, lowest, bias, S::add(s, bias));
+}
 template <class Scalar, class T>
 struct BoundBias {
   ScoreTable<T> table;
@@ -69,12 +75,21 @@ struct BoundBias {
     template <class S>
     ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                          Index key) const {
-      const auto bias = load_strided<S>(biases + key * stride, stride, row.keys - key);
-      const auto lowest = S::set(Scalar(Eigen::NumTraits<Scalar>::lowest()));
-      return S::where_less(bias, lowest, bias, S::add(s, bias));
+      return add_bias<S>(s, load_strided<S>(biases + key * stride, stride, row.keys - key));
     }
   };
   Row of(const QueryRow& row) const { return {table.row(row), table.key_stride}; }
+};
+/// The biases of a row from key `first` on, brought to whole packets of scratch.
+template <class Scalar>
+struct BiasesInScratch {
+  const Scalar* biases;
+  Index first;
+  template <class S>
+  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&,
+                                       Index key) const {
+    return add_bias<S>(s, S::load(biases + (key - first)));
+  }
 };
 template <class Source>
 struct Bias : option_base {
@@ -164,10 +179,11 @@ struct Modifiers {
   /// WHY  looked up packet by packet, where a row of the bias lies is loaded and computed anew each time: the compiler must take
   ///      every stored score for a change of it (bias1k 0.74 of the peak instead of 0.77, Zen 5). Of the rest 0.03 are the loads from
   ///      L3, which prefetching the rows of the strip, or of the next one, made slower.
-  auto of(const QueryRow& row) const {
-    using BiasOfRow = decltype(bias.of(row));
-    return Modifiers<Softcap, BiasOfRow, Alibi, User, Sink>{softcap, bias.of(row), alibi, user,
-                                                            sink};
+  auto of(const QueryRow& row) const { return with(bias.of(row)); }
+  /// The same with the row's biases from elsewhere.
+  template <class BiasOfRow>
+  auto with(const BiasOfRow& biases) const {
+    return Modifiers<Softcap, BiasOfRow, Alibi, User, Sink>{softcap, biases, alibi, user, sink};
   }
 
   template <class S>

@@ -16,6 +16,20 @@ struct Chunk {
   Index begin, end;
 };
 
+/// The workers that find a piece to do: one at least, which sees that there is none.
+inline int with_pieces(int workers, Index pieces) {
+  return int(std::clamp<Index>(pieces, 1, workers));
+}
+
+/// How many chunks a call has.
+inline Index chunks_of(const detail::CallShape& shape, Index chunk_rows, Index kv_heads) {
+  const Index group = shape.heads / shape.kv_heads, most = std::max<Index>(chunk_rows, 1);
+  Index chunks = 0;
+  for (Index b = 0; b < shape.sequences(); ++b)
+    chunks += (shape.queries.length(b) * group + most - 1) / most;
+  return chunks * kv_heads;
+}
+
 /// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the first, which see most under a
 /// causal mask. Workers each walk it and stop at the numbers they drew.
 class ChunkWalk {

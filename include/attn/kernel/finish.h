@@ -8,6 +8,7 @@
 #include "chunk_rows.h"
 #include "online_softmax.h"
 #include "problem.h"
+#include "turn.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -85,22 +86,21 @@ class Finish {
            view.feature_stride != 1 && problem_.shape.heads == problem_.shape.kv_heads;
   }
   /// A packet of rows at once, turned in registers.
-  /// WHY  row by row each line is fetched as often as it has rows, from the same few sets of the cache where columns lie a power of
-  ///      two apart: 16 % of pre1k in column-major matrices (Zen 5)
+  /// WHY  row by row, 16 % of pre1k in column-major matrices (Zen 5)
   void write_columns(typename ChunkRows<Scalar>::Cursor cursor, Index r, const Scalar* inverse,
                      Stored* y) const {
     if constexpr (std::is_same_v<Stored, Scalar>) {
-      const auto first = cursor;
-      for (Index c = 0; c < problem_.shape.value_dim; c += S::width) {
-        typename S::Packet tile[S::width];
-        cursor = first;
-        for (int i = 0; i < S::width; ++i, cursor.next())
-          tile[i] = finished(cursor.row, r + i, inverse[i], c);
-        S::transpose(tile);
-        const Index columns = std::min<Index>(problem_.shape.value_dim - c, S::width);
-        for (Index w = 0; w < columns; ++w)
-          S::storeu(y + (c + w) * problem_.output.view.feature_stride, tile[w]);
+      QueryRow rows[S::width];
+      for (QueryRow& row : rows) {
+        row = cursor.row;
+        cursor.next();
       }
+      turn<S>(
+          S::width, problem_.shape.value_dim,
+          [&](Index i, Index c) { return finished(rows[i], r + i, inverse[i], c); },
+          [&](Index, Index c, const typename S::Packet& column, Index) {
+            S::storeu(y + c * problem_.output.view.feature_stride, column);
+          });
     }
   }
 

@@ -7,7 +7,7 @@
 //       open k, v                                                                // packed_keys.h: once a block, used by all rows
 //       for each strip of rows that sees some of it:                             // attend
 //         s = scale · q · kᵀ                                                     // 1  scores.h
-//         s = modify(s), hide(s) where the mask is not known to be full          // 2  score.h, mask.h
+//         s = modify(s), hide(s) where the mask is not known to be full          // 2  modify.h, score.h, mask.h
 //         r = state.update(s)                                                    // 3  online_softmax.h: s becomes exp(s − max)
 //         o = r · o + s · v                                                      // 4  weighted_sum.h
 //     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish.h, saved.h
@@ -35,6 +35,7 @@
 #include "chunks.h"
 #include "finish.h"
 #include "key_parts.h"
+#include "modify.h"
 #include "online_softmax.h"
 #include "packed_keys.h"
 #include "problem.h"
@@ -58,7 +59,11 @@ class ForwardPass {
 
  public:
   ForwardPass(const Problem& problem, const Scratch<Scalar>& scratch)
-      : problem_(problem), work_(scratch), keys_and_values_(problem, work_), rows_(problem.shape) {}
+      : problem_(problem),
+        work_(scratch),
+        keys_and_values_(problem, work_),
+        rows_(problem.shape),
+        modify_(problem, work_, rows_) {}
 
   void operator()(const Chunk& chunk) {
     begin(chunk);
@@ -221,7 +226,7 @@ class ForwardPass {
       const Segment& segment = visit.segments[n];
       const bool as_scored = segment.full && Modify::kIdentity;
       dot_products(first, rows, segment, as_scored ? work_.lane_max : work_.unused_max);
-      if (!as_scored) modify(first, rows, block, segment);
+      if (!as_scored) modify_(first, rows, block, segment);
     }
   }
 
@@ -276,48 +281,6 @@ class ForwardPass {
     }
   }
 
-  /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
-  void modify(Index first, int rows, Index block, const Segment& segment) {
-    auto cursor = rows_.from(first);
-    for (int i = 0; i < rows; ++i, cursor.next()) {
-      const QueryRow row = cursor.row;
-      const auto modifiers = problem_.modify.of(row);
-      Scalar* s = work_.scores + i * Size::score_stride;
-      typename S::Packet
-          largest[Size::packets];  // apart, so that one maximum need not wait for another
-      ATTN_UNROLL
-      for (auto& lane : largest) lane = S::load(work_.lane_max + i * S::width);
-      Index j = segment.first * Size::panel;
-      for (; segment.full && j + Size::panel <= segment.end; j += Size::panel) {
-        ATTN_UNROLL
-        for (int v = 0; v < Size::packets; ++v) {
-          Scalar* at = s + j + v * S::width;
-          const auto score =
-              modifiers.template apply<S>(S::load(at), row, block + j + v * S::width);
-          S::store(at, score);
-          largest[v] = S::max(score, largest[v]);
-        }
-      }
-      for (const Index end = round_up(segment.end, Size::depth); j < end; j += S::width) {
-        const auto visible = seen(row, block + j, segment.end - j, segment.full);
-        auto score = modifiers.template apply_seen<S>(S::load(s + j), row, block + j, visible);
-        score = S::select(visible, score, S::set(hidden_score<Scalar>()));
-        S::store(s + j, score);
-        largest[0] = S::max(score, largest[0]);
-      }
-      ATTN_UNROLL
-      for (int v = 1; v < Size::packets; ++v) largest[0] = S::max(largest[0], largest[v]);
-      S::store(work_.lane_max + i * S::width, largest[0]);
-    }
-  }
-
-  /// Which of the keys key, key + 1, … the row sees, `held` of which are there; `full`: it sees all that are.
-  ATTN_INLINE typename S::Mask seen(const QueryRow& row, Index key, Index held, bool full) const {
-    const auto lanes = std::clamp<Index>(held, 0, S::width);
-    const auto there = S::less(S::iota(), S::set(Scalar(int(lanes))));
-    return full ? there : S::mask_and(there, problem_.mask.template lanes<S>(row, key));
-  }
-
   /// Stage 5, then what is saved of pairs.
   void finish() {
     for (Index strip = 0; strip < rows_.strips().count; ++strip) {
@@ -333,6 +296,7 @@ class ForwardPass {
   Scratch<Scalar> work_;
   KeysAndValues keys_and_values_;
   ChunkRows<Scalar> rows_;
+  ModifyScores<Problem> modify_;
   KeyRange visible_{};  ///< a hull of what the rows see
 };
 

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "../detail/operand.h"
 #include "../detail/rotary.h"
 #include "tile_size.h"
@@ -37,6 +39,7 @@ struct Problem {
   using Scalar = compute_t<typename Query::Scalar>;
   /// The heads of a row are summed somewhere: one worker takes them one after the other.
   static constexpr bool kOverHeads = Saved::kOverHeads;
+  static constexpr bool kSavesPairs = Saved::kWeights || Saved::kScores;
   static constexpr bool kInParts = !std::is_same_v<Parts, Absent>;
 
   const detail::CallShape& shape;
@@ -87,8 +90,14 @@ template <class Scalar>
 struct ScratchSize {
   using Size = TileSize<Scalar>;
   Index rows, keys, depth, features;  ///< chunk rows; keys of a block; padded d_k and d_v
-  Index rotated_keys = 0;  ///< a panel of them where they are turned before they are packed
-  Index states = 1;        ///< of the rows: two where keys are attended in parts
+  Index rotated_keys = 0;          ///< a panel of them where they are turned before they are packed
+  Index states = 1;                ///< of the rows: two where keys are attended in parts
+  Index scored_rows = Size::rows;  ///< whose scores are kept: more where those of pairs are saved
+
+  /// Room for what is saved of pairs: several strips are written together.
+  constexpr void save_pairs() {
+    scored_rows = std::min(round_up(std::max<Index>(rows, 1), Size::rows), Index(Size::saved_rows));
+  }
 
   /// query_rows: of one sequence and key/value head; no chunk has more than chunk_rows of them.
   constexpr ScratchSize(Index query_rows, Index all_keys, Index key_dim, Index value_dim,
@@ -104,7 +113,7 @@ struct ScratchSize {
   constexpr Index query() const { return whole_lines(rows * depth); }
   constexpr Index key() const { return whole_lines(keys * depth); }
   constexpr Index value() const { return whole_lines(keys * features); }
-  constexpr Index scores() const { return Size::rows * Size::score_stride; }
+  constexpr Index scores() const { return scored_rows * Size::score_stride; }
   constexpr Index lane_max() const { return whole_lines(Size::rows * Size::width); }
   constexpr Index rescale() const { return whole_lines(round_up(Size::rows, Size::width)); }
   constexpr Index state() const { return RowStates<Scalar>::total(rows, features); }

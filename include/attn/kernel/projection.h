@@ -109,6 +109,7 @@ struct ProjectionScratch {
     return {all < Size::rows ? Index(Size::rows) : all < most ? all : most, depth};
   }
 
+  constexpr Index pieces(Index rows) const { return (rows + piece_rows - 1) / piece_rows; }
   constexpr Index strips() const { return round_up(piece_rows * depth, 16); }
   constexpr Index tile() const { return Size::rows * Size::panel; }
   /// Panels stored narrower than they are computed in are widened one at a time.

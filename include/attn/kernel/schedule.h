@@ -27,7 +27,7 @@ auto shared_parts(const Problem& problem, const ScratchSize<typename Problem::Sc
   }
 }
 
-/// Attends all rows of the problem, `workers` at a time; `memory` holds ScratchSize::total() scalars for each, and those of
+/// Attends all rows of the problem, up to `workers` at a time; `memory` holds ScratchSize::total() scalars for each, and those of
 /// shared_parts().
 template <class Problem, class Executor>
 void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
@@ -39,7 +39,11 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
   const auto run = [&](Index together, Index each, const auto& body) {
     // A locked addition waits for all stores before it: not where there is no other worker.
     std::conditional_t<Executor::kAlone, Index, std::atomic<Index>> drawn{0};
-    executor.run(workers, [&](int worker) {
+    const int busy =
+        Executor::kAlone
+            ? 1
+            : with_pieces(workers, each * chunks_of(problem.shape, size.rows, kv_heads / together));
+    executor.run(busy, [&](int worker) {
       Pass pass(problem, Scratch<Scalar>(size, memory + worker * size.total()));
       ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1), kv_heads / together);
       for (Index number = drawn++; walk.seek(number / each); number = drawn++) {

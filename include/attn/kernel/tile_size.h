@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include "../detail/simd.h"
@@ -60,6 +61,13 @@ struct TileSize {
   /// WHY  a multiple of the cache line that is no multiple of 4 KiB apart for any two rows of a tile.
   static constexpr Index score_stride = max_key_block + 16;
 
+  /// Rows whose scores are kept until they go to a column-major matrix together: whole strips.
+  /// WHY  each line of a column is then fetched and written once, not once for each of its rows. Under grouped-query attention the rows
+  ///      of a head are every group-th, so that more must be kept. save_weights on 1024 × 1024 pairs, d = 16, over the time of a
+  ///      row-major matrix (Zen 4, AVX-512), row by row and with 192, 384 and 768 bytes of each column: 4 heads 4.8, 1.1, 1.1, 1.1; 8
+  ///      on 2 5.1, 1.40, 1.29, 1.24; averaged 10, 1.73, 1.48, 1.22. 384 bytes of 256 columns are 100 KiB.
+  static constexpr int saved_rows = std::max(rows, int(384 / sizeof(Scalar)) / rows * rows);
+
   /// Query rows whose outputs are accumulated while the key blocks go by.
   /// WHY  with 1024 rows packing keys and values takes 1.8 % of pre1k, queries 1 % (Cascade Lake, AVX2); fewer rows pack more often.
   static constexpr Index max_chunk_rows = 1024;
@@ -83,6 +91,19 @@ struct TileSize {
   /// WHY  exactness: a third of the error of one chain of 512. mha512 takes the same time with 64, 128 or all of K (Zen 5, g++
   ///      with AVX-512 and AVX2).
   static constexpr Index projection_run = 64;
+
+  /// Workers that a call is worth, of those it is offered: one for each `worker_packets` of its multiply-adds, or for as many bytes as
+  /// one reads in that time.
+  /// WHY  waking a worker and waiting for it takes 0.5 to 1 µs where it spins, 3 to 5 where it sleeps, and where there are more of them
+  ///      than cores 10 µs each (Zen 4: OpenMP, Eigen's pool). 2¹⁵ packets are 10 µs of a core with AVX-512, 2¹⁸ bytes the same at 25
+  ///      GB/s. Two workers break even at 2¹⁴ packets between them, eight on two cores at 2¹⁸.
+  static constexpr double worker_packets = 1 << 15, worker_bytes = 1 << 18;
+  static constexpr int workers(int offered, double multiply_adds, double bytes) {
+    const double paid = std::max(multiply_adds / width / worker_packets, bytes / worker_bytes);
+    return paid < 1 ? std::min(offered, 1) : paid < offered ? int(paid) : offered;
+  }
+  /// Multiply-adds in the time of the exponential and the softmax of a pair (Zen 4: 30 to 40).
+  static constexpr Index softmax_cost = 32;
 
   /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the last to finish is late
   /// by a sixteenth of its work at most, but not so few rows that packing shows.

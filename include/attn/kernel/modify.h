@@ -1,0 +1,146 @@
+// attn/kernel/modify.h: stage 2, modifiers and mask on the scores of a strip and a block.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+
+#include "chunk_rows.h"
+#include "problem.h"
+#include "strip_tables.h"
+#include "visit.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+// WHAT     s = modify(s), then −∞ where the mask hides; lane_max is raised to the maxima of that
+// PICTURE  row after row; where biases or bools lie by columns, panel after panel and then row after row, so that all rows of the strip go
+//          through a line of a column before the next (strip_tables.h)
+// EDGES    whole panels of keys that all rows see are not asked for; the last packets are hidden beyond the keys that are there
+template <class Problem>
+class ModifyScores {
+  using Scalar = typename Problem::Scalar;
+  using S = detail::Simd<Scalar>;
+  using Size = TileSize<Scalar>;
+  using Mask = std::decay_t<decltype(std::declval<Problem>().mask)>;
+  using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
+
+ public:
+  ModifyScores(const Problem& problem, const Scratch<Scalar>& work, const ChunkRows<Scalar>& rows)
+      : problem_(problem), work_(work), rows_(rows) {}
+
+  /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
+  void operator()(Index first, int rows, Index block, const Segment& segment) const {
+    if constexpr (detail::asks_bools_v<Mask>) {
+      if (!segment.full && problem_.mask.by_columns()) {
+        const auto cursor = rows_.from(first);
+        StripMask<S, Mask> mask(problem_.mask, cursor, rows, length_of(cursor.row));
+        with_modifiers(first, rows, block, segment, true,
+                       [&](const Segment& part, const auto& modifiers_of) {
+                         mask.load(block + part.first * Size::panel);
+                         modify_part(first, rows, block, part, modifiers_of, mask);
+                       });
+        return;
+      }
+    }
+    with_modifiers(first, rows, block, segment, false,
+                   [&](const Segment& part, const auto& modifiers_of) {
+                     modify_part(first, rows, block, part, modifiers_of, AnyRow{problem_.mask});
+                   });
+  }
+
+  /// Calls f(part of the segment, modifiers_of(i, row i)) for all of it at once, or panel by panel where biases or masks lie by columns:
+  /// a line of a column is then gone through by all rows of the strip before the next.
+  template <class F>
+  void with_modifiers(Index first, int rows, Index block, const Segment& segment, bool by_panels,
+                      const F& f) const {
+    const auto each_panel = [&](const auto& g) {
+      for (Index n = segment.first; n < segment.last; ++n)
+        g(Segment{n, n + 1, std::min(segment.end, (n + 1) * Size::panel), segment.full});
+    };
+    if constexpr (kBiases) {
+      const auto& table = problem_.modify.bias.table;
+      if (table.by_columns()) {
+        const auto cursor = rows_.from(first);
+        StripTable<S, typename std::decay_t<decltype(table)>::Scalar> biases(table, cursor, rows,
+                                                                             length_of(cursor.row));
+        each_panel([&](const Segment& part) {
+          biases.load(block + part.first * Size::panel);
+          f(part, [&](int i, const QueryRow&) {
+            return problem_.modify.with(
+                detail::BiasesInScratch<Scalar>{biases.row(i), biases.first()});
+          });
+        });
+        return;
+      }
+    }
+    const auto modifiers_of = [&](int, const QueryRow& row) { return problem_.modify.of(row); };
+    if (by_panels) {
+      each_panel([&](const Segment& part) { f(part, modifiers_of); });
+    } else {
+      f(segment, modifiers_of);
+    }
+  }
+
+ private:
+  static constexpr bool kBiases =
+      !std::is_same_v<std::decay_t<decltype(std::declval<Modify>().bias)>, detail::Unmodified>;
+
+  /// The mask as it is asked row by row.
+  struct AnyRow {
+    const Mask& mask;
+    ATTN_INLINE typename S::Mask lanes(int, const QueryRow& row, Index key) const {
+      return mask.template lanes<S>(row, key);
+    }
+  };
+
+  /// Stage 2 by the modifiers_of(i, row) and mask.lanes(i, row, key) of the strip's row i.
+  template <class ModifiersOf, class MaskOfStrip>
+  void modify_part(Index first, int rows, Index block, const Segment& segment,
+                   const ModifiersOf& modifiers_of, const MaskOfStrip& mask) const {
+    auto cursor = rows_.from(first);
+    for (int i = 0; i < rows; ++i, cursor.next()) {
+      const QueryRow row = cursor.row;
+      const auto modifiers = modifiers_of(i, row);
+      Scalar* s = work_.scores + i * Size::score_stride;
+      typename S::Packet
+          largest[Size::packets];  // apart, so that one maximum need not wait for another
+      ATTN_UNROLL
+      for (auto& lane : largest) lane = S::load(work_.lane_max + i * S::width);
+      Index j = segment.first * Size::panel;
+      for (; segment.full && j + Size::panel <= segment.end; j += Size::panel) {
+        ATTN_UNROLL
+        for (int v = 0; v < Size::packets; ++v) {
+          Scalar* at = s + j + v * S::width;
+          const auto score =
+              modifiers.template apply<S>(S::load(at), row, block + j + v * S::width);
+          S::store(at, score);
+          largest[v] = S::max(score, largest[v]);
+        }
+      }
+      for (const Index end = round_up(segment.end, Size::depth); j < end; j += S::width) {
+        const Index held = std::clamp<Index>(segment.end - j, 0, S::width);
+        auto visible = S::less(S::iota(), S::set(Scalar(int(held))));
+        if (!segment.full) visible = S::mask_and(visible, mask.lanes(i, row, block + j));
+        auto score = modifiers.template apply_seen<S>(S::load(s + j), row, block + j, visible);
+        score = S::select(visible, score, S::set(hidden_score<Scalar>()));
+        S::store(s + j, score);
+        largest[0] = S::max(score, largest[0]);
+      }
+      ATTN_UNROLL
+      for (int v = 1; v < Size::packets; ++v) largest[0] = S::max(largest[0], largest[v]);
+      S::store(work_.lane_max + i * S::width, largest[0]);
+    }
+  }
+
+  /// Rows of the row's sequence.
+  Index length_of(const QueryRow& row) const { return problem_.shape.queries.length(row.sequence); }
+
+  const Problem& problem_;
+  const Scratch<Scalar>& work_;
+  const ChunkRows<Scalar>& rows_;
+};
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -60,9 +60,9 @@ TEST(OperandErrors, NameTheHeadsThatDoNotDivide) {
                  split(K, 5), split(V));
   expect_refused("attn::attention: value has 4 columns, needs a multiple of its 3 heads", split(Q),
                  split(K), split(V, 3));
-  expect_refused("attn::attention: query has 8 columns, needs a multiple of its 0 heads",
+  expect_refused("attn::attention: query is given as heads(query, 0), needs at least 1 head",
                  split(Q, 0), split(K), split(V));
-  expect_refused("attn::attention: key has 8 columns, needs a multiple of its -2 heads", split(Q),
+  expect_refused("attn::attention: key is given as heads(key, -2), needs at least 1 head", split(Q),
                  split(K, -2), split(V));
   expect_refused("attn::attention: value has 2 heads, key has 4; both need one number", split(Q, 4),
                  split(K, 4), split(V, 2));
@@ -93,9 +93,11 @@ TEST(BatchErrors, SayWhatIsWrongWithOffsets) {
     expect_refused("attn::attention: sequences: " + message, split(Q), split(K), split(V),
                    attn::sequences(queries, keys));
   };
-  refused("the row offsets of query must begin with 0", {1, 6}, {0, 9});
-  refused("the row offsets of query must begin with 0", {}, {0, 9});
-  refused("the row offsets of key must begin with 0", {0, 6}, {2, 9});
+  const std::string kOffsets =
+      ": offsets, not lengths; two sequences of 5 and 7 rows are {0, 5, 12}";
+  refused("the row offsets of query must begin with 0" + kOffsets, {1, 6}, {0, 9});
+  refused("the row offsets of query must begin with 0" + kOffsets, {}, {0, 9});
+  refused("the row offsets of key must begin with 0" + kOffsets, {0, 6}, {2, 9});
   refused("row offset 2 of query is 3, below the one before, 4", {0, 4, 3, 6}, {0, 3, 6, 9});
   refused("row offset 1 of key is -1, below the one before, 0", {0, 2, 4, 6}, {0, -1, 6, 9});
   refused("the row offsets of query end at 5, it has 6 rows", {0, 2, 5}, {0, 3, 9});
@@ -318,9 +320,9 @@ TEST(ScoreShapeErrors, NameTheShapeThatIsNeeded) {
   expect_refused(
       "attn::attention: bias is 6x9, needs 6x18 (query rows x keys of each head)" + kOneServesAll,
       split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 9), 2)));
-  expect_refused(
-      "attn::attention: bias is 6x18, needs 6x9 (query rows x keys of each head)" + kOneServesAll,
-      split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 18))));
+  expect_refused("attn::attention: bias is 6x18, needs 6x9 (query rows x keys of each head)" +
+                     kOneServesAll + ". One for each head is named so: bias(heads(B, 2))",
+                 split(Q, 2), split(K, 2), split(V, 2), attn::bias(split(numbers(6, 18))));
 }
 
 TEST(ScoreShapeErrors, NameTheMaskByItsPolarity) {

@@ -85,6 +85,9 @@ TEST(LayerWeights, StayAsTheyWereWhereAnEditFails) {
             "attn::MultiHeadAttention::edit: the key weight is 6x5, needs 6x6");
   EXPECT_EQ(error_of([&] { mha.edit([](auto& w) { w.value_bias.resize(0); }); }),
             "attn::MultiHeadAttention::edit: the value bias is 1x0, needs 1x6");
+  EXPECT_EQ(error_of([&] { mha.edit([](auto& w) { w.output_bias.setZero(6); }); }),
+            "attn::MultiHeadAttention::edit: the output bias is given, the layer has none; it has "
+            "where it is made with MultiHeadOptions(...).out_bias()");
   EXPECT_EQ(error_of([&] { mha.edit([](auto& w) { w.kv_heads = 1; }); }),
             "attn::MultiHeadAttention::edit: the weights have 2 heads on 1, the layer 2 on 2");
   EXPECT_EQ(error_of([&] { mha.set_output(X); }),
@@ -214,7 +217,9 @@ TEST(PyTorchWeights, AreRefusedWhereTheModuleIsAnother) {
   view.in_proj_bias = p;
   EXPECT_EQ(refusal(mha, view), "attn::load: out_proj_weight is null, the layer has one");
   view.out_proj_weight = view.out_proj_bias = p;
-  EXPECT_EQ(refusal(mha, view), "attn::load: out_proj_bias is given, the layer has none");
+  EXPECT_EQ(refusal(mha, view),
+            "attn::load: out_proj_bias is given, the layer has none; it has where it is made with "
+            "MultiHeadOptions(...).in_bias() and .out_bias()");
   view.in_proj_weight = nullptr;
   view.q_proj_weight = view.v_proj_weight = p;
   EXPECT_EQ(refusal(mha, view), "attn::load: k_proj_weight is null, the layer has one");
@@ -278,7 +283,9 @@ TEST(KerasWeights, AreRefusedWhereTheLayerIsAnother) {
   attn::KerasView<const float> view{p, p, p, p};
   EXPECT_EQ(refusal(view), "attn::load: output_bias is null, the layer has one");
   view.key_bias = p;
-  EXPECT_EQ(refusal(view), "attn::load: key_bias is given, the layer has none");
+  EXPECT_EQ(refusal(view),
+            "attn::load: key_bias is given, the layer has none; it has where it is made with "
+            "MultiHeadOptions(...).in_bias() and .out_bias()");
   view.value_kernel = nullptr;
   EXPECT_EQ(refusal(view), "attn::load: value_kernel is null, the layer has one");
 }

@@ -271,12 +271,13 @@ TEST(RotaryErrors, NameWhatDoesNotFit) {
     return message;
   };
   const auto turn = rotary(pairing::interleaved);
-  const std::string sizes =
-      " features of each head are to turn, which has 6; needs an even number "
-      "from 2 to that";
-  EXPECT_EQ(refusal(turn.dims(8)), "attn::rotate: rotary: 8" + sizes);
-  EXPECT_EQ(refusal(turn.dims(3)), "attn::rotate: rotary: 3" + sizes);
-  EXPECT_EQ(refusal(turn.dims(-2)), "attn::rotate: rotary: -2" + sizes);
+  const auto sizes = [](const std::string& n) {
+    return "attn::rotate: rotary: a head has 6 features, " + n +
+           " are to turn, two by two: needs an even number from 2 to 6, as .dims(n) says it";
+  };
+  EXPECT_EQ(refusal(turn.dims(8)), sizes("8"));
+  EXPECT_EQ(refusal(turn.dims(3)), sizes("3"));
+  EXPECT_EQ(refusal(turn.dims(-2)), sizes("-2"));
   EXPECT_EQ(refusal(rotary(pairing::half_split, 0)),
             "attn::rotate: rotary: the base has to be a finite number above zero");
   EXPECT_EQ(refusal(turn.positions({1, 2, 3})),

@@ -23,6 +23,8 @@
 #pragma once
 
 #include "attention_call.h"
+#include "layout.h"  // heads() and batches, of which the options below speak
+#include "rotary.h"  // rotary()
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -65,6 +67,13 @@ void attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
       "attn::attention", nullptr, std::forward<Query>(Q),
       detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
       std::forward<Options>(options)...);
+}
+/// attention<float>(Q, K, V): the scalar is the matrices' own.
+template <class Scalar, class Query, class Key, class Value, class... Options,
+          std::enable_if_t<std::is_arithmetic_v<Scalar>, int> = 0>
+void attention(const Query&, const Key&, const Value&, const Options&...) {
+  static_assert(detail::always_false_v<Scalar>,
+                "attn::attention: the scalar is that of the matrices: write attention(Q, K, V)");
 }
 
 /// attention(…) as a functor that owns its workspace: from the second call of the same sizes on, or after reserve(), a call with

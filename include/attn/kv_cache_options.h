@@ -18,19 +18,19 @@ class KeyValueCacheOptions {
       : capacity_(capacity), kv_heads_(kv_heads), key_dim_(key_dim) {}
 
   /// Features of each head's values, d_v.
-  constexpr KeyValueCacheOptions value_dim(Index n) const {
+  [[nodiscard]] constexpr KeyValueCacheOptions value_dim(Index n) const {
     return with(&KeyValueCacheOptions::value_dim_, n);
   }
-  constexpr KeyValueCacheOptions sequences(Index n) const {
+  [[nodiscard]] constexpr KeyValueCacheOptions sequences(Index n) const {
     return with(&KeyValueCacheOptions::sequences_, n);
   }
   /// Sequences without an end: a query at position p sees the keys j > p − window, however it came to be there. The capacity counts
   /// what is kept: capacity − window + 1 rows can be appended and attended at a time, rounded up to whole blocks of keys.
-  constexpr KeyValueCacheOptions ring(Index window) const {
+  [[nodiscard]] constexpr KeyValueCacheOptions ring(Index window) const {
     return with(&KeyValueCacheOptions::window_, window);
   }
   /// The first n tokens stay in the ring and are always seen (attention sinks; Xiao et al. 2023, arXiv:2309.17453).
-  constexpr KeyValueCacheOptions pinned(Index n) const {
+  [[nodiscard]] constexpr KeyValueCacheOptions pinned(Index n) const {
     return with(&KeyValueCacheOptions::pinned_, n);
   }
 

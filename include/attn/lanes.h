@@ -81,6 +81,16 @@ class Lanes {
                   "select(condition, a, b), or one_by_one(f) to be called one key at a time");
     return false;
   }
+  /// As table[index] asks for it.
+  template <
+      class Integer,
+      std::enable_if_t<std::is_integral_v<Integer> && !std::is_same_v<Integer, bool>, int> = 0>
+  operator Integer() const {  // NOLINT
+    static_assert(detail::always_false_v<Integer>,
+                  "attn::score: an index differs from lane to lane: write lookup(table, index), or "
+                  "one_by_one(f) to be called one key at a time");
+    return 0;
+  }
 
  private:
   struct Tag {};

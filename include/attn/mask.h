@@ -26,10 +26,17 @@
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// Query sees the keys up to its own position. Needs Lq = Lk, or the offset named elsewhere in the call.
-inline detail::Causal causal() { return {}; }
-/// Causal with the query rows aligned by name where Lq ≠ Lk.
-inline detail::CausalAligned causal(align alignment) { return detail::CausalAligned(alignment); }
+namespace detail {
+/// An object instead of two functions, so that causal without its parentheses can be refused in words.
+struct CausalMaker {
+  constexpr Causal operator()() const { return {}; }
+  CausalAligned operator()(align alignment) const { return CausalAligned(alignment); }
+};
+}  // namespace detail
+
+/// causal(): a query sees the keys up to its own position. Needs Lq = Lk, or the offset named elsewhere in the call.
+/// causal(alignment): with the query rows aligned by name where Lq ≠ Lk, align::upper_left or align::lower_right.
+inline constexpr detail::CausalMaker causal{};
 /// Causal with query row i at position i + offset.
 inline detail::CausalFrom causal_from(Index offset) {
   return detail::CausalFrom(detail::IndexList(offset));
@@ -208,6 +215,14 @@ void operator||(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>,
                 "attn: || joins masks: a matrix of bool becomes one by keep(B) or hide(B); other "
                 "options are separated by commas");
+}
+template <class A, class B, std::enable_if_t<detail::is_mask_v<A> || detail::is_mask_v<B>, int> = 0>
+void operator&(A&&, B&&) {
+  static_assert(detail::always_false_v<A, B>, "attn: masks are joined by &&, not by &");
+}
+template <class A, class B, std::enable_if_t<detail::is_mask_v<A> || detail::is_mask_v<B>, int> = 0>
+void operator|(A&&, B&&) {
+  static_assert(detail::always_false_v<A, B>, "attn: masks are joined by ||, not by |");
 }
 
 }  // namespace ATTN_ABI

@@ -97,14 +97,26 @@ class MultiHeadAttention {
   using Compute = compute_t<Scalar>;
   using Weights = MultiHeadWeights<Scalar, DModel, Heads>;
 
-  /// A layer of these sizes, its weights zero.
+  /// A layer of these sizes, its weights zero: so is its output, until edit(), load() or an initialiser has filled them.
   explicit MultiHeadAttention(const MultiHeadOptions& options)
       : options_(checked(options)), weights_(options) {
     panels_.pack(weights_);
   }
   /// The layer of its compile-time sizes, without biases.
-  template <bool Fixed = kFixed, std::enable_if_t<Fixed, int> = 0>
-  MultiHeadAttention() : MultiHeadAttention(MultiHeadOptions(DModel, Heads)) {}
+  template <class Size = std::integral_constant<int, DModel>>
+  MultiHeadAttention() : MultiHeadAttention(MultiHeadOptions(DModel, Heads)) {
+    static_assert(Size::value != Eigen::Dynamic,
+                  "attn::MultiHeadAttention: a layer without sizes: write "
+                  "MultiHeadAttention<Scalar> mha(attn::MultiHeadOptions(d_model, heads))");
+  }
+  template <class Integer, class... Integers,
+            std::enable_if_t<(std::is_integral_v<Integer> && ... && std::is_integral_v<Integers>),
+                             int> = 0>
+  explicit MultiHeadAttention(Integer, Integers...) : MultiHeadAttention(MultiHeadOptions(1, 1)) {
+    static_assert(detail::always_false_v<Integer>,
+                  "attn::MultiHeadAttention: bare numbers do not say which size is which: write "
+                  "MultiHeadAttention<Scalar> mha(attn::MultiHeadOptions(d_model, heads))");
+  }
 
   MultiHeadAttention(const MultiHeadAttention&) = default;
   MultiHeadAttention(MultiHeadAttention&&) = default;
@@ -115,6 +127,7 @@ class MultiHeadAttention {
   MultiHeadAttention& operator=(MultiHeadAttention&&) = default;
 
   const MultiHeadOptions& options() const { return options_; }
+  /// To read. They are written by edit(), which packs them anew: mha.edit([&](auto& w) { w.query = W; }).
   const Weights& weights() const { return weights_; }
 
   /// Calls change(w) with a copy of the weights, checks their shapes, packs them and only then keeps them: where something is
@@ -253,11 +266,8 @@ class MultiHeadAttention {
                   "attn::MultiHeadAttention: a projection is set from a dense Eigen matrix, its "
                   "weight, and maybe a second one, its bias");
     const auto same_shape = [&](const char* part, const auto& has, const auto& needs) {
-      if (has.rows() != needs.rows() || has.cols() != needs.cols()) {
-        detail::fail(detail::text(kName, ": the ", name, part, " is ",
-                                  detail::shape_text(has.rows(), has.cols()), ", needs ",
-                                  detail::shape_text(needs.rows(), needs.cols())));
-      }
+      detail::check_part_shape(kName, std::string(name) + part, has.rows(), has.cols(),
+                               needs.rows(), needs.cols());
     };
     same_shape(" weight", w, weight);
     (same_shape(" bias", b, bias), ...);

@@ -19,29 +19,35 @@ class MultiHeadOptions {
   constexpr MultiHeadOptions(Index d_model, Index heads) : d_model_(d_model), heads_(heads) {}
 
   /// Features of each head's queries and keys, d_k.
-  constexpr MultiHeadOptions key_dim(Index n) const { return with(&MultiHeadOptions::key_dim_, n); }
+  [[nodiscard]] constexpr MultiHeadOptions key_dim(Index n) const {
+    return with(&MultiHeadOptions::key_dim_, n);
+  }
   /// Features of each head's values, d_v.
-  constexpr MultiHeadOptions value_dim(Index n) const {
+  [[nodiscard]] constexpr MultiHeadOptions value_dim(Index n) const {
     return with(&MultiHeadOptions::value_dim_, n);
   }
   /// Features of the key input (and the value input, unless that is set): cross-attention to something wider or narrower.
-  constexpr MultiHeadOptions key_features(Index n) const {
+  [[nodiscard]] constexpr MultiHeadOptions key_features(Index n) const {
     return with(&MultiHeadOptions::key_features_, n);
   }
-  constexpr MultiHeadOptions value_features(Index n) const {
+  [[nodiscard]] constexpr MultiHeadOptions value_features(Index n) const {
     return with(&MultiHeadOptions::value_features_, n);
   }
-  constexpr MultiHeadOptions output_features(Index n) const {
+  [[nodiscard]] constexpr MultiHeadOptions output_features(Index n) const {
     return with(&MultiHeadOptions::output_features_, n);
   }
   /// Grouped queries: key/value heads, each read by heads / kv_heads query heads.
-  constexpr MultiHeadOptions kv_heads(Index n) const {
+  [[nodiscard]] constexpr MultiHeadOptions kv_heads(Index n) const {
     return with(&MultiHeadOptions::kv_heads_, n);
   }
   /// A bias for each of the query, key and value projections.
-  constexpr MultiHeadOptions in_bias() const { return with(&MultiHeadOptions::in_bias_, true); }
+  [[nodiscard]] constexpr MultiHeadOptions in_bias() const {
+    return with(&MultiHeadOptions::in_bias_, true);
+  }
   /// A bias for the output projection.
-  constexpr MultiHeadOptions out_bias() const { return with(&MultiHeadOptions::out_bias_, true); }
+  [[nodiscard]] constexpr MultiHeadOptions out_bias() const {
+    return with(&MultiHeadOptions::out_bias_, true);
+  }
 
   constexpr Index d_model() const { return d_model_; }
   constexpr Index heads() const { return heads_; }

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <string>
+
 #include "multi_head_options.h"
 
 namespace attn {
@@ -48,14 +50,24 @@ struct MultiHeadWeights {
 
 namespace detail {
 
+/// Refuses a weight or a bias of another shape than the layer's.
+inline void check_part_shape(const char* function, const std::string& name, Index rows, Index cols,
+                             Index needs_rows, Index needs_cols) {
+  if (rows == needs_rows && cols == needs_cols) return;
+  if (needs_rows * needs_cols == 0) {
+    fail(text(function, ": the ", name,
+              " is given, the layer has none; it has where it is made with ",
+              "MultiHeadOptions(...).", name == "output bias" ? "out_bias()" : "in_bias()"));
+  }
+  fail(text(function, ": the ", name, " is ", shape_text(rows, cols), ", needs ",
+            shape_text(needs_rows, needs_cols)));
+}
+
 /// Refuses weights that have lost the shapes of `model`.
 template <class Weights>
 void check_weights(const char* function, const Weights& w, const Weights& model) {
   const auto same = [&](const char* name, const auto& has, const auto& needs) {
-    if (has.rows() != needs.rows() || has.cols() != needs.cols()) {
-      fail(text(function, ": the ", name, " is ", shape_text(has.rows(), has.cols()), ", needs ",
-                shape_text(needs.rows(), needs.cols())));
-    }
+    check_part_shape(function, name, has.rows(), has.cols(), needs.rows(), needs.cols());
   };
   same("query weight", w.query, model.query);
   same("key weight", w.key, model.key);

@@ -99,6 +99,13 @@ constexpr bool is_bool_matrix() {
   }
 }
 
+/// The name of an option without its parentheses: a function, or what causal() is called on.
+template <class T>
+constexpr bool makes_option() {
+  return std::is_function_v<std::remove_pointer_t<std::decay_t<T>>> ||
+         std::is_same_v<bare_t<T>, CausalMaker>;
+}
+
 /// Every mistake that the types alone show, said in words.
 template <class... Options>
 constexpr void check_options() {
@@ -108,9 +115,13 @@ constexpr void check_options() {
   static_assert((!is_operand_v<Options> && ...),
                 "attn: a matrix among the options: write what it is: into(Y) for the output, "
                 "bias(B), residual(X), save_logsumexp(l)");
-  static_assert((std::is_base_of_v<option_base, bare_t<Options>> && ...),
-                "attn: unknown option: options are made by causal(), window(), keep(), "
-                "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
+  static_assert((!makes_option<Options>() && ...),
+                "attn: an option without its parentheses: write causal(), window(left, right), "
+                "alibi(slopes), ...");
+  static_assert(
+      ((std::is_base_of_v<option_base, bare_t<Options>> || makes_option<Options>()) && ...),
+      "attn: unknown option: options are made by causal(), window(), keep(), "
+      "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
   static_assert(count_v<is_scale, Options...> <= 1, "attn: two scales in one call");
   static_assert(count_v<is_softcap, Options...> <= 1, "attn: two softcaps in one call");
   static_assert(count_v<is_bias, Options...> <= 1,

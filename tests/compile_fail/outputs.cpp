@@ -3,8 +3,8 @@
 //
 // expect 1: the output is const
 // expect 2: the output is a temporary matrix: its result would be lost
-// expect 3: the output is not writable memory \(an expression, or a Map, Ref or Block of const\)
-// expect 4: the output is not writable memory \(an expression, or a Map, Ref or Block of const\)
+// expect 3: the output is not writable memory \(a Map, Ref or Block of const\)
+// expect 4: the output is an expression, which has no memory to write to: write into\(Y\)
 // expect 5: the output is const \(heads\(\) of a const matrix, of an expression or of a temporary\)
 // expect 6: the output is const \(heads\(\) of a const matrix, of an expression or of a temporary\)
 // expect 7: the output is const

@@ -131,7 +131,10 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<c
                             : " (longest query sequence x keys of each head) or ",
               rows == total ? "" : shape_text(total, heads * keys),
               rows == total ? "" : " (a row for each query token)",
-              "; one row, or one column a head, serves all"));
+              "; one row, or one column a head, serves all",
+              heads == 1 && m.cols == shape.heads * keys
+                  ? text(". One for each head is named so: ", name, "(heads(B, ", shape.heads, "))")
+                  : std::string()));
   }
   const bool one_row = m.rows == 1, one_column = m.cols == heads;
   return {m.data,

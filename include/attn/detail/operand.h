@@ -25,7 +25,11 @@ struct LiftedMatrix {
       fail(text(function, ": ", name, " is ", shape_text(m.rows, m.cols),
                 ", needs sizes of at least 0"));
     }
-    if (heads < 1 || m.cols % heads != 0) {
+    if (heads < 1) {
+      fail(text(function, ": ", name, " is given as heads(", name, ", ", heads,
+                "), needs at least 1 head"));
+    }
+    if (m.cols % heads != 0) {
       fail(text(function, ": ", name, " has ", m.cols, " columns, needs a multiple of its ", heads,
                 " heads"));
     }
@@ -122,7 +126,9 @@ inline Tokens batched_tokens(const char* function, const char* name, const Tenso
   if (offsets != nullptr) {
     const Index entries = offsets->size();
     if (entries < 1 || (*offsets)[0] != 0) {
-      fail(text(function, ": sequences: the row offsets of ", name, " must begin with 0"));
+      fail(text(function, ": sequences: the row offsets of ", name,
+                " must begin with 0: offsets, not lengths; two sequences of 5 and 7 rows are {0, "
+                "5, 12}"));
     }
     for (Index b = 0; b + 1 < entries; ++b) {
       if ((*offsets)[b + 1] < (*offsets)[b]) {
@@ -164,8 +170,13 @@ inline CallShape call_shape(const char* function, const OperandShape& query,
                             const Batch& batch) {
   const TensorExtent &q = query.extent, &k = key.extent, &v = value.extent;
   if (k.features != q.features) {
+    const bool side_by_side =
+        q.heads > 1 && k.heads == 1 && q.features > 0 && k.features % q.features == 0;
     fail(text(function, ": key has ", k.features, " features, query has ", q.features,
-              "; both need d_k, for each head"));
+              "; both need d_k, for each head",
+              side_by_side
+                  ? text(". Heads of keys are named too: heads(K, ", k.features / q.features, ")")
+                  : std::string()));
   }
   if (q.features < 1) fail(text(function, ": query has 0 features, needs at least 1"));
   if (v.heads != k.heads) {

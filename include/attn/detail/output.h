@@ -12,12 +12,15 @@ namespace detail {
 template <class T>
 constexpr void check_output_type() {
   if constexpr (is_dense_v<T>) {
-    static_assert(!std::is_const_v<std::remove_reference_t<T>>, "attn: the output is const");
+    static_assert(has_memory<T>::value,
+                  "attn: the output is an expression, which has no memory to write to: write "
+                  "into(Y) of a matrix, Map, Ref or Block");
+    static_assert(!has_memory<T>::value || !std::is_const_v<std::remove_reference_t<T>>,
+                  "attn: the output is const");
     static_assert(!is_plain_v<T> || std::is_lvalue_reference_v<T>,
                   "attn: the output is a temporary matrix: its result would be lost");
-    static_assert(
-        is_writable<T>(),
-        "attn: the output is not writable memory (an expression, or a Map, Ref or Block of const)");
+    static_assert(!has_memory<T>::value || is_writable<T>(),
+                  "attn: the output is not writable memory (a Map, Ref or Block of const)");
   } else if constexpr (is_heads_v<T>) {
     static_assert(!std::is_const_v<
                       std::remove_pointer_t<decltype(std::declval<bare_t<T>>().held.view().data)>>,

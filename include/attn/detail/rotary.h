@@ -231,14 +231,14 @@ struct Rotary : option_base {
   Rotary(pairing p, Angles a) : pairs(p), angles(std::move(a)) {}
 
   /// The first n features of each head turn, the others stay.
-  Rotary dims(Index n) const {
+  [[nodiscard]] Rotary dims(Index n) const {
     Rotary changed = *this;
     changed.asked_dims = n;
     return changed;
   }
   /// Explicit positions, one for each row of queries and keys alike, or as many as the longest sequence has rows, for all.
   template <class Ids = std::initializer_list<Index>>
-  Rotary positions(Ids&& ids) const {
+  [[nodiscard]] Rotary positions(Ids&& ids) const {
     Rotary changed = *this;
     changed.query_ids = changed.key_ids = IndexList(std::forward<Ids>(ids));
     changed.has_ids = true;
@@ -246,7 +246,7 @@ struct Rotary : option_base {
   }
   /// The same where queries and keys are at positions of their own.
   template <class Ids = std::initializer_list<Index>, class KeyIds = std::initializer_list<Index>>
-  Rotary positions(Ids&& of_queries, KeyIds&& of_keys) const {
+  [[nodiscard]] Rotary positions(Ids&& of_queries, KeyIds&& of_keys) const {
     Rotary changed = *this;
     changed.query_ids = IndexList(std::forward<Ids>(of_queries));
     changed.key_ids = IndexList(std::forward<KeyIds>(of_keys));
@@ -259,8 +259,9 @@ struct Rotary : option_base {
     angles.check(function);
     const Index n = asked_dims.value_or(angles.dims(features));
     if (n < 2 || n % 2 != 0 || n > features) {
-      fail(text(function, ": rotary: ", n, " features of each head are to turn, which has ",
-                features, "; needs an even number from 2 to that"));
+      fail(text(function, ": rotary: a head has ", features, " features, ", n,
+                " are to turn, two by two: needs an even number from 2 to ", features,
+                ", as .dims(n) says it"));
     }
     if (angles.dims(n) != n) {
       fail(text(function, ": rotary: the cosines have ", angles.dims(n) / 2, " columns, ", n,

@@ -103,8 +103,10 @@ struct LanesFunctor : option_base {
   BoundLanesFunctor<functor_t<Held>> bind(const Shape&) const {
     static_assert(takes_lanes<functor_t<Held>, Simd<Scalar>>(),
                   "attn::score: a functor without a signature of its own is called with lanes of "
-                  "keys: write [](auto s, auto at) { return s - ...; }, or one_by_one(f) to have "
-                  "it called with (float s, attn::At at)");
+                  "keys: write [](auto s, auto at) { return s - ...; } with unqualified abs, "
+                  "min, max, exp, tanh, with lookup(table, index) for table[index] and "
+                  "select(condition, a, b) for an if, or one_by_one(f) to have it called with "
+                  "(float s, attn::At at)");
     return {&held.get()};
   }
 };

@@ -278,8 +278,10 @@ TEST(RotaryErrors, NameWhatDoesNotFit) {
   EXPECT_EQ(refusal(turn.dims(8)), sizes("8"));
   EXPECT_EQ(refusal(turn.dims(3)), sizes("3"));
   EXPECT_EQ(refusal(turn.dims(-2)), sizes("-2"));
+  EXPECT_EQ(refusal(turn.dims(0)), sizes("0"));
   EXPECT_EQ(refusal(rotary(pairing::half_split, 0)),
-            "attn::rotate: rotary: the base has to be a finite number above zero");
+            "attn::rotate: rotary: the base is 0, needs a finite number above zero under which all "
+            "angles are finite");
   EXPECT_EQ(refusal(turn.positions({1, 2, 3})),
             "attn::rotate: rotary: 3 positions for the 5 rows of X; needs one for each");
   EXPECT_EQ(refusal(turn.positions({1, 2, 3}), attn::sequences({0, 1, 5})),

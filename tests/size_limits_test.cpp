@@ -350,7 +350,7 @@ TEST(QueryRows, AndPartsOfKeysAtTheEnds) {
 // ---- Sizes of caches, layers and scratch -----------------------------------------------------
 
 const std::vector<Index> kSizes = {
-    1, 3, 100, Index(1) << 16, (Index(1) << 32) + 1, Index(1) << 47, kMax / 64, kMax - 1, kMax};
+    1, 3, 100, Index(1) << 16, (Index(1) << 32) + 1, Index(1) << 48, kMax / 64, kMax - 1, kMax};
 
 template <class Storage>
 void expect_enough_bytes(Index capacity, Index heads, Index dim, Index value_dim, Index sequences) {

@@ -13,6 +13,13 @@ inline namespace ATTN_ABI {
 /// Requires   positive sizes; with ring(window), capacity ≥ window ≥ 1; pinned only with a ring (std::invalid_argument otherwise)
 /// Semantics  value_dim follows key_dim, one sequence, unless set. Without a ring, capacity is the most tokens of a sequence
 class KeyValueCacheOptions {
+  template <class T>
+  constexpr KeyValueCacheOptions with(T KeyValueCacheOptions::*member, Index value) const {
+    KeyValueCacheOptions changed = *this;
+    changed.*member = value;
+    return changed;
+  }
+
  public:
   constexpr KeyValueCacheOptions(Index capacity, Index kv_heads, Index key_dim)
       : capacity_(capacity), kv_heads_(kv_heads), key_dim_(key_dim) {}
@@ -72,13 +79,6 @@ class KeyValueCacheOptions {
   }
 
  private:
-  template <class T>
-  constexpr KeyValueCacheOptions with(T KeyValueCacheOptions::*member, Index value) const {
-    KeyValueCacheOptions changed = *this;
-    changed.*member = value;
-    return changed;
-  }
-
   Index capacity_, kv_heads_, key_dim_;
   Index sequences_ = 1, pinned_ = 0;
   detail::OptionalSize value_dim_, window_;

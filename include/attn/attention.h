@@ -45,7 +45,8 @@ struct GivenCache;  // kv_cache_call.h
 ///            means        parallel(n), on(pool), split_keys(), use(); all in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
 ///            are then untouched). Empty inputs are valid
-/// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused
+/// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused.
+///            Where memory runs out all outputs are as before; where a functor or pool throws they have their sizes, not their values
 /// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch O(L·d), here allocated for the call
 /// Accuracy   max |error| ≤ 2 × that of the textbook formula, as a matrix product in the same scalar (tests/attention_test.cpp)
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867); Dao 2023, FlashAttention-2

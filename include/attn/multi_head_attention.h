@@ -11,6 +11,7 @@
 // The weights are plain matrices to the user and panels to the register tile: edit() repacks them before it returns.
 #pragma once
 
+#include "detail/layer_arguments.h"
 #include "multi_head_call.h"
 
 namespace attn {
@@ -24,40 +25,6 @@ struct LayerShape {
   Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
   Index split_keys = 0;   ///< as in split_keys(chunk)
 };
-
-namespace detail {
-
-/// How many of the arguments are operands before the first option.
-template <class... Arguments>
-constexpr int leading_operands() {
-  int count = 0;
-  bool leading = true;
-  ((leading = leading && is_operand_v<Arguments>, count += leading ? 1 : 0), ...);
-  return count;
-}
-
-/// Rows of an operand at most, where its type tells.
-template <class T>
-constexpr int max_rows() {
-  if constexpr (is_dense_v<T>) {
-    return bare_t<T>::MaxRowsAtCompileTime;
-  } else {
-    return Eigen::Dynamic;
-  }
-}
-
-/// The matrix that a layer returns: the query's scalar and order, rows bounded where the query's are.
-template <class Query, int Features>
-struct layer_result {
-  using q = operand_traits<bare_t<Query>>;
-  static constexpr int order = q::rows == 1 && Features != 1   ? Eigen::RowMajor
-                               : Features == 1 && q::rows != 1 ? Eigen::ColMajor
-                                                               : q::order;
-  using type =
-      Eigen::Matrix<typename q::Scalar, q::rows, Features, order, max_rows<Query>(), Features>;
-};
-
-}  // namespace detail
 
 /// Multi-head attention as a layer, at inference in place of torch.nn.MultiheadAttention and keras.layers.MultiHeadAttention.
 ///

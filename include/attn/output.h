@@ -13,7 +13,7 @@
 //
 // A sink counts as one more key in the first three. They are numbers of the call's own pass, never of another algorithm: asking
 // for them changes no bit of Y. Their types are any real scalars, rounded to once. None of them may share memory with an operand,
-// with Y or with one another.
+// with Y or with one another, or be the matrix that another is.
 #pragma once
 
 #include "detail/saved.h"

@@ -96,7 +96,7 @@ class MultiHeadAttention {
   using Compute = compute_t<Scalar>;
   using Weights = MultiHeadWeights<Scalar, DModel, Heads>;
 
-  /// A layer of these sizes, its weights zero.
+  /// A layer of these sizes. Its weights are zero, and so is all that it returns, until edit() has written them.
   explicit MultiHeadAttention(const MultiHeadOptions& options)
       : options_(checked(options)), weights_(options) {
     panels_.pack(weights_);

@@ -1,5 +1,12 @@
 # No Eigen at hand: download the headers of 3.4.0 as the imported target attn_fetched_eigen.
-# (To build without a network, unpack Eigen somewhere and set FETCHCONTENT_SOURCE_DIR_EIGEN.)
+
+# Said first: where there is no network, a long log of attempts follows.
+if(FETCHCONTENT_SOURCE_DIR_EIGEN)
+  message(STATUS "attn: ${attn_eigen_problem}; using the headers in ${FETCHCONTENT_SOURCE_DIR_EIGEN}")
+else()
+  message(NOTICE "attn: ${attn_eigen_problem}; downloading Eigen 3.4.0. Without a network: install Eigen "
+    "(Debian, Ubuntu: apt install libeigen3-dev), or unpack it and set FETCHCONTENT_SOURCE_DIR_EIGEN")
+endif()
 
 include(FetchContent)
 FetchContent_Declare(eigen
@@ -9,7 +16,6 @@ FetchContent_Declare(eigen
   # the including project's build and into ~/.cmake, that of 5.0.1 breaks install(EXPORT).
   SOURCE_SUBDIR headers-only)
 FetchContent_MakeAvailable(eigen)
-message(STATUS "attn: ${attn_eigen_problem}; using the headers in ${eigen_SOURCE_DIR}")
 
 # Our own name: an Eigen3::Eigen that is too old may exist. Imported: its headers count as system
 # headers, and it takes no part in any install.

@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 201703L
+#error attn needs C++17: compile with -std=c++17 (MSVC: /std:c++17)
+#endif
+
 #include <Eigen/Core>
 #include <cstdint>
 #include <limits>

@@ -1,0 +1,4 @@
+// SPDX-License-Identifier: MIT
+#include <attn/types.h>
+
+int own() { return 1; }

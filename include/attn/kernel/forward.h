@@ -248,8 +248,8 @@ class ForwardPass {
     Softmax::advance(rows, work_.lane_max, work_.maximum + first, rescale);
     entropy(rows, work_.maximum + first, rescale, work_.scores, visit.runs, visit.run_count,
             work_.lanes + first * Size::panel, work_.moment + first);
-    const auto weigh =
-        keys_and_values_.finite() ? Softmax::template weigh<false> : Softmax::template weigh<true>;
+    const auto weigh = keys_and_values_.finite(rows, visit) ? Softmax::template weigh<false>
+                                                            : Softmax::template weigh<true>;
     weigh(rows, work_.maximum + first, rescale, work_.scores, Size::score_stride, visit.runs,
           visit.run_count, work_.lanes + first * Size::panel);
     keys_and_values_.weighted_sum(rows, visit, rescale, work_.output + first * work_.size.features);
@@ -298,7 +298,7 @@ class ForwardPass {
           largest[v] = S::max(score, largest[v]);
         }
       }
-      for (const Index end = round_up(segment.end, Size::depth); j < end; j += S::width) {
+      for (; j < segment.end; j += S::width) {  // packets behind it, of the depth step, are hidden
         const auto visible = seen(row, block + j, segment.end - j, segment.full);
         auto score = modifiers.template apply_seen<S>(S::load(s + j), row, block + j, visible);
         score = S::select(visible, score, S::set(hidden_score<Scalar>()));

@@ -151,27 +151,37 @@ struct ValuesInPlace {
   }
 };
 
+/// Whether some row is hidden from one of the keys [begin, end) of a block.
+/// WHY  this much is asked of every block: a minimum a packet of scores, where a key has d values. (A row of its own, because of NaN,
+///      which may stay in a minimum: it then is all that the row gives.)
+template <class S>
+ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin, Index end) {
+  using Scalar = typename S::Scalar;
+  const Index whole = begin + (end - begin) / S::width * S::width;
+  const auto zero = S::set(Scalar(0)), there = S::less(S::iota(), S::set(Scalar(int(end - whole))));
+  auto some = zero;
+  for (int i = 0; i < rows; ++i, s += TileSize<Scalar>::score_stride) {
+    auto least = zero;
+    for (Index j = begin; j < whole; j += S::width) least = S::min(least, S::load(s + j));
+    if (whole < end) least = S::min(least, S::select(there, S::load(s + whole), zero));
+    some = S::where_less(least, S::set(no_maximum<Scalar>()), S::set(Scalar(1)), some);
+  }
+  return !(S::reduce_max(some) == Scalar(0));
+}
+
 /// Whether the values of keys [begin, end) that some row is hidden from are finite. Those that all rows see may be anything.
-/// WHY  the scores tell who is hidden: packets a key apart, not the values' d of each key, which are only read where there
-///      is one
 template <class S, class T>
 ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
                                         const ValuesInPlace<S, T>& values, Index begin, Index end) {
   using Scalar = typename S::Scalar;
-  const auto hidden = [rows, s](Index j) {  // 1 in the lanes of keys that a row is hidden from
-    auto lanes = S::set(Scalar(0));
+  for (Index j = begin; j < end; j += S::width) {
+    auto hidden = S::set(Scalar(0));
     for (int i = 0; i < rows; ++i) {
       const auto score = S::load(s + i * TileSize<Scalar>::score_stride + j);
-      lanes = S::where_less(score, S::set(no_maximum<Scalar>()), S::set(Scalar(1)), lanes);
+      hidden = S::where_less(score, S::set(no_maximum<Scalar>()), S::set(Scalar(1)), hidden);
     }
-    return lanes;
-  };
-  const Index whole = begin + (end - begin) / S::width * S::width;
-  auto some = S::set(Scalar(0));
-  for (Index j = begin; j < whole; j += S::width) some = S::max(some, hidden(j));
-  for (Index j = S::reduce_max(some) == Scalar(0) ? whole : begin; j < end; j += S::width) {
     alignas(64) Scalar lanes[S::width];
-    S::store(lanes, hidden(j));
+    S::store(lanes, hidden);
     for (Index w = 0; w < std::min<Index>(S::width, end - j); ++w) {
       if (!(lanes[w] == Scalar(0)) && !values.finite(j + w)) return false;
     }

@@ -67,9 +67,9 @@ class PackedKeys {
   bool packed(Index panel) const { return all_packed_ || packed_[panel]; }
   bool finite(int rows, const Visit<Scalar>& visit) {
     if (in_place_) {
-      finite_ = hidden_values_finite<S>(rows, work_.scores, values_in_place(),
-                                        visit.segments[0].first * Size::panel,
-                                        visit.segments[0].end);
+      const Index begin = visit.segments[0].first * Size::panel, end = visit.segments[0].end;
+      finite_ = !some_hidden<S>(rows, work_.scores, begin, end) ||
+                hidden_values_finite<S>(rows, work_.scores, values_in_place(), begin, end);
     }
     return finite_;
   }
@@ -146,8 +146,8 @@ class PackedKeys {
   Index rows_ = 0, block_ = 0;
   bool packed_[Visit<Scalar>::kMost] = {};  ///< panels of the block
   bool all_packed_ = false;                 ///< every panel that holds keys of the block is packed
-  bool finite_ = true;                      ///< the packed values, or in place the strip's hidden ones
-  bool in_place_ = false;                   ///< the block's keys and values are not packed
+  bool finite_ = true;     ///< the packed values, or in place the strip's hidden ones
+  bool in_place_ = false;  ///< the block's keys and values are not packed
 };
 
 }  // namespace kernel

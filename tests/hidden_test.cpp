@@ -260,8 +260,10 @@ TYPED_TEST(Hidden, IsWithoutEffectInMatrices) {
                                         over_matrices<TypeParam>);
 }
 TYPED_TEST(Hidden, IsWithoutEffectWhereNothingModifiesScores) {
-  expect_hidden_means_hidden<TypeParam>({By::mask, By::dot_product},
-                                        over_matrices_as_scored<TypeParam>);
+  // (Storage types differ in how they are loaded, which the test above sees.)
+  if constexpr (std::is_same_v<TypeParam, attn::compute_t<TypeParam>>)
+    expect_hidden_means_hidden<TypeParam>({By::mask, By::dot_product},
+                                          over_matrices_as_scored<TypeParam>);
 }
 TYPED_TEST(Hidden, IsNotWhatSomeRowsSee) {
   expect_visible_is_shown<TypeParam>(over_matrices<TypeParam>);

@@ -148,6 +148,65 @@ TEST(PrefixLm, TakesALengthForEachSequence) {
   expect_honest(c, rule, offset, attn::prefix_lm(lengths));
 }
 
+// ---- rows without a key -----------------------------------------------------------------------
+
+TEST(EveryMask, MayLeaveRowsWithoutAKeyWhoseWeightsAreSaved) {
+  struct Never {
+    bool operator()(Index, Index) const { return false; }
+    attn::KeyRange keys(const attn::QueryRows&) const { return {0, 0}; }
+  };
+  for (const Index keys : {1, 4, 31, 300}) {
+    for (const Index rows : {1, 3, 20}) {
+      const std::vector<int> ids(at(rows), 7);
+      std::vector<int> above(at(keys), 8), apart(at(keys), 8), below(at(keys), 6);
+      for (std::size_t j = 0; j < apart.size(); j += 2) apart[j] = 6;
+      const Bools none = Bools::Constant(rows, keys, false);
+      const AnyMask masks[] = {
+          any(attn::segments(ids, above)),
+          any(attn::segments(ids, below)),
+          any(attn::segments(ids, apart)),
+          any(attn::key_lengths(0)),
+          any(attn::key_range(keys, keys)),
+          any(attn::causal() && attn::key_range(keys, keys)),
+          any(attn::window(3, 0) && attn::key_lengths(0)),
+          any(attn::prefix_lm(0) && attn::key_lengths(0)),
+          any(attn::keep(none)),
+          any(attn::hide(!none.array())),
+          any(attn::block_sparse(none, 1)),
+          any(attn::mask([](Index, Index) { return false; })),
+          any(attn::mask(Never())),
+          any(!attn::window(-1, -1)),
+          any(attn::tree(std::vector<int>(at(rows), -1)) && attn::key_lengths(0)),
+          any(any(attn::segments(ids, above)) || any(attn::key_lengths(0))),
+          any(any(attn::segments(ids, apart)) && !any(attn::key_lengths(0))),
+      };
+      const MatrixXf Q = uniform<float>(rows, 4, 1), K = uniform<float>(keys, 4, 2);
+      for (const AnyMask& mask : masks) {
+        SCOPED_TRACE(testing::Message()
+                     << "mask " << &mask - masks << ", " << rows << " x " << keys);
+        MatrixXf Y, W;
+        attn::attention(Q, K, K, attn::into(Y), attn::save_weights(W), mask);
+        EXPECT_TRUE(Y.isZero(0));
+        EXPECT_TRUE(W.isZero(0));
+      }
+    }
+  }
+}
+
+TEST(EveryMask, IsNotAskedAboutKeysBehindTheLastWhereAPacketIsOneScalar) {
+  // Panels are padded to four keys there, whose flags are not: B ends where its memory does.
+  using Matrix = DynamicMatrix<long double>;
+  for (const Index keys : {1, 2, 3, 5}) {
+    const Matrix Q = uniform<long double>(3, 2, 1), K = uniform<long double>(keys, 2, 2);
+    DynamicMatrix<bool> B = DynamicMatrix<bool>::Constant(3, keys, true);
+    B(0, 0) = false;
+    const Matrix Y = attn::attention(Q, K, K, attn::block_sparse(B, 1));
+    ReferenceOptions asked;
+    asked.visible = [](Index, Index, Index i, Index j) { return i > 0 || j > 0; };
+    EXPECT_TRUE(near(Y, reference_attention(Q, K, K, asked).output, 1e-17));
+  }
+}
+
 // ---- tree -----------------------------------------------------------------------------------
 
 /// Token t continues some token before it, or is a root.

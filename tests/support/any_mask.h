@@ -1,8 +1,10 @@
-// tests/support/any_mask.h: a mask whose type does not tell which it is, so that compositions can be drawn at run time.
+// tests/support/any_mask.h: a mask whose type does not tell which it is, so that compositions can be drawn at run time. It
+// expects of whoever asks it what the Mask concept promises (masks.h): rows that are there, and keys that are.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <attn/attn.h>
+#include <gtest/gtest.h>
 
 #include <memory>
 #include <utility>
@@ -18,19 +20,33 @@ class BoundAnyMask : public attn::mask_base {
   explicit BoundAnyMask(Bound bound) : asked_(std::make_shared<Of<Bound>>(std::move(bound))) {}
 
   bool operator()(const attn::QueryRow& row, attn::Index key) const { return asked_->at(row, key); }
-  attn::KeyRange keys(const attn::QueryRows& rows) const { return asked_->keys(rows); }
-  attn::KeyRange full_keys(const attn::QueryRows& rows) const { return asked_->full_keys(rows); }
+  attn::KeyRange keys(const attn::QueryRows& rows) const {
+    expect_some(rows);
+    return asked_->keys(rows);
+  }
+  attn::KeyRange full_keys(const attn::QueryRows& rows) const {
+    expect_some(rows);
+    return asked_->full_keys(rows);
+  }
   attn::detail::Cover cover(const attn::QueryRows& rows, attn::KeyRange range) const {
+    expect_some(rows);
+    EXPECT_TRUE(0 <= range.begin && range.begin < range.end && range.end <= rows.keys)
+        << range.begin << " to " << range.end << " of " << rows.keys;
     return asked_->cover(rows, range);
   }
   template <class S>
   typename S::Mask lanes(const attn::QueryRow& row, attn::Index key) const {
+    EXPECT_TRUE(0 <= key && key < row.keys) << key << " of " << row.keys;
     alignas(64) float flags[Lanes::width];
     asked_->lanes(row, key, flags);
     return S::less(S::set(0.f), S::load(flags));
   }
 
  private:
+  static void expect_some(const attn::QueryRows& rows) {
+    EXPECT_LT(rows.begin, rows.end);
+    EXPECT_LT(rows.head_begin, rows.head_end);
+  }
   struct Asked {
     virtual ~Asked() = default;
     virtual bool at(const attn::QueryRow&, attn::Index) const = 0;

@@ -142,6 +142,10 @@ void expect_honest(const Case& c, const Rule& rule, const Offset& offset, const 
       const attn::detail::Cover covered = attn::detail::cover(bound, rows, range);
       ASSERT_TRUE(covered != attn::detail::Cover::none || none_seen);
       ASSERT_TRUE(covered != attn::detail::Cover::all || all_seen);
+      for (const Index j : {Index(0), range.begin, range.end, keys}) {
+        ASSERT_EQ(attn::detail::cover(bound, rows, {j, j}), attn::detail::Cover::none)
+            << "of no keys at " << j;
+      }
     }
   }
 }

@@ -8,13 +8,15 @@
 //                            scaled, softcapped, biased, masked  [Lq, H·longest]  scores at their
 //                              stages; −∞ behind a sequence's keys, and in `masked` where hidden
 //
-//   1  s = scale · q·k, for every pair
+//   1  s = scale · q·k
 //   2  s = cap · tanh(s / cap), then s + bias, then modified
 //   3  p = exp(s − max) / Σ exp(s − max) over the pairs that are visible, and the sink where there is one
 //   4  o = Σ p · v
 //
-// A hidden pair is left out of every pass: what it holds is not even looked at. Heads lie side by
-// side in columns; query head h reads key/value head h / (H / H_kv). Sequences are stacked in rows.
+// A pair is hidden by `visible` or by a score of −∞, as a bias of −∞ gives whatever s was. It is
+// left out of every pass (but where scores are saved, of which all stages before `masked` know no
+// mask): what it holds is not even looked at. Heads lie side by side in columns; query head h reads
+// key/value head h / (H / H_kv). Sequences are stacked in rows.
 // This file shares nothing with the library.
 #pragma once
 
@@ -121,42 +123,31 @@ inline ReferenceResult reference_attention(const Reference& query, const Referen
         const Index sequence = static_cast<Index>(b), row = token - queries[b], from = h / group;
         seen.clear();
         for (Index j = 0; j < key_count; ++j) {
-          if (!options.visible || options.visible(sequence, h, row, j)) seen.push_back(j);
-        }
-
-        for (Index j = 0; options.save_scores && j < key_count; ++j) {
-          const Index column = h * longest + j;
-          long double s = 0;
-          for (Index c = 0; c < key_dim; ++c)
-            s += query(token, h * key_dim + c) * key(first_key + j, from * key_dim + c);
-          result.scaled(token, column) = s *= scale;
-          if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);
-          result.softcapped(token, column) = s;
-          if (options.bias) s += options.bias(sequence, h, row, j);
-          result.biased(token, column) = s;
-          if (!options.visible || options.visible(sequence, h, row, j))
-            result.masked(token, column) = s;
-        }
-
-        for (const Index j : seen) {  // 1
-          long double s = 0;
+          const bool visible = !options.visible || options.visible(sequence, h, row, j);
+          if (!visible && !options.save_scores) continue;
+          long double s = 0;  // 1
           for (Index c = 0; c < key_dim; ++c) {
             s += query(token, h * key_dim + c) * key(first_key + j, from * key_dim + c);
           }
-          score[static_cast<std::size_t>(j)] = scale * s;
-        }
-
-        for (const Index j : seen) {  // 2
-          long double& s = score[static_cast<std::size_t>(j)];
-          if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);
-          if (options.bias) s += options.bias(sequence, h, row, j);
+          const long double scaled = s *= scale;
+          if (options.softcap) s = *options.softcap * std::tanh(s / *options.softcap);  // 2
+          const long double softcapped = s;
+          const long double bias = options.bias ? options.bias(sequence, h, row, j) : 0;
+          s = bias == lowest ? lowest : s + bias;
           if (options.modify) s = options.modify(s, sequence, h, row, j);
+          score[static_cast<std::size_t>(j)] = s;
+          if (visible && s != lowest) seen.push_back(j);
+          if (!options.save_scores) continue;
+          const Index column = h * longest + j;
+          result.scaled(token, column) = scaled;
+          result.softcapped(token, column) = softcapped;
+          result.biased(token, column) = s;
+          if (visible) result.masked(token, column) = s;
         }
 
         long double& logsumexp = result.logsumexp(token, h);  // 3
-        const long double sink = options.sinks.empty()
-                                     ? -std::numeric_limits<long double>::infinity()
-                                     : options.sinks[static_cast<std::size_t>(h)];
+        const long double sink =
+            options.sinks.empty() ? lowest : options.sinks[static_cast<std::size_t>(h)];
         if (seen.empty()) {
           logsumexp = sink;
           continue;

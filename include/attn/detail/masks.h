@@ -11,6 +11,10 @@
 //   Mask lanes<Simd>(row, key)   the definition for the keys key, key + 1, …, one per lane; false or anything past the last key
 //   Cover cover(rows, keys)      optional: whether the rows see none, some or all of some keys, where that is more than the
 //                                two ranges tell (several intervals: a union, a row of a block-sparse mask)
+//
+// What a mask is asked about is there: rows is never empty, key and keys lie within [0, rows.keys), where only the last lanes of a
+// packet may lie behind. Its own cover() is asked about one key at least: everybody, the algebra too, asks through detail::cover(),
+// which answers `none` for no keys.
 #pragma once
 
 #include <algorithm>
@@ -89,8 +93,10 @@ template <class Mask>
 struct has_cover<Mask, std::void_t<decltype(std::declval<const Mask&>().cover(
                            std::declval<const QueryRows&>(), KeyRange{}))>> : std::true_type {};
 
+/// The one way to ask: of no keys the rows see none, and the mask need not know how to look at them.
 template <class Mask>
 Cover cover(const Mask& mask, const QueryRows& rows, KeyRange keys) {
+  if (keys.empty()) return Cover::none;
   if constexpr (has_cover<Mask>::value) {
     return mask.cover(rows, keys);
   } else {

@@ -93,7 +93,7 @@ class CachedKeys {
     }
   }
   bool packed(Index) const { return true; }
-  bool finite() const { return finite_; }
+  bool finite(int, const Visit<Scalar>&) const { return finite_; }
 
   void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
     const Index depth = layout_.depth, stored = std::min(segment.last, tail_),

@@ -253,8 +253,8 @@ class ForwardPass {
     Softmax::advance(rows, work_.lane_max, work_.maximum + first, rescale);
     entropy(rows, work_.maximum + first, rescale, work_.scores, visit.runs, visit.run_count,
             work_.lanes + first * Size::panel, work_.moment + first);
-    const auto weigh =
-        keys_and_values_.finite() ? Softmax::template weigh<false> : Softmax::template weigh<true>;
+    const auto weigh = keys_and_values_.finite(rows, visit) ? Softmax::template weigh<false>
+                                                            : Softmax::template weigh<true>;
     weigh(rows, work_.maximum + first, rescale, work_.scores, Size::score_stride, visit.runs,
           visit.run_count, work_.lanes + first * Size::panel);
     keys_and_values_.weighted_sum(rows, visit, rescale, work_.output + first * work_.size.features);

@@ -7,13 +7,14 @@
 
 #include "pack.h"
 #include "scores.h"
+#include "weighted_sum.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
 // WHAT     the scores of scores.h and the sums of weighted_sum.h, with the same bits, without packing: panels are worth their
-//          stores and loads only where several strips share them. All rows of the strip see all keys of the run.
+//          stores and loads only where several strips share them. The mask hides no pair of the run; a score of −∞ may.
 // PICTURE  scores: W keys × W features are transposed in registers, each column at once multiplied by q[i, c] for all R rows;
 //          sums: a row of V is a row of packets as it lies, R × F of them are accumulated at a time
 // LIMIT    memory: 2·d scalars a key are read once. W × W of K cost W loads, W·log2 W shuffles, W·R multiply-adds
@@ -132,6 +133,60 @@ void scores_in_place(int rows, const typename S::Scalar* q, const Source<T>& key
     score_rows<S, R, C>(q, keys, begin, end, features, s, lane_max);
   });
   if (end % TileSize<typename S::Scalar>::panel != 0) hide_beyond<S>(rows, end, s, lane_max);
+}
+
+/// Packets of values where they lie: features c, c + 1, … of key j of a block. feature_stride is 1.
+template <class S, class T>
+struct ValuesInPlace {
+  Source<T> source;
+  Index features;
+
+  ATTN_INLINE typename S::Packet operator()(Index j, Index c) const {
+    return detail::load_strided<S>(source.token(j) + c, 1, features - c);
+  }
+  bool finite(Index j) const {
+    FiniteCheck<S> check;
+    for (Index c = 0; c < features; c += S::width) check.see((*this)(j, c));
+    return check.finite();
+  }
+};
+
+/// Whether some row is hidden from one of the keys [begin, end) of a block.
+/// WHY  this much is asked of every block: a minimum a packet of scores, where a key has d values. (A row of its own, because of NaN,
+///      which may stay in a minimum: it then is all that the row gives.)
+template <class S>
+ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin, Index end) {
+  using Scalar = typename S::Scalar;
+  const Index whole = begin + (end - begin) / S::width * S::width;
+  const auto zero = S::set(Scalar(0)), there = S::less(S::iota(), S::set(Scalar(int(end - whole))));
+  auto some = zero;
+  for (int i = 0; i < rows; ++i, s += TileSize<Scalar>::score_stride) {
+    auto least = zero;
+    for (Index j = begin; j < whole; j += S::width) least = S::min(least, S::load(s + j));
+    if (whole < end) least = S::min(least, S::select(there, S::load(s + whole), zero));
+    some = S::where_less(least, S::set(no_maximum<Scalar>()), S::set(Scalar(1)), some);
+  }
+  return !(S::reduce_max(some) == Scalar(0));
+}
+
+/// Whether the values of keys [begin, end) that some row is hidden from are finite. Those that all rows see may be anything.
+template <class S, class T>
+ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
+                                        const ValuesInPlace<S, T>& values, Index begin, Index end) {
+  using Scalar = typename S::Scalar;
+  for (Index j = begin; j < end; j += S::width) {
+    auto hidden = S::set(Scalar(0));
+    for (int i = 0; i < rows; ++i) {
+      const auto score = S::load(s + i * TileSize<Scalar>::score_stride + j);
+      hidden = S::where_less(score, S::set(no_maximum<Scalar>()), S::set(Scalar(1)), hidden);
+    }
+    alignas(64) Scalar lanes[S::width];
+    S::store(lanes, hidden);
+    for (Index w = 0; w < std::min<Index>(S::width, end - j); ++w) {
+      if (!(lanes[w] == Scalar(0)) && !values.finite(j + w)) return false;
+    }
+  }
+  return true;
 }
 
 /// `held` features of F packets; `ahead`: features to ask for of the rows read a panel later.

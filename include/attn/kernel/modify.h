@@ -118,7 +118,7 @@ class ModifyScores {
           largest[v] = S::max(score, largest[v]);
         }
       }
-      for (const Index end = round_up(segment.end, Size::depth); j < end; j += S::width) {
+      for (; j < segment.end; j += S::width) {  // packets behind it, of the depth step, are hidden
         const Index held = std::clamp<Index>(segment.end - j, 0, S::width);
         auto visible = S::less(S::iota(), S::set(Scalar(int(held))));
         if (!segment.full) visible = S::mask_and(visible, mask.lanes(i, row, block + j));

@@ -17,7 +17,7 @@ inline Scalar hidden_score() {
   return Scalar(-Eigen::NumTraits<Scalar>::infinity());
 }
 
-/// A weight that is no weight: the pair is hidden. Only written where a block of V holds a value that is not finite.
+/// A weight that is no weight: the pair is hidden. Only written where a hidden pair may meet a value that is not finite.
 template <class Scalar>
 inline Scalar hidden_weight() {
   return Scalar(-1);

@@ -15,8 +15,13 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// What the pass asks of the keys and values of a chunk, a block at a time: open() it, then scores and weighted sums of it for each
-/// strip. This one reads matrices; cached_keys.h a cache.
+/// What the pass asks of the keys and values of a chunk, a block at a time: open() it, then for each strip
+///   scores()        stage 1 of a segment. Behind its last key they are −∞ up to a whole depth step, behind that anything: who
+///                   reads more than what the strip visited takes it for hidden (replay.h)
+///   finite()        between stages 2 and 3: whether a hidden pair may be summed as 0 · v, because each value that some row is hidden
+///                   from, by the mask or by a score of −∞, is finite. Else stage 3 marks their weights
+///   weighted_sum()  stage 4; what is marked is left out
+/// This one reads matrices; cached_keys.h a cache.
 template <class Problem>
 class PackedKeys {
   using Scalar = typename Problem::Scalar;
@@ -36,7 +41,7 @@ class PackedKeys {
   bool holds(Index) const { return true; }
 
   /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read. Does
-  /// nothing where they are attended in place; then no pair is hidden, and the values may be anything.
+  /// nothing where they are attended in place.
   void open(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
     block_ = block;
     finite_ = true;
@@ -60,7 +65,14 @@ class PackedKeys {
     pack_run(run, what);
   }
   bool packed(Index panel) const { return all_packed_ || packed_[panel]; }
-  bool finite() const { return finite_; }
+  bool finite(int rows, const Visit<Scalar>& visit) {
+    if (in_place_) {
+      const Index begin = visit.segments[0].first * Size::panel, end = visit.segments[0].end;
+      finite_ = !some_hidden<S>(rows, work_.scores, begin, end) ||
+                hidden_values_finite<S>(rows, work_.scores, values_in_place(), begin, end);
+    }
+    return finite_;
+  }
 
   /// Stage 1 of a strip over a segment of the block.
   void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
@@ -75,11 +87,14 @@ class PackedKeys {
   /// Stage 4 of a strip over what it visits.
   void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* rescale,
                     Scalar* output) const {
-    if (in_place_) {
+    if (in_place_ && finite_) {
       weighted_sum_in_place<S>(rows, problem_.shape.value_dim, work_.scores,
                                source(problem_.value, block_),
                                visit.segments[0].first * Size::panel, visit.segments[0].end,
                                rescale, output, work_.size.features);
+    } else if (in_place_) {
+      accumulate_visible<S>(rows, problem_.shape.value_dim, work_.scores, values_in_place(),
+                            visit.runs, visit.run_count, rescale, output, work_.size.features);
     } else {
       kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
                               work_.size.keys * Size::panel, visit.runs, visit.run_count, rescale,
@@ -105,6 +120,10 @@ class PackedKeys {
     return {operand.row(chunk_.sequence, chunk_.kv_head, first), operand.view.token_stride,
             operand.view.feature_stride};
   }
+  auto values_in_place() const {
+    using T = std::remove_pointer_t<decltype(source(problem_.value).data)>;
+    return ValuesInPlace<S, T>{source(problem_.value, block_), problem_.shape.value_dim};
+  }
   void pack_run(KeyRange keys, Pack what) {
     if (keys.empty()) return;
     const Index key_dim = problem_.shape.key_dim, depth = work_.size.depth;
@@ -127,8 +146,8 @@ class PackedKeys {
   Index rows_ = 0, block_ = 0;
   bool packed_[Visit<Scalar>::kMost] = {};  ///< panels of the block
   bool all_packed_ = false;                 ///< every panel that holds keys of the block is packed
-  bool finite_ = true;                      ///< the packed values are
-  bool in_place_ = false;                   ///< the block's keys and values are not packed
+  bool finite_ = true;     ///< the packed values, or in place the strip's hidden ones
+  bool in_place_ = false;  ///< the block's keys and values are not packed
 };
 
 }  // namespace kernel

@@ -63,9 +63,10 @@ struct Replay {
         if (!wants(target, pass.rows_.between(first, first + count))) continue;
         if (!together.has_room(count)) together.write(all);
         pass.work_.scores = together.scores();
-        hide(count, all.end - block);
-        const bool scored = seen && score(at, first, count, block, keys);
-        together.add(pass.rows_.from(first), first, count, scored);
+        typename Pass::Visit visit;
+        if (seen) score(at, first, count, block, keys, visit);
+        hide_others(count, visit, all.end - block);
+        together.add(pass.rows_.from(first), first, count, visit.segment_count > 0);
       }
       together.write(all);
     }
@@ -90,29 +91,35 @@ struct Replay {
     return target.first_wanted(rows.begin + rows.first_token, rows.end + rows.first_token) >= 0;
   }
 
-  /// The strip's scores of a block before anything is visited.
-  void hide(int rows, Index keys) const {
-    for (int i = 0; i < rows; ++i) {
-      Scalar* s = pass.work_.scores + i * Size::score_stride;
-      for (Index j = 0; j < keys; j += S::width) S::store(s + j, S::set(hidden_score<Scalar>()));
+  /// −∞ to the scores of the block's first `keys` keys that were not visited, whatever stage 1 left there.
+  void hide_others(int rows, const typename Pass::Visit& visit, Index keys) const {
+    Index begin = 0;
+    for (int n = 0; n <= visit.segment_count; ++n) {
+      const bool last = n == visit.segment_count;
+      const Index end = last ? keys : visit.segments[n].first * Size::panel;
+      for (int i = 0; i < rows && begin < end; ++i) {
+        Scalar* const s = pass.work_.scores + i * Size::score_stride;
+        std::fill(s + begin, s + end, hidden_score<Scalar>());
+      }
+      if (!last) begin = visit.segments[n].end;
     }
   }
 
-  /// The scores of a strip and a block at a stage; false if the strip sees none of them.
-  bool score(stage at, Index first, int rows, Index block, KeyRange keys) const {
+  /// The scores of a strip and a block at a stage, and which of them: none where the strip sees none.
+  void score(stage at, Index first, int rows, Index block, KeyRange keys,
+             typename Pass::Visit& visit) const {
     if (at == stage::masked) {
       const QueryRows strip_rows = pass.rows_.between(first, first + rows);
       const KeyRange seen = pass.seen_keys(strip_rows, keys);
-      if (seen.empty()) return false;
-      typename Pass::Visit visit;
-      pass.score(strip_rows, first, rows, block, seen, visit);
-      return true;
+      if (!seen.empty()) pass.score(strip_rows, first, rows, block, seen, visit);
+      return;
     }
     auto& work = pass.work_;
     const Index count = keys.end - block;
-    const Segment all{0, (count + Size::panel - 1) / Size::panel, count, true};
+    visit.add(0, (count + Size::panel - 1) / Size::panel, count, true);
+    const Segment& all = visit.segments[0];
     pass.dot_products(first, rows, all, work.unused_max);
-    if (at == stage::scaled) return true;
+    if (at == stage::scaled) return;
     pass.modify_.with_modifiers(
         first, rows, block, all, false, [&](const Segment& part, const auto& modifiers_of) {
           auto cursor = pass.rows_.from(first);
@@ -131,7 +138,6 @@ struct Replay {
             }
           }
         });
-    return true;
   }
 };
 

@@ -166,8 +166,8 @@ void stored_weighted_sum(int rows, Index features, bool finite, const typename S
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   if (!finite) {
-    accumulate_visible<S>(rows, features, p, v, panel_stride, runs, run_count, rescale, o,
-                          o_stride);
+    accumulate_visible<S>(rows, features, p, ValuesInPanels<S, T>{v, panel_stride}, runs, run_count,
+                          rescale, o, o_stride);
     return;
   }
   with_rows<Scalar, Size::in_place_rows>(rows, [&](auto count) {

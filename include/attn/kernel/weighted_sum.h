@@ -37,25 +37,35 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
   }
 }
 
-// The same sums where the block holds a NaN or an infinity in V: hidden pairs are left out instead of adding 0·v, which would be
-// NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
-// visible values are finite. Rare, so it is written for shortness. (v: the scalar itself, or as a cache stores it.)
+/// Packets of V in panels of features, numbers stored as T: features c, c + 1, … of key j.
 template <class S, class T>
-void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const T* v,
-                        Index panel_stride, const DepthRange* runs, int run_count,
-                        const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
+struct ValuesInPanels {
+  static constexpr Index kPanel = TileSize<typename S::Scalar>::panel;
+  const T* data;
+  Index panel_stride;
+
+  ATTN_INLINE typename S::Packet operator()(Index j, Index c) const {
+    return detail::load_converted<S>(data + c / kPanel * panel_stride + c % kPanel + j * kPanel);
+  }
+};
+
+// The same sums where a hidden pair may meet a NaN or an infinity in V: hidden pairs are left out instead of adding 0·v, which
+// would be NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
+// visible values are finite. Rare, so it is written for shortness. (values: ValuesInPanels, or those of in_place.h.)
+template <class S, class Values>
+void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const Values& values,
+                        const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
+                        typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   for (int i = 0; i < rows; ++i) {
     const Scalar* weights = p + i * Size::score_stride;
     for (Index c = 0; c < features; c += S::width) {
-      const T* panel = v + c / Size::panel * panel_stride + c % Size::panel;
       auto acc = S::set(Scalar(0));
       for (int run = 0; run < run_count; ++run) {
         for (Index j = runs[run].begin; j < runs[run].end; ++j) {
           if (weights[j] == hidden_weight<Scalar>()) continue;
-          acc =
-              S::fmadd(S::set(weights[j]), detail::load_converted<S>(panel + j * Size::panel), acc);
+          acc = S::fmadd(S::set(weights[j]), values(j, c), acc);
         }
       }
       rescale_add<S>(o + i * o_stride + c, rescale, i, acc);
@@ -63,20 +73,21 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
   }
 }
 
-/// o = r·o + p·v over all features; `finite`: every packed value of the block is. panel_stride: scalars from one panel of V to
+/// o = r·o + p·v over all features; `finite`: see PackedKeys::finite(). panel_stride: scalars from one panel of V to
 /// the next. The last panel may be half a panel wide: one packet instead of two.
 template <class S>
 void weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p,
                   const typename S::Scalar* v, Index panel_stride, const DepthRange* runs,
                   int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
                   Index o_stride) {
-  using Size = TileSize<typename S::Scalar>;
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
   if (!finite) {
-    accumulate_visible<S>(rows, features, p, v, panel_stride, runs, run_count, rescale, o,
-                          o_stride);
+    accumulate_visible<S>(rows, features, p, ValuesInPanels<S, Scalar>{v, panel_stride}, runs,
+                          run_count, rescale, o, o_stride);
     return;
   }
-  with_rows<typename S::Scalar>(rows, [&](auto count) {
+  with_rows<Scalar>(rows, [&](auto count) {
     constexpr int R = decltype(count)::value;
     for (Index c = 0; c < features; c += Size::panel) {
       const auto* panel = v + c / Size::panel * panel_stride;

@@ -1,6 +1,8 @@
 # No Eigen at hand: download the headers of 3.4.0 as the imported target attn_fetched_eigen.
-# (To build without a network, unpack Eigen somewhere and set FETCHCONTENT_SOURCE_DIR_EIGEN.)
+# The sentence comes before the attempt: without a network its log would push it off the screen.
 
+message(STATUS "attn: ${attn_eigen_problem}; downloading the headers of Eigen 3.4.0. Without a network: install Eigen "
+  "(Debian, Ubuntu: apt install libeigen3-dev), or unpack it and set FETCHCONTENT_SOURCE_DIR_EIGEN to its folder")
 include(FetchContent)
 FetchContent_Declare(eigen
   URL https://gitlab.com/libeigen/eigen/-/archive/3.4.0/eigen-3.4.0.tar.gz
@@ -9,7 +11,6 @@ FetchContent_Declare(eigen
   # the including project's build and into ~/.cmake, that of 5.0.1 breaks install(EXPORT).
   SOURCE_SUBDIR headers-only)
 FetchContent_MakeAvailable(eigen)
-message(STATUS "attn: ${attn_eigen_problem}; using the headers in ${eigen_SOURCE_DIR}")
 
 # Our own name: an Eigen3::Eigen that is too old may exist. Imported: its headers count as system
 # headers, and it takes no part in any install.

@@ -219,7 +219,8 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
         b.update(Scalar(logsumexp_b.derived().coeff(i, h)));
         const detail::Merging<Scalar> both(a.maximum, b.maximum);
         const SoftmaxState<Scalar> whole{both.maximum, both(a.sum, b.sum)};
-        const Scalar inverse = whole.sum == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / whole.sum);
+        const Scalar inverse =
+            detail::equal(whole.sum, Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / whole.sum);
         const Scalar weight_a = Scalar(a.sum * both.factor_a) * inverse,
                      weight_b = Scalar(b.sum * both.factor_b) * inverse;
         for (Index c = h * features; c < (h + 1) * features; ++c) {

@@ -143,7 +143,8 @@ struct Replay {
                  const Scalar* s, Index keys) const {
     const Index stride = target.to.view.feature_stride, heads = pass.problem_.shape.heads;
     const Scalar sum = reduce_lanes<S>(pass.work_.lanes + r * Size::panel);
-    const auto inverse = S::set(sum == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / sum)),
+    const auto inverse =
+                   S::set(detail::equal(sum, Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum)),
                maximum = S::set(pass.work_.maximum[r]), zero = S::set(Scalar(0));
     for (Index j = 0; j < keys; j += S::width) {
       const auto score = S::load(s + j);

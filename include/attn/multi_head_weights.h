@@ -46,8 +46,8 @@ template <class Storage, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic
 struct MultiHeadWeights {
   using Scalar = Storage;
   using Matrix = detail::WeightMatrix<Eigen::Matrix<Storage, DModel, DModel>>;
-  using Bias = detail::WeightMatrix<
-      Eigen::Matrix<Storage, 1, Eigen::Dynamic, Eigen::RowMajor, 1, DModel>>;
+  using Bias =
+      detail::WeightMatrix<Eigen::Matrix<Storage, 1, Eigen::Dynamic, Eigen::RowMajor, 1, DModel>>;
 
   Matrix query, key, value, output;
   Bias query_bias, key_bias, value_bias, output_bias;

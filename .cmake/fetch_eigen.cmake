@@ -1,8 +1,13 @@
 # No Eigen at hand: download the headers of 3.4.0 as the imported target attn_fetched_eigen.
-# The sentence comes before the attempt: without a network its log would push it off the screen.
 
-message(STATUS "attn: ${attn_eigen_problem}; downloading the headers of Eigen 3.4.0. Without a network: install Eigen "
-  "(Debian, Ubuntu: apt install libeigen3-dev), or unpack it and set FETCHCONTENT_SOURCE_DIR_EIGEN to its folder")
+# Said first: where there is no network, a long log of attempts follows.
+if(FETCHCONTENT_SOURCE_DIR_EIGEN)
+  message(STATUS "attn: ${attn_eigen_problem}; using the headers in ${FETCHCONTENT_SOURCE_DIR_EIGEN}")
+else()
+  message(NOTICE "attn: ${attn_eigen_problem}; downloading Eigen 3.4.0. Without a network: install Eigen "
+    "(Debian, Ubuntu: apt install libeigen3-dev), or unpack it and set FETCHCONTENT_SOURCE_DIR_EIGEN")
+endif()
+
 include(FetchContent)
 FetchContent_Declare(eigen
   URL https://gitlab.com/libeigen/eigen/-/archive/3.4.0/eigen-3.4.0.tar.gz

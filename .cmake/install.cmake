@@ -1,5 +1,14 @@
 # What `cmake --install` copies, so that find_package(attn) works.
 
+# A part of another project, which installs only its own files. Its install(EXPORT) of a target that links attn::attn wants
+# attn in an export set all the same; users of what it installs call find_package(attn) for theirs.
+if(NOT ATTN_INSTALL)
+  install(TARGETS attn EXPORT attn)  # no files: an interface
+  install(EXPORT attn NAMESPACE attn:: FILE attnTargets.cmake DESTINATION share/cmake/attn
+    COMPONENT attn EXCLUDE_FROM_ALL)
+  return()
+endif()
+
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 set(attn_package_dir "${CMAKE_INSTALL_DATADIR}/cmake/attn")

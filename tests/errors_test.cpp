@@ -139,7 +139,7 @@ TEST(BatchErrors, AStridedViewHoldsItsSequencesItself) {
                  attn::sequence_length(3));
   expect_refused("attn::attention: query" + end, view(2, 3), view(2, 3), view(2, 3),
                  attn::sequences({0, 3}));
-  expect_refused("attn::attention: value has 1 sequences, key has 2; both need one number",
+  expect_refused("attn::attention: value has 1 sequence, key has 2; both need one number",
                  view(2, 3), view(2, 3), view(1, 3));
   expect_refused(
       "attn::attention: key has 2 sequences, query has 4; needs as many, or one that "
@@ -288,19 +288,19 @@ TEST(MaskErrors, BlocksCoverTheScores) {
                    mask);
   };
   refused(": blocks of 0, needs at least 1", attn::block_sparse(B, 0));
-  const std::string end = " for 2 heads and 1 sequences, or 1 in place of these";
+  const std::string end = " for 2 heads and 1 sequence, or 1 in place of these";
   refused(
-      " is 2x3 for 1 heads and 1 sequences, needs 3x5 (blocks of 2 query rows x blocks of 2 "
+      " is 2x3 for 1 head and 1 sequence, needs 3x5 (blocks of 2 query rows x blocks of 2 "
       "keys)" +
           end,
       attn::block_sparse(B, 2));
   refused(
-      " is 2x1 for 3 heads and 1 sequences, needs 2x3 (blocks of 3 query rows x blocks of 3 "
+      " is 2x1 for 3 heads and 1 sequence, needs 2x3 (blocks of 3 query rows x blocks of 3 "
       "keys)" +
           end,
       attn::block_sparse(attn::heads(B, 3), 3));
   refused(
-      " is 2x0 for 2 heads and 1 sequences, needs 2x3 (blocks of 3 query rows x blocks of 3 "
+      " is 2x0 for 2 heads and 1 sequence, needs 2x3 (blocks of 3 query rows x blocks of 3 "
       "keys)" +
           end,
       attn::block_sparse(attn::heads(B, 2), 3));
@@ -506,8 +506,8 @@ TEST(OutputErrors, ARefusedOutputLeavesTheLogsumexpAsItWas) {
 TEST(ResidualErrors, NameTheSizeThatIsNeeded) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
   expect_refused(
-      "attn::attention: residual is 6x5 in 1 heads, needs 6x4 (query rows x output "
-      "features) in 1 heads",
+      "attn::attention: residual is 6x5 in 1 head, needs 6x4 (query rows x output "
+      "features) in 1 head",
       split(Q), split(K), split(V), attn::residual(split(numbers(6, 5))));
   expect_refused(
       "attn::attention: residual is 6x4 in 4 heads, needs 6x4 (query rows x output "

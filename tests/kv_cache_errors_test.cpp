@@ -87,14 +87,14 @@ class KvCacheErrors : public ::testing::Test {
 TEST_F(KvCacheErrors, NameWhatAnAppendDoesNotFit) {
   const auto at = attn::cache_sequences({1});
   EXPECT_SAYS(of_append(2, 13, 2, 8, at),
-              "append: key has 1 heads of 13 features, the cache 2 of 6");
-  EXPECT_SAYS(of_append(2, 12, 2, 9, at), "value has 1 heads of 9 features, the cache 2 of 4");
-  EXPECT_SAYS(of_append(2, 12, 3, 8, at), "value has 3 rows in 1 sequences, key has 2 in 1");
+              "append: key has 1 head of 13 features, the cache 2 of 6");
+  EXPECT_SAYS(of_append(2, 12, 2, 9, at), "value has 1 head of 9 features, the cache 2 of 4");
+  EXPECT_SAYS(of_append(2, 12, 3, 8, at), "value has 3 rows in 1 sequence, key has 2 in 1");
   EXPECT_SAYS(of_append(21, 12, 21, 8, at),
               "21 tokens for sequence 1, which holds 0 of at most 20");
   EXPECT_SAYS(of_append(16, 12, 16, 8, attn::cache_sequences({0})),
               "16 tokens for sequence 0, which holds 5 of at most 20");
-  EXPECT_SAYS(of_append(2, 12, 2, 8), "key has 1 sequences, the cache has 3; say how rows fall");
+  EXPECT_SAYS(of_append(2, 12, 2, 8), "key has 1 sequence, the cache has 3; say how rows fall");
   // The last of several does not fit: the others are not written either.
   EXPECT_SAYS(of_append(21, 12, 21, 8, attn::sequences({0, 1, 2, 21})),
               "19 tokens for sequence 2, which holds 2 of at most 20");
@@ -108,7 +108,7 @@ TEST_F(KvCacheErrors, NameSequencesThatDoNotExist) {
   EXPECT_SAYS(of_append(2, 12, 2, 8, attn::cache_sequences({2, 2}), attn::sequence_length(1)),
               "cache_sequences names sequence 2 twice");
   EXPECT_SAYS(of_append(2, 12, 2, 8, attn::cache_sequences({0, 1})),
-              "cache_sequences has 2 entries, key has 1 sequences");
+              "cache_sequences has 2 entries, key has 1 sequence");
   EXPECT_SAYS(of_append(2, 12, 2, 8, attn::cache_sequences({0}), attn::sequence_length(2, 1)),
               "the batch names rows of queries and of keys");
   EXPECT_SAYS(refusal([&] { (void)cache.length(3); }), "length: sequence 3, the cache has 3");
@@ -125,7 +125,7 @@ TEST_F(KvCacheErrors, NameWhatCannotBeTruncated) {
 
 TEST_F(KvCacheErrors, NameWhatAttentionDoesNotFit) {
   const auto first = attn::cache_sequences({0});
-  EXPECT_SAYS(of_attention(), "query has 1 sequences, the cache has 3");
+  EXPECT_SAYS(of_attention(), "query has 1 sequence, the cache has 3");
   EXPECT_SAYS(of_attention(attn::cache_sequences({7})), "entry 0 is 7, the cache has 3 sequences");
   EXPECT_SAYS(of_attention(attn::cache_sequences({2})),
               "query has 4 rows in sequence 0, the cache holds 2 tokens; rows are the last");
@@ -161,11 +161,11 @@ TEST_F(KvCacheErrors, NameKeysTurnedOnceAndNotAlways) {
               "called without rotary(), sequence 1 was appended with rotary() of 4 features");
   EXPECT_SAYS(of_append(1, 12, 1, 8, attn::cache_sequences({1}),
                         attn::rotary(attn::pairing::interleaved).dims(4).positions({1, 2})),
-              "2 positions for the 1 rows of key");
+              "2 positions for the 1 row of key");
   const Matrix angles = Matrix::Ones(1, 2);
   EXPECT_SAYS(of_append(1, 12, 1, 8, attn::cache_sequences({1}),
                         attn::rotary(attn::pairing::interleaved, angles, angles)),
-              "key position 1 is not among the 1 rows of cosines and sines");
+              "key position 1 is not among the 1 row of cosines and sines");
   cache.clear(1);
   cache.append(K.topRows(1), V.topRows(1), attn::cache_sequences({1}));  // empty: as it likes
 }
@@ -197,7 +197,7 @@ TEST(KvCacheOptionErrors, NameTheSizes) {
   EXPECT_SAYS(of(Options(9, 1, 8).ring(10)),
               "capacity is 9, needs at least the ring's window of 10");
   EXPECT_SAYS(of(Options(9, 1, 8).pinned(1)),
-              "1 tokens are pinned; pinned(n) needs n >= 0 and a ring");
+              "1 token is pinned; pinned(n) needs n >= 0 and a ring");
   unsigned char few[100];
   EXPECT_SAYS(error_of([&] { attn::KeyValueCache<float>(Options(9, 1, 8), few, sizeof few); }),
               "the memory given is too small, needs ");

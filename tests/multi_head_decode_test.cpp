@@ -225,7 +225,7 @@ TEST_F(DecodeErrors, NameBothNumbers) {
             "attn::KeyValueCache::append: key has 5 sequences, the cache has");
   EXPECT_EQ(
       error(attn::cache_sequences({1})),
-      "attn::KeyValueCache::append: cache_sequences: entry 0 is 1, the cache has 1 sequences");
+      "attn::KeyValueCache::append: cache_sequences: entry 0 is 1, the cache has 1 sequence");
   EXPECT_EQ(error(attn::rotary(attn::pairing::half_split)).substr(0, 80),
             "attn::KeyValueCache::append: called with rotary() of 6 features, half_split, seq");
   expect_untouched();

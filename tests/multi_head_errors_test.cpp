@@ -113,8 +113,8 @@ TEST(LayerErrors, NameWhatTheResidualLacks) {
       "widths must agree, or name another: residual(X)",
       mha, X, attn::residual());
   expect_refused(
-      "attn::MultiHeadAttention: residual is 4x8 in 1 heads, needs 4x5 (query rows x "
-      "output features) in 1 heads",
+      "attn::MultiHeadAttention: residual is 4x8 in 1 head, needs 4x5 (query rows x "
+      "output features) in 1 head",
       mha, X, attn::residual(X));
 }
 

@@ -299,7 +299,7 @@ TEST(RotaryErrors, NameWhatDoesNotFit) {
   EXPECT_EQ(error_of([&] {
               (void)attn::attention(x, x, x, given.positions({0, 1, 1, 2, 3}, {3}));
             }),
-            "attn::attention: rotary: 1 positions for the 5 rows of key; needs one for each");
+            "attn::attention: rotary: 1 position for the 5 rows of key; needs one for each");
   MatrixXf wide = uniform<float>(5, 13, 1);
   EXPECT_EQ(error_of([&] { rotate(wide.leftCols(12), turn, attn::into(wide.rightCols(12))); }),
             "attn::rotate: output overlaps X without being the same matrix; write to memory of its "

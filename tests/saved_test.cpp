@@ -523,7 +523,7 @@ TEST_F(Refused, AreShapesThatDoNotFit) {
   MatrixXf W(6, 17);
   EXPECT_EQ(
       error(attn::save_weights(attn::heads(W, 1))),
-      "attn::attention: weights is 6x17 in 1 heads, needs 6x18 (query rows x keys) in 2 heads");
+      "attn::attention: weights is 6x17 in 1 head, needs 6x18 (query rows x keys) in 2 heads");
   EXPECT_EQ(error(attn::save_weights(attn::bhld(memory, 1, 2, 6, 8))),
             "attn::attention: weights is a view of [1, 2, 6, 8], needs [1, 2, 6, 9] (sequences, "
             "heads, query rows, keys), sequences of equal length");

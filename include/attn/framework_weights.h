@@ -56,10 +56,11 @@ auto row_major(T* data, Index rows, Index cols) {
 
 /// A weight and a bias are both there or both not, so that nothing is dropped or left behind in silence.
 inline void check_part(const char* function, const char* part, bool given, bool held) {
-  if (given && !held)
+  if (given && !held) {
     fail(text(function, ": ", part,
-              " is given, the layer has none: biases are "
-              "asked for when it is made, MultiHeadOptions(...).in_bias() and .out_bias()"));
+              " is given, the layer has none; it has where it is made with "
+              "MultiHeadOptions(...).in_bias() and .out_bias()"));
+  }
   if (held && !given) fail(text(function, ": ", part, " is null, the layer has one"));
 }
 

@@ -19,7 +19,7 @@ class PanelMemory {
   const Scalar* data() const { return data_; }
 
  private:
-  alignas(64) Scalar data_[Size] = {};
+  alignas(64) Scalar data_[std::size_t{Size}] = {};
 };
 template <class Scalar>
 class PanelMemory<Scalar, Eigen::Dynamic> {

@@ -4,10 +4,32 @@
 
 #include <string>
 
+#include "detail/traits.h"
 #include "multi_head_options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
+
+namespace detail {
+
+/// A matrix of a layer's weights. Where it is const, as the layer shows it, an assignment is told how weights are written.
+template <class Base>
+struct WeightMatrix : Base {
+  using Base::Base;
+  template <class Other>
+  WeightMatrix& operator=(const Other& other) {
+    Base::operator=(other);
+    return *this;
+  }
+  template <class Other>
+  void operator=(const Other&) const {
+    static_assert(always_false_v<Other>,
+                  "attn::MultiHeadAttention: weights() are to read: write them by "
+                  "mha.edit([&](auto& w) { w.query = W; }), which packs them anew");
+  }
+};
+
+}  // namespace detail
 
 /// The weights of MultiHeadAttention. Every projection is Y = X·W + b, a row of X a token:
 ///
@@ -23,8 +45,9 @@ inline namespace ATTN_ABI {
 template <class Storage, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic>
 struct MultiHeadWeights {
   using Scalar = Storage;
-  using Matrix = Eigen::Matrix<Storage, DModel, DModel>;
-  using Bias = Eigen::Matrix<Storage, 1, Eigen::Dynamic, Eigen::RowMajor, 1, DModel>;
+  using Matrix = detail::WeightMatrix<Eigen::Matrix<Storage, DModel, DModel>>;
+  using Bias =
+      detail::WeightMatrix<Eigen::Matrix<Storage, 1, Eigen::Dynamic, Eigen::RowMajor, 1, DModel>>;
 
   Matrix query, key, value, output;
   Bias query_bias, key_bias, value_bias, output_bias;

@@ -14,6 +14,8 @@
 // expect 11: (ignoring return value|unused)
 // expect 12: (ignoring return value|unused)
 // expect 13: (ignoring return value|unused)
+// expect 14: weights\(\) are to read: write them by mha.edit
+// expect 15: weights\(\) are to read: write them by mha.edit
 #include <attn/attn.h>
 
 using Eigen::MatrixXf;
@@ -89,5 +91,13 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y,
   turn.dims(16);
 #else
   turn = turn.dims(16);
+#endif
+#if CASE == 14
+  other.weights().query = Q;
+#elif CASE == 15
+  other.weights().output = other.weights().query;
+#else
+  other.edit([&](auto& w) { w.query = Q; });
+  other.edit([&](auto& w) { w.output = w.query; });
 #endif
 }

@@ -132,7 +132,7 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<c
               rows == total ? "" : shape_text(total, heads * keys),
               rows == total ? "" : " (a row for each query token)",
               "; one row, or one column a head, serves all",
-              heads == 1 && m.cols == shape.heads * keys
+              heads == 1 && shape.heads > 1 && m.cols == shape.heads * keys
                   ? text(". One for each head is named so: ", name, "(heads(B, ", shape.heads, "))")
                   : std::string()));
   }

@@ -15,15 +15,42 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+/// Messages are written in the plural; where the number is 1: "key has 1 row".
+ATTN_COLD inline std::string with_singulars(std::string message) {
+  constexpr const char* kNouns[][2] = {{"columns", "column"},
+                                       {"entries", "entry"},
+                                       {"features", "feature"},
+                                       {"heads", "head"},
+                                       {"ids", "id"},
+                                       {"key/value heads", "key/value head"},
+                                       {"keys", "key"},
+                                       {"offsets", "offset"},
+                                       {"positions", "position"},
+                                       {"queries", "query"},
+                                       {"rows", "row"},
+                                       {"sequences", "sequence"},
+                                       {"tokens are", "token is"},
+                                       {"tokens", "token"}};
+  for (const auto& noun : kNouns) {
+    const std::string plural = std::string(" 1 ") + noun[0];
+    for (std::size_t at = message.find(plural); at != std::string::npos;
+         at = message.find(plural, at + 1)) {
+      message.replace(at + 3, plural.size() - 3, noun[1]);
+    }
+  }
+  return message;
+}
+
 /// Ends the call: throws std::invalid_argument, or hands the message to ATTN_FAIL where exceptions are off.
 [[noreturn]] ATTN_COLD inline void fail(const std::string& message) {
 #if ATTN_EXCEPTIONS
-  throw std::invalid_argument(message);
+  throw std::invalid_argument(with_singulars(message));
 #else
+  const std::string whole = with_singulars(message);
 #if defined(ATTN_FAIL)
-  ATTN_FAIL(message.c_str());
+  ATTN_FAIL(whole.c_str());
 #else
-  std::fputs(message.c_str(), stderr);
+  std::fputs(whole.c_str(), stderr);
   std::fputc('\n', stderr);
 #endif
   std::abort();

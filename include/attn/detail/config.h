@@ -2,11 +2,14 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#if (defined(_MSVC_LANG) ? _MSVC_LANG : __cplusplus) < 201703L
-#error attn needs C++17: compile with -std=c++17 (MSVC: /std:c++17)
+// Before anything else: what follows would fill screens. A file that does not exist ends the compilation, #error alone does not.
+#if defined(_MSVC_LANG) ? _MSVC_LANG < 201703L : __cplusplus < 201703L
+#error attn needs C++17: compile with -std=c++17 (MSVC: /std:c++17) or a later standard
+#include "attn needs C++17"
 #endif
 
 #include <Eigen/Core>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <type_traits>

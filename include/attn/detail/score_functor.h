@@ -52,10 +52,10 @@ struct BoundKeyFunctor {
     alignas(64) Scalar counts[S::width];
     S::store(counts, S::select(seen, S::set(Scalar(1)), S::set(Scalar(0))));
     int first = 0;
-    while (first < S::width && counts[first] == Scalar(0)) ++first;
+    while (first < S::width && equal(counts[first], Scalar(0))) ++first;
     if (first == S::width) return s;
     int lanes[S::width];
-    for (int w = 0; w < S::width; ++w) lanes[w] = counts[w] == Scalar(0) ? first : w;
+    for (int w = 0; w < S::width; ++w) lanes[w] = equal(counts[w], Scalar(0)) ? first : w;
     return each<S>(s, row, key, lanes);
   }
 

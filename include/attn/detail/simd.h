@@ -36,6 +36,12 @@ inline constexpr bool has_packets_v =
 /// Vector registers of the target; sizes the register tile.
 inline constexpr int kVectorRegisters = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
 
+/// a == b, written so that programs that ask for -Wfloat-equal stay silent: here it is meant. False where one is NaN.
+template <class Scalar>
+ATTN_INLINE bool equal(const Scalar& a, const Scalar& b) {
+  return a <= b && a >= b;
+}
+
 /// Width 1: the packet is the scalar itself. Arithmetic on expression-template scalars (AutoDiffScalar) ends in Scalar.
 template <class Scalar_, class = void>
 struct Simd {
@@ -180,7 +186,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 #if ATTN_VECTOR_TYPES
   /// Packets that fold_max() makes one of: lane w of the result is the largest of the lanes of rows[w % folded] within w's 128 bits.
   static constexpr int folded = 16 / int(sizeof(Scalar));
-  static ATTN_INLINE Packet fold_max(const Packet (&rows)[folded]) {
+  static ATTN_INLINE Packet fold_max(const Packet (&rows)[std::size_t{folded}]) {
     constexpr std::make_integer_sequence<int, width> all{};
     const auto fold = [&](auto unit, const Packet& a, const Packet& b) {
       constexpr int U = decltype(unit)::value;
@@ -234,9 +240,9 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   }
 
   /// Rows become columns.
-  static ATTN_INLINE void transpose(Packet (&rows)[width]) {
+  static ATTN_INLINE void transpose(Packet (&rows)[std::size_t{width}]) {
 #if ATTN_VECTOR_TYPES
-    detail::transpose<Scalar>(rows);
+    detail::transpose<Scalar, width>(rows);
 #else
     Eigen::internal::PacketBlock<Packet, width> block;
     ATTN_UNROLL
@@ -249,7 +255,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 
   /// Units of `Unit` lanes: unit u of packet i becomes unit i of packet u.
   template <int Unit>
-  static ATTN_INLINE void transpose_units(Packet (&rows)[width / Unit]) {
+  static ATTN_INLINE void transpose_units(Packet (&rows)[std::size_t{width / Unit}]) {
 #if ATTN_VECTOR_TYPES
     detail::transpose_units<Scalar, Unit, width>(rows);
 #else
@@ -288,7 +294,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   /// The same for n counting parts of an exponent, and as many of the bias: the bits, shifted into place, are those of the chord
   /// 1 + i/parts over 2^(i/parts), times the power. below[i]: how far 2^(i/parts) lies below it, in units of the last place.
   template <class Integer>
-  static ATTN_INLINE Packet power_of_two(Packet t, const Integer (&below)[width]) {
+  static ATTN_INLINE Packet power_of_two(Packet t, const Integer (&below)[std::size_t{width}]) {
     constexpr int log2_width = width == 16 ? 4 : 3;
     static_assert(width == 1 << log2_width, "as wide as config.h has tables");
     const auto n = reinterpret_cast<Integers>(t);

@@ -56,11 +56,11 @@ ATTN_INLINE Packet alternate_units(const Packet& a, const Packet& b,
 // First each part is transposed by itself, in groups of as many rows as a part has lanes: packet k of group i then holds, in part
 // L, column lanes·L + k of those rows. Then the parts change places.
 template <class Scalar, int Width, class Packet>
-ATTN_INLINE void transpose(Packet (&rows)[Width]) {
+ATTN_INLINE void transpose(Packet (&rows)[std::size_t{Width}]) {
   using Parts = PacketParts<Scalar, Width>;
   constexpr std::make_integer_sequence<int, Width> all{};
   constexpr int kLanes = Parts::lanes;
-  Packet t[Width];
+  Packet t[std::size_t{Width}];
   ATTN_UNROLL
   for (int i = 0; i < Width; i += 2) {
     t[i] = interleave<Scalar, 1, 0>(rows[i], rows[i + 1], all);
@@ -98,12 +98,13 @@ ATTN_INLINE void transpose(Packet (&rows)[Width]) {
 }
 
 /// As many packets as a packet has units of `Unit` lanes: unit u of packet i becomes unit i of packet u.
-template <class Scalar, int Unit, int Width, class Packet, int Count>
-ATTN_INLINE void transpose_units(Packet (&rows)[Count]) {
+template <class Scalar, int Unit, int Width, class Packet>
+ATTN_INLINE void transpose_units(Packet (&rows)[std::size_t{Width / Unit}]) {
+  constexpr int Count = Width / Unit;
   static_assert(Count * Unit == Width && (Count == 1 || Count == 2 || Count == 4));
   constexpr std::make_integer_sequence<int, Width> all{};
   if constexpr (Count >= 2) {
-    Packet t[Count];
+    Packet t[std::size_t{Count}];
     ATTN_UNROLL
     for (int i = 0; i < Count; i += 2) {
       t[i] = alternate_units<Scalar, 0, Unit>(rows[i], rows[i + 1], all);
@@ -149,7 +150,7 @@ ATTN_INLINE Packet reduce_rows(int rows, const Row& row, const Op& op) {
       t[g] = t[0];
       continue;
     }
-    Packet a[kLanes];
+    Packet a[std::size_t{kLanes}];
     if (first + kLanes <= rows) {
       ATTN_UNROLL
       for (int i = 0; i < kLanes; ++i) a[i] = row(first + i);

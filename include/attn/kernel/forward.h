@@ -190,7 +190,7 @@ class ForwardPass {
   }
 
   /// The strip has not seen a block: its sums are not even zeros.
-  bool fresh(Index strip) const { return !(work_.fresh[strip] == Scalar(0)); }
+  bool fresh(Index strip) const { return !detail::equal(work_.fresh[strip], Scalar(0)); }
 
   /// What a strip that has seen no key holds. The first block that it sees stores its sums instead of adding them to zeros.
   void start_from_zero(Index strip) {

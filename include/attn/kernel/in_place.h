@@ -35,7 +35,8 @@ ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last,
 /// acc[i][v] = Σ_c q[i, c] · k[v·W + lane, c], of `held` keys; `ahead`: keys to those read next.
 template <class S, int R, int C, class T>
 ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys, Index held,
-                              Index ahead, Index features, typename S::Packet (&acc)[R][C]) {
+                              Index ahead, Index features,
+                              typename S::Packet (&acc)[std::size_t{R}][std::size_t{C}]) {
   using Scalar = typename S::Scalar;
   constexpr Index kGroup = TileSize<Scalar>::depth, kKeys = C * S::width;
   ATTN_UNROLL
@@ -105,9 +106,9 @@ ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index
   using Size = TileSize<typename S::Scalar>;
   constexpr Index kKeys = C * S::width;
   for (Index j = begin; j < end; j += kKeys) {
-    typename S::Packet acc[R][C];
+    typename S::Packet acc[std::size_t{R}][std::size_t{C}];
     const Source<T> from{keys.token(j), keys.token_stride, 1};
-    dot_products<S>(q, from, std::min(end - j, kKeys), Size::panel, features, acc);
+    dot_products<S, R, C>(q, from, std::min(end - j, kKeys), Size::panel, features, acc);
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {
       auto largest = acc[i][0];
@@ -196,7 +197,7 @@ ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values
                                    const typename S::Scalar* rescale, typename S::Scalar* o,
                                    Index o_stride) {
   using Size = TileSize<typename S::Scalar>;
-  typename S::Packet acc[R][F];
+  typename S::Packet acc[std::size_t{R}][std::size_t{F}];
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     ATTN_UNROLL
@@ -205,7 +206,7 @@ ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values
   for (Index j = begin; j < end; ++j) {
     const T* row = values.token(j);
     prefetch_rows<S>(values, j + Size::panel, j + Size::panel + 1, ahead);
-    typename S::Packet value[F];
+    typename S::Packet value[std::size_t{F}];
     ATTN_UNROLL
     for (int x = 0; x < F; ++x) {
       value[x] = held == F * S::width ? detail::load_converted<S>(row + x * S::width)

@@ -80,7 +80,7 @@ ATTN_NOINLINE void merge_states(Index rows, Index features,
         S::store(to + n, S::add(S::mul(S::load(to + n), a), S::mul(S::load(from + n), b)));
     };
     const auto moved = [&](const RowStates<Scalar>& state, const Scalar& factor) {
-      if (factor == Scalar(0)) return Scalar(0);
+      if (detail::equal(factor, Scalar(0))) return Scalar(0);
       const Scalar distance = state.maximum[r] - merged.maximum,
                    sum = reduce_lanes<S>(state.lanes + r * Size::panel);
       return Scalar(state.moment[r] + Scalar(distance * sum));

@@ -90,7 +90,8 @@ struct OnlineSoftmax {
                                      Scalar* lanes) {
     s += i * row_stride;
     lanes += i * Size::panel;
-    Packet maximum[R], sum[R][Size::packets];
+    Packet maximum[std::size_t{R}];
+    Packet sum[std::size_t{R}][std::size_t{Size::packets}];
     ATTN_UNROLL
     for (int r = 0; r < R; ++r) {
       maximum[r] = S::set(m[i + r]);
@@ -124,9 +125,11 @@ struct OnlineSoftmax {
 
   /// Packets first, …, first + C − 1 of a panel at s, of R rows.
   template <int R, int C, bool MarkHidden>
-  static ATTN_INLINE void exponentiate(const Packet (&m)[R], Scalar* s, Index row_stride,
-                                       Packet (&sum)[R][Size::packets], int first) {
-    Packet p[R][C];
+  static ATTN_INLINE void exponentiate(const Packet (&m)[std::size_t{R}], Scalar* s,
+                                       Index row_stride,
+                                       Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}],
+                                       int first) {
+    Packet p[std::size_t{R}][std::size_t{C}];
     ATTN_UNROLL
     for (int r = 0; r < R; ++r) {
       ATTN_UNROLL

@@ -66,7 +66,7 @@ void pack_queries(const T* const* from, Index feature_stride, Index features, In
     for (; whole > 0 && i + kTogether <= rows; i += kTogether) {
       typename S::Scalar* to = strip + i * kGroup;
       for (Index c = 0; c < whole; c += S::width) {
-        typename S::Packet packets[kTogether];
+        typename S::Packet packets[std::size_t{kTogether}];
         ATTN_UNROLL
         for (Index t = 0; t < kTogether; ++t)
           packets[t] = S::mul(detail::load_converted<S>(from[i + t] + c), S::set(scale));

@@ -67,7 +67,7 @@ ATTN_NOINLINE void project_run(const typename S::Scalar* x, const typename S::Sc
                                Index before_stride, typename S::Scalar* y, Index y_stride) {
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = Size::packets;
-  typename S::Packet acc[R][C];
+  typename S::Packet acc[std::size_t{R}][std::size_t{C}];
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     ATTN_UNROLL

@@ -26,9 +26,9 @@ struct DepthRange {
 // The accumulators are a local array of the caller's frame and everything here is inlined into it. Loops carry ATTN_UNROLL, or
 // g++ -O2 keeps the array in memory.
 template <class S, int R, int C, int RowStep, int GroupStep>
-ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const typename S::Scalar* a,
-                                     const typename S::Scalar* b, const DepthRange* ranges,
-                                     int range_count) {
+ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[std::size_t{R}][std::size_t{C}],
+                                     const typename S::Scalar* a, const typename S::Scalar* b,
+                                     const DepthRange* ranges, int range_count) {
   using Scalar = typename S::Scalar;
   using Packet = typename S::Packet;
   using Size = TileSize<Scalar>;
@@ -46,7 +46,7 @@ ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], const type
   for (;;) {
     ATTN_UNROLL
     for (int step = 0; step < Size::depth; ++step) {
-      Packet column[C];
+      Packet column[std::size_t{C}];
       ATTN_UNROLL
       for (int v = 0; v < C; ++v) column[v] = S::load(y + step * Size::panel + v * S::width);
       ATTN_UNROLL

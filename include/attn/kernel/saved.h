@@ -40,7 +40,7 @@ struct Saved {
   template <class Scalar>
   void write(const QueryRow& row, const Scalar& m, const Scalar& l, const Scalar& t) const {
     using std::log;
-    const bool empty = l == Scalar(0);
+    const bool empty = detail::equal(l, Scalar(0));
     const auto put = [&row](const auto& to, const Scalar& value) {
       using Stored = typename std::decay_t<decltype(to)>::Scalar;
       *to.row(row.sequence, row.head, row.row) = Stored(value);
@@ -83,7 +83,7 @@ class EntropyStep {
             sum = S::add(sum, term(S::sub(S::load(s + j), S::set(m[i]))));
         }
         alignas(64) Scalar carried[S::width] = {};
-        if (!(r[i] == Scalar(0))) {
+        if (!detail::equal(r[i], Scalar(0))) {
           const Scalar moved = before_[i] - m[i];
           const auto old = S::fmadd(S::set(moved), S::set(reduce_lanes<S>(lanes)), S::set(t[i]));
           S::store(carried, S::mul(S::set(r[i]), old));

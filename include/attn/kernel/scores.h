@@ -13,7 +13,7 @@ inline namespace ATTN_ABI {
 namespace kernel {
 
 /// Raises the lanes of each row to the row's maxima out of the folded ones.
-template <class S, int F, int... Row>
+template <class S, std::size_t F, int... Row>
 ATTN_INLINE void raise_maxima(const typename S::Packet (&folded)[F], typename S::Scalar* lane_max,
                               std::integer_sequence<int, Row...>) {
   const auto raise = [lane_max](int row, const typename S::Packet& largest) {
@@ -45,11 +45,11 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
   using Packet = typename S::Packet;
   using Size = TileSize<Scalar>;
   constexpr int kFolded = S::folded, kFolds = (R + kFolded - 1) / kFolded;
-  Packet largest[kFolds];  // of rows kFolded·f, …, folded
+  Packet largest[std::size_t{kFolds}];  // of rows kFolded·f, …, folded
   ATTN_UNROLL
   for (int f = 0; f < kFolds; ++f) largest[f] = S::set(no_maximum<Scalar>());
   for (Index panel = first; panel < last; ++panel) {
-    Packet acc[R][C];
+    Packet acc[std::size_t{R}][std::size_t{C}];
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {
       ATTN_UNROLL
@@ -61,7 +61,7 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
     auto* out = s + panel * Size::panel;
     ATTN_UNROLL
     for (int f = 0; f < kFolds; ++f) {
-      Packet rows[kFolded];
+      Packet rows[std::size_t{kFolded}];
       ATTN_UNROLL
       for (int x = 0; x < kFolded; ++x) {
         const int i = f * kFolded + x < R ? f * kFolded + x : R - 1;

@@ -75,8 +75,8 @@ class SoftmaxPass {
     if constexpr (Result == SoftmaxResult::logsumexp) {
       for (int i = 0; i < count_; ++i) {
         results_.data[(first_ + i) * results_.vector_stride] =
-            Output(sum[i] == Scalar(0) ? hidden_score<Scalar>()
-                                       : Scalar(maximum_[i] + Scalar(log(sum[i]))));
+            Output(detail::equal(sum[i], Scalar(0)) ? hidden_score<Scalar>()
+                                                    : Scalar(maximum_[i] + Scalar(log(sum[i]))));
       }
     } else {
       for (Index block = 0; block < scores_.length; block += block_length_) {
@@ -90,9 +90,11 @@ class SoftmaxPass {
             if (!weighed)
               Softmax::template weigh<false>(1, maximum_ + i, nullptr, s, row_stride_, &all, 1,
                                              unused_lanes_);
-            scale(s, end, sum[i] == Scalar(0) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
+            scale(s, end,
+                  detail::equal(sum[i], Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
           } else {
-            shift(s, end, maximum_[i], sum[i] == Scalar(0) ? Scalar(0) : Scalar(log(sum[i])));
+            shift(s, end, maximum_[i],
+                  detail::equal(sum[i], Scalar(0)) ? Scalar(0) : Scalar(log(sum[i])));
           }
         }
         store(block);
@@ -174,7 +176,7 @@ class SoftmaxPass {
   Index block_length_, row_stride_, strip_;
   bool fits_;  ///< whole vectors fit the scratch
   int count_ = 0;
-  alignas(64) Scalar block_[kCapacity];
+  alignas(64) Scalar block_[std::size_t{kCapacity}];
   alignas(64) Scalar lanes_[Size::rows * Size::panel];
   alignas(64) Scalar unused_lanes_[Size::panel] = {};
   alignas(64) Scalar lane_max_[Size::rows * S::width];

@@ -22,8 +22,8 @@ template <class Scalar>
 struct Visit {
   using Size = TileSize<Scalar>;
   static constexpr int kMost = int(Size::max_key_block / Size::panel);
-  Segment segments[kMost];
-  DepthRange runs[kMost];
+  Segment segments[std::size_t{kMost}];
+  DepthRange runs[std::size_t{kMost}];
   int segment_count = 0, run_count = 0;
 
   void add(Index first, Index last, Index end, bool full) {

@@ -22,7 +22,7 @@ ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename 
                                     Index o_stride) {
   using Packet = typename S::Packet;
   using Size = TileSize<typename S::Scalar>;
-  Packet acc[R][C];
+  Packet acc[std::size_t{R}][std::size_t{C}];
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     ATTN_UNROLL
@@ -64,7 +64,7 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
       auto acc = S::set(Scalar(0));
       for (int run = 0; run < run_count; ++run) {
         for (Index j = runs[run].begin; j < runs[run].end; ++j) {
-          if (weights[j] == hidden_weight<Scalar>()) continue;
+          if (detail::equal(weights[j], hidden_weight<Scalar>())) continue;
           acc = S::fmadd(S::set(weights[j]), values(j, c), acc);
         }
       }

@@ -1,4 +1,0 @@
-// SPDX-License-Identifier: MIT
-#include <attn/types.h>
-
-int own() { return 1; }

@@ -1,4 +1,5 @@
 // tests/allocation_failure_test.cpp: whichever allocation of a call fails, everything is as it was before, and the next call right.
+// build: -O0
 // SPDX-License-Identifier: MIT
 //
 // With glibc and without a sanitizer malloc and its kin are replaced, through which operator new and Eigen allocate. A sanitizer

@@ -1,4 +1,5 @@
 // tests/outputs_test.cpp: the outputs of one call are apart from one another, from what it reads, and written in one piece.
+// build: -O0
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

@@ -161,7 +161,7 @@ template <class Scalar>
 class RowBlend {
  public:
   RowBlend(const SoftmaxState<Scalar>& a, const SoftmaxState<Scalar>& b)
-      : saw_a_(!(a.sum == Scalar(0))), saw_b_(!(b.sum == Scalar(0))) {
+      : saw_a_(!equal(a.sum, Scalar(0))), saw_b_(!equal(b.sum, Scalar(0))) {
     if (!saw_a_ || !saw_b_) return;
     const Merging<Scalar> both(a.maximum, b.maximum);
     const Scalar inverse = Scalar(Scalar(1) / both(a.sum, b.sum));

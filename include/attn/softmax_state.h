@@ -64,8 +64,8 @@ struct SoftmaxState {
 /// the other's.
 template <class Scalar>
 SoftmaxState<Scalar> merge(const SoftmaxState<Scalar>& a, const SoftmaxState<Scalar>& b) {
-  if (a.sum == Scalar(0)) return b;
-  if (b.sum == Scalar(0)) return a;
+  if (detail::equal(a.sum, Scalar(0))) return b;
+  if (detail::equal(b.sum, Scalar(0))) return a;
   const detail::Merging<Scalar> merged(a.maximum, b.maximum);
   return {merged.maximum, merged(a.sum, b.sum)};
 }

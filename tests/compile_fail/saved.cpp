@@ -3,7 +3,7 @@
 //
 // expect 1: the output is const
 // expect 2: the output is a temporary matrix: its result would be lost
-// expect 3: the output is not writable memory
+// expect 3: the output is an expression, which has no memory to write to
 // expect 4: the output is const \(heads\(\) of a const matrix, of an expression or of a temporary\)
 // expect 5: save_max_logit, save_entropy: expected a matrix to write to, query rows x heads
 // expect 6: saved weights, scores and logarithms are real numbers: save them to a matrix of float or double

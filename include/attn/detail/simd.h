@@ -130,7 +130,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
     if constexpr (kExactDivision) {
       return Eigen::internal::pdiv(a, b);
     } else {
-      alignas(64) Scalar lanes[width], by[width];
+      alignas(64) Scalar lanes[std::size_t(width)], by[std::size_t(width)];
       store(lanes, a);
       store(by, b);
       for (int w = 0; w < width; ++w) lanes[w] /= by[w];

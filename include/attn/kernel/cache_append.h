@@ -181,7 +181,7 @@ class CacheWriter {
       alignas(64) Scalar x[S::width] = {};
       if (finite) {
         auto lifted = detail::load_strided<S>(from + c * stride, stride, held);
-        if (!(quantum.lift == Scalar(1))) lifted = S::mul(lifted, S::set(quantum.lift));
+        if (!detail::equal(quantum.lift, Scalar(1))) lifted = S::mul(lifted, S::set(quantum.lift));
         S::store(x, S::mul(lifted, inverse));
       }
       for (Index w = 0; w < held; ++w)

@@ -167,7 +167,7 @@ ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin,
     if (whole < end) least = S::min(least, S::select(there, S::load(s + whole), zero));
     some = S::where_less(least, S::set(no_maximum<Scalar>()), S::set(Scalar(1)), some);
   }
-  return !(S::reduce_max(some) == Scalar(0));
+  return !detail::equal(S::reduce_max(some), Scalar(0));
 }
 
 /// Whether the values of keys [begin, end) that some row is hidden from are finite. Those that all rows see may be anything.
@@ -184,7 +184,7 @@ ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
     alignas(64) Scalar lanes[S::width];
     S::store(lanes, hidden);
     for (Index w = 0; w < std::min<Index>(S::width, end - j); ++w) {
-      if (!(lanes[w] == Scalar(0)) && !values.finite(j + w)) return false;
+      if (!detail::equal(lanes[w], Scalar(0)) && !values.finite(j + w)) return false;
     }
   }
   return true;

@@ -213,7 +213,8 @@ TYPED_TEST(Accuracy, OfACacheIsThatOfMatrices) {
       cache.append(scores.values, V);
       for (const Index rows : {1, 20}) {
         const Matrix Q = this->ones(rows), Y = attn::attention(Q, cache, attn::scale(1));
-        const Matrix expected = attn::attention(Q, scores.values, V, attn::scale(1));
+        const Matrix expected = attn::attention(Q, scores.values, V, attn::scale(1),
+                                                attn::causal(attn::align::lower_right));
         EXPECT_LE(error(Y), bar<TypeParam>()) << scores.name;
         EXPECT_TRUE(same_bits(Y, expected)) << scores.name;
       }
@@ -266,9 +267,11 @@ TYPED_TEST(Accuracy, OfSoftmaxAndLogsumexpDoesNotDependOnTheNumberOfScores) {
     const Matrix l = attn::logsumexp(s), p = attn::softmax(s);
     EXPECT_NEAR(static_cast<double>(l(0, 0)), static_cast<double>(exact),
                 (10 + 2 * std::fabs(static_cast<double>(exact))) * epsilon);
+    const double lanes = attn::kernel::TileSize<TypeParam>::panel,
+                 documented = 8 + std::sqrt(static_cast<double>(s.size()) / lanes);
     ExactSum sum;
     for (Index j = 0; j < p.size(); ++j) sum.add(static_cast<long double>(p(0, j)));
-    EXPECT_NEAR(static_cast<double>(sum()), 1, 12 * epsilon);
+    EXPECT_NEAR(static_cast<double>(sum()), 1, documented * epsilon);
     EXPECT_TRUE(same_bits(Matrix(attn::softmax(scores.values, attn::colwise())).transpose(), p));
   };
   for (const Index length : lengths) {

@@ -147,7 +147,10 @@ class ForwardPass {
   /// Adds what the chunk's rows have seen since the last time to what is settled.
   void settle() {
     const RowStates<Scalar>& states = work_;
-    if (!std::exchange(settled_, true)) work_.settled.clear(rows_.count());
+    if (!std::exchange(settled_, true)) {
+      work_.settled.clear(rows_.count());
+      if constexpr (!kStartsBefore) std::fill_n(work_.moment, rows_.count(), Scalar(0));
+    }
     for (Index strip = 0; strip < rows_.strips().count; ++strip) {
       if (fresh(strip)) continue;
       settle_states<S>(rows_.strips().begin(strip), rows_.strips().rows(strip), work_.size.features,
@@ -189,7 +192,6 @@ class ForwardPass {
     group_ = std::numeric_limits<Index>::max();
     for (Index strip = 0; strip < rows_.strips().count; ++strip) work_.fresh[strip] = Scalar(1);
     std::fill_n(work_.maximum, rows_.count(), no_maximum<Scalar>());
-    std::fill_n(work_.moment, rows_.count(), Scalar(0));
     if constexpr (kStartsBefore) {
       for (Index strip = 0; strip < rows_.strips().count; ++strip) start_from_zero(strip);
     }

@@ -136,9 +136,10 @@ void scores_in_place(int rows, const typename S::Scalar* q, const Source<T>& key
 }
 
 /// One run of keys [begin, end). `held` features of F packets; `ahead`: features to ask for of the rows read a panel later.
-template <class S, int R, int F, class T, class Place>
+template <class S, int R, int F, class T>
 ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values, Index begin,
-                                   Index end, Index held, Index ahead, Place place) {
+                                   Index end, Index held, Index ahead, bool first, bool last,
+                                   BlockSums<S, R, F>& block) {
   using Size = TileSize<typename S::Scalar>;
   typename S::Packet acc[R][F];
   ATTN_UNROLL
@@ -162,11 +163,7 @@ ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values
       for (int x = 0; x < F; ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
     }
   }
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < F; ++x) place.add(i * F + x, acc[i][x]);
-  }
+  block.add(acc, first, last);
 }
 
 /// weighted_sum() without panels: over keys [begin, end) of a block. values.feature_stride is 1.
@@ -184,13 +181,11 @@ void weighted_sum_in_place(int rows, Index features, const typename S::Scalar* p
       const Source<T> from{values.data + c, values.token_stride, 1};
       // The first pass asks for whole rows; those of the other features then find them in the cache.
       const Index ahead = c == 0 ? features : 0;
-      BlockSums<S, R * P> block;
-      for (Index j = begin; j < end;) {
-        const Index run = j / Size::sum_run, last = std::min(end, (run + 1) * Size::sum_run);
-        accumulate_rows<S, R, P>(p, from, j, last, held, ahead, block.next());
-        j = last;
+      BlockSums<S, R, P> block(rescale, o + c, o_stride);
+      for (Index j = begin, last; j < end; j = last) {
+        last = std::min(end, (j / Size::sum_run + 1) * Size::sum_run);
+        accumulate_rows<S, R, P>(p, from, j, last, held, ahead, j == begin, last == end, block);
       }
-      block.template add_to<R, P>(rescale, o + c, o_stride);
     };
     Index c = 0;
     for (; c + F * S::width <= features; c += F * S::width)

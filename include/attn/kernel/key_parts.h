@@ -75,33 +75,42 @@ ATTN_NOINLINE void settle_states(Index first, Index rows, Index features,
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   using Sum = CompensatedSum<S>;
-  for (Index r = first; r < first + rows; ++r) {
-    const detail::Merging<Scalar> merged(settled.maximum[r], states.maximum[r]);
-    const auto a = S::set(merged.factor_a), b = S::set(merged.factor_b);
+  alignas(64) Scalar maxima[S::width], factors[2][S::width];
+  for (Index r = first, n = 0; r < first + rows; ++r, ++n) {
+    const Index lane = n % S::width;
+    if (lane == 0) {
+      const auto a = S::loadu(settled.maximum + r), b = S::loadu(states.maximum + r),
+                 largest = S::max(b, a);
+      S::store(maxima, largest);
+      S::store(factors[0], detail::exp_nonpositive<S>(S::sub(a, largest)));
+      S::store(factors[1], detail::exp_nonpositive<S>(S::sub(b, largest)));
+    }
+    const Scalar &factor_a = factors[0][lane], &factor_b = factors[1][lane];
+    const auto a = S::set(factor_a), b = S::set(factor_b), zero = S::set(Scalar(0));
     const auto add = [&](const RowSums<Scalar>& to, const Scalar* from) {
       for (Index c = 0; c < to.stride; c += S::width) {
-        const auto part = Sum::product({S::load(from + c), S::set(Scalar(0))}, b);
+        const auto part = Sum::product({S::load(from + c), zero}, b);
         to.template store<S>(r, c, Sum::combine(to.template load<S>(r, c), a, part));
       }
     };
-    const auto moved = [&](const Scalar& moment, const Scalar& own, const Scalar* lanes) {
-      const Scalar distance = own - merged.maximum;
+    const auto moved = [&](const Scalar& moment, const Scalar& own, const Scalar& factor,
+                           const Scalar* lanes) {
+      if (factor == Scalar(0)) return Scalar(0);
+      if (own == maxima[lane]) return moment;
+      const Scalar distance = own - maxima[lane];
       return Scalar(moment + Scalar(distance * reduce_lanes<S>(lanes)));
     };
-    const Scalar zero(0);
-    const Scalar before = merged.factor_a == zero ? zero
-                                                  : moved(settled.moment.sum[r], settled.maximum[r],
-                                                          settled.lanes.sum + r * Size::panel),
-                 now = merged.factor_b == zero ? zero
-                                               : moved(states.moment[r], states.maximum[r],
-                                                       states.lanes + r * Size::panel);
+    const Scalar before = moved(settled.moment.sum[r], settled.maximum[r], factor_a,
+                                settled.lanes.sum + r * Size::panel),
+                 now = moved(states.moment[r], states.maximum[r], factor_b,
+                             states.lanes + r * Size::panel);
     const Sum moment = Sum::combine({S::set(before), S::set(settled.moment.lost[r])}, a,
-                                    Sum::product({S::set(now), S::set(zero)}, b));
+                                    Sum::product({S::set(now), zero}, b));
     settled.moment.sum[r] = S::first(moment.sum);
     settled.moment.lost[r] = S::first(moment.lost);
     add(settled.lanes, states.lanes + r * Size::panel);
     add(settled.output, states.output + r * features);
-    settled.maximum[r] = merged.maximum;
+    settled.maximum[r] = maxima[lane];
   }
 }
 

@@ -98,7 +98,8 @@ struct OnlineSoftmax {
       weigh_run<R, MarkHidden>(maximum, s, row_stride, runs, run_count, sum);
     } else {
       SumRuns<Scalar, Size::lane_run> run(runs, run_count);
-      while (run.next()) {
+      do {
+        run.next();
         Packet part[R][Size::packets];
         set_zero(part);
         weigh_run<R, MarkHidden>(maximum, s, row_stride, run.pieces, run.count, part);
@@ -107,13 +108,19 @@ struct OnlineSoftmax {
           ATTN_UNROLL
           for (int v = 0; v < Size::packets; ++v) sum[r][v] = S::add(sum[r][v], part[r][v]);
         }
-      }
+      } while (!run.last());
     }
     ATTN_UNROLL
     for (int r = 0; r < R; ++r) {
+      Scalar* const to = lanes + (i + r) * Size::panel;
       ATTN_UNROLL
-      for (int v = 0; v < Size::packets; ++v)
-        rescale_add<S>(lanes + (i + r) * Size::panel + v * S::width, rescale, i + r, sum[r][v]);
+      for (int v = 0; v < Size::packets; ++v) {
+        if (rescale == nullptr) {
+          S::store(to + v * S::width, sum[r][v]);
+        } else {
+          rescale_add<S>(to + v * S::width, S::set(rescale[i + r]), sum[r][v]);
+        }
+      }
     }
   }
   template <int R>

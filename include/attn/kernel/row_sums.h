@@ -86,88 +86,97 @@ struct RowSums {
   }
 };
 
-/// o = r[i]·o + sum; without r, o starts from 0. (A −0 that stands where r·0 + −0 would be +0 ends as +0, see finish().)
+/// o = r·o + sum. (Where it starts as the sum alone, a −0 stands where r·0 + −0 would be +0; it ends as +0, see finish().)
 template <class S>
-ATTN_INLINE void rescale_add(typename S::Scalar* o, const typename S::Scalar* r, int i,
+ATTN_INLINE void rescale_add(typename S::Scalar* o, const typename S::Packet& r,
                              const typename S::Packet& sum) {
-  S::store(o, r == nullptr ? sum : S::fmadd(S::load(o), S::set(r[i]), sum));
+  S::store(o, S::fmadd(S::load(o), r, sum));
 }
 
-/// Cuts what is visited of a block into runs of `Keys` keys. Of each that is visited: its number, and its pieces.
+/// Cuts what is visited of a block into runs of `Keys` keys, and gives what is visited of each.
 template <class Scalar, Index Keys>
-struct SumRuns {
-  /// Gaps are whole panels.
-  static constexpr int kMost = int(std::max<Index>(Keys / TileSize<Scalar>::panel, 1));
-  DepthRange pieces[kMost];
+class SumRuns {
+ public:
+  const DepthRange* pieces = nullptr;
   int count = 0;
-  Index number = 0;
 
   SumRuns(const DepthRange* visited, int visited_count)
       : visited_(visited),
         end_(visited + visited_count),
         from_(visited_count > 0 ? visited->begin : 0) {}
 
-  bool next() {
-    if (visited_ == end_) return false;
-    number = from_ / Keys;
-    const Index end = (number + 1) * Keys;
+  bool last() const { return visited_ == end_; }
+  /// The next run; one without pieces where there is none.
+  void next() {
+    const Index end = (from_ / Keys + 1) * Keys;
+    count = int(end_ - visited_);
+    if (count == 0 || (from_ == visited_->begin && end_[-1].end <= end)) {  // all that is left
+      pieces = visited_;
+      visited_ = end_;
+      return;
+    }
+    pieces = cut_;
     for (count = 0; visited_ != end_ && from_ < end; ++count) {
-      pieces[count] = {from_, std::min(visited_->end, end)};
+      cut_[count] = {from_, std::min(visited_->end, end)};
       from_ = end;
       if (visited_->end <= end && ++visited_ != end_) from_ = visited_->begin;
     }
-    return true;
   }
 
  private:
   const DepthRange *visited_, *end_;
   Index from_;
+  DepthRange cut_[std::max<Index>(Keys / TileSize<Scalar>::panel, 1)];  // gaps are whole panels
 };
 
-/// The sums of a block of keys while its runs go by: `Packets` packets, in memory that stays in L1.
-template <class S, int Packets>
+/// The sums of a block of keys while its runs go by: R rows of C packets, in memory that stays in L1. The last run goes to o, with
+/// what came before it: o = r·o + block. Without r, o starts from 0.
+template <class S, int R, int C>
 class BlockSums {
   using Scalar = typename S::Scalar;
 
  public:
-  BlockSums() { S::store(zero_, S::set(Scalar(0))); }
+  BlockSums(const Scalar* r, Scalar* o, Index o_stride) : r_(r), o_(o), o_stride_(o_stride) {}
   BlockSums(const BlockSums&) = delete;
   BlockSums& operator=(const BlockSums&) = delete;
 
-  /// Where the sums of a run go: packet n of them is added to the n-th, of the first run to 0.
-  struct Place {
-    const Scalar* from;
-    Scalar* to;
-    Index step;
-    ATTN_INLINE void add(int n, const typename S::Packet& run) const {
-      S::store(to + n * S::width, S::add(S::load(from + n * step), run));
-    }
-  };
-  Place next() {
-    const Place place{from_, sum_, step_};
-    from_ = sum_;
-    step_ = S::width;
-    return place;
-  }
-
-  /// o = r·o + sums, of R rows of C packets; without r, o starts from 0.
-  template <int R, int C>
-  ATTN_INLINE void add_to(const Scalar* r, Scalar* o, Index o_stride) const {
-    static_assert(R * C == Packets, "all of them");
-    const Scalar* const from = from_;
-    const Index step = step_;
-    for (int i = 0; i < R; ++i) {
+  /// Takes the sums of a run.
+  /// WHY  each case by itself, with offsets that are constants: g++ brings addresses that are not into registers before the loop of
+  ///      the run, and from there to the stack
+  ATTN_INLINE void add(typename S::Packet (&run)[R][C], bool first, bool last) {
+    if (!first) {
       ATTN_UNROLL
-      for (int x = 0; x < C; ++x)
-        rescale_add<S>(o + i * o_stride + x * S::width, r, i, S::load(from + (i * C + x) * step));
+      for (int i = 0; i < R; ++i) {
+        ATTN_UNROLL
+        for (int x = 0; x < C; ++x)
+          run[i][x] = S::add(S::load(sum_ + (i * C + x) * S::width), run[i][x]);
+      }
+    }
+    if (!last) return store(run, sum_, C * S::width);
+    if (r_ == nullptr) return store(run, o_, o_stride_);
+    const Scalar* const r = r_;
+    Scalar* o = o_;
+    const Index stride = o_stride_;
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i, o += stride) {
+      ATTN_UNROLL
+      for (int x = 0; x < C; ++x) rescale_add<S>(o + x * S::width, S::set(r[i]), run[i][x]);
     }
   }
 
  private:
-  alignas(64) Scalar zero_[S::width];
-  alignas(64) Scalar sum_[Packets * S::width];
-  const Scalar* from_ = zero_;
-  Index step_ = 0;
+  static ATTN_INLINE void store(const typename S::Packet (&run)[R][C], Scalar* to, Index stride) {
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      ATTN_UNROLL
+      for (int x = 0; x < C; ++x) S::store(to + i * stride + x * S::width, run[i][x]);
+    }
+  }
+
+  alignas(64) Scalar sum_[R * C * S::width];
+  const Scalar* r_;
+  Scalar* o_;
+  Index o_stride_;
 };
 
 }  // namespace kernel

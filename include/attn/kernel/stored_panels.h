@@ -132,10 +132,11 @@ void stored_scores(int rows, const typename S::Scalar* q, const T* k, const T* n
 }
 
 /// The sums of U panels of features over one run of keys.
-template <class S, int R, int U, class T, class Place>
-ATTN_NOINLINE void accumulate_stored_run(const typename S::Scalar* p, const T* v, const T* next,
-                                         Index panel_stride, const DepthRange* pieces, int count,
-                                         Place place) {
+template <class S, int R, int U, class T>
+ATTN_NOINLINE void accumulate_stored_run(
+    const typename S::Scalar* p, const T* v, const T* next, Index panel_stride,
+    const DepthRange* pieces, int count, bool first, bool last,
+    BlockSums<S, R, U * TileSize<typename S::Scalar>::packets>& block) {
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = U * Size::packets;
   typename S::Packet acc[R][C];
@@ -148,11 +149,7 @@ ATTN_NOINLINE void accumulate_stored_run(const typename S::Scalar* p, const T* v
     multiply_accumulate_stored<S, R, U, int(Size::score_stride), Size::depth>(
         acc, p, v, next, panel_stride, pieces[n]);
   }
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < C; ++x) place.add(i * C + x, acc[i][x]);
-  }
+  block.add(acc, first, last);
 }
 
 template <class S, int R, int U, class T>
@@ -161,12 +158,13 @@ void accumulate_stored(const typename S::Scalar* p, const T* v, const T* next, I
                        typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
   constexpr int C = U * TileSize<Scalar>::packets;
-  BlockSums<S, R * C> block;
+  BlockSums<S, R, C> block(rescale, o, o_stride);
   SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);
-  while (run.next()) {
-    accumulate_stored_run<S, R, U>(p, v, next, panel_stride, run.pieces, run.count, block.next());
+  for (bool first = true; first || !run.last(); first = false) {
+    run.next();
+    accumulate_stored_run<S, R, U>(p, v, next, panel_stride, run.pieces, run.count, first,
+                                   run.last(), block);
   }
-  block.template add_to<R, C>(rescale, o, o_stride);
 }
 
 /// weighted_sum() of at most in_place_rows rows over stored panels.

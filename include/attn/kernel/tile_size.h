@@ -66,7 +66,7 @@ struct TileSize {
   /// Keys whose blocks are summed plainly, before they are settled with compensation.
   /// WHY  four blocks: compensated with every block, sums took 2.5 to 4 % of long4k (Zen 4, AVX-512), and of what they err by four
   ///      additions are little beside a run. Part of the bits contract, as blocks are: absolute multiples.
-  static constexpr Index settled_keys = 4 * max_key_block;
+  static constexpr Index settled_keys = 16 * max_key_block;
 
   /// Distance between two rows of scores in the strip.
   /// WHY  a multiple of the cache line that is no multiple of 4 KiB apart for any two rows of a tile.

@@ -18,9 +18,10 @@ namespace kernel {
 //          see at all (r = 1) changes nothing: rows do not notice their tile mates
 
 /// One run. A function of its own: in a loop over runs g++ carries the accumulators through the stack at every group of steps.
-template <class S, int R, int C, class Place>
+template <class S, int R, int C>
 ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S::Scalar* v,
-                                  const DepthRange* pieces, int count, Place place) {
+                                  const DepthRange* pieces, int count, bool first, bool last,
+                                  BlockSums<S, R, C>& block) {
   using Size = TileSize<typename S::Scalar>;
   typename S::Packet acc[R][C];
   ATTN_UNROLL
@@ -29,11 +30,7 @@ ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S:
     for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
   }
   multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, pieces, count);
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < C; ++x) place.add(i * C + x, acc[i][x]);
-  }
+  block.add(acc, first, last);
 }
 
 template <class S, int R, int C>
@@ -41,11 +38,12 @@ void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
                       const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
                       typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
-  BlockSums<S, R * C> block;
+  BlockSums<S, R, C> block(rescale, o, o_stride);
   SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);
-  while (run.next())
-    accumulate_run<S, R, C>(p, v, run.pieces, run.kMost == 1 ? 1 : run.count, block.next());
-  block.template add_to<R, C>(rescale, o, o_stride);
+  for (bool first = true; first || !run.last(); first = false) {
+    run.next();
+    accumulate_run<S, R, C>(p, v, run.pieces, run.count, first, run.last(), block);
+  }
 }
 
 // The same sums where the block holds a NaN or an infinity in V: hidden pairs are left out instead of adding 0·v, which would be
@@ -61,21 +59,21 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
     const Scalar* weights = p + i * Size::score_stride;
     for (Index c = 0; c < features; c += S::width) {
       const T* panel = v + c / Size::panel * panel_stride + c % Size::panel;
-      BlockSums<S, 1> block;
+      BlockSums<S, 1, 1> block(rescale == nullptr ? nullptr : rescale + i, o + i * o_stride + c,
+                               o_stride);
       SumRuns<Scalar, Size::sum_run> run(runs, run_count);
-      while (run.next()) {
-        auto acc = S::set(Scalar(0));
+      for (bool first = true; first || !run.last(); first = false) {
+        run.next();
+        typename S::Packet acc[1][1] = {{S::set(Scalar(0))}};
         for (int n = 0; n < run.count; ++n) {
           for (Index j = run.pieces[n].begin; j < run.pieces[n].end; ++j) {
             if (weights[j] == hidden_weight<Scalar>()) continue;
-            acc = S::fmadd(S::set(weights[j]), detail::load_converted<S>(panel + j * Size::panel),
-                           acc);
+            acc[0][0] = S::fmadd(S::set(weights[j]),
+                                 detail::load_converted<S>(panel + j * Size::panel), acc[0][0]);
           }
         }
-        block.next().add(0, acc);
+        block.add(acc, first, run.last());
       }
-      block.template add_to<1, 1>(rescale == nullptr ? nullptr : rescale + i, o + i * o_stride + c,
-                                  o_stride);
     }
   }
 }

@@ -142,24 +142,22 @@ TEST(AShapeThatNoCallHas, IsNotReserved) {
     Layer mha(MultiHeadOptions(8, 2));
     const std::string message = error_of([&] { sdpa.reserve(shape); });
     EXPECT_EQ(error_of([&] { (void)sdpa.scratch_scalars(shape); }), message);
-    EXPECT_EQ(error_of([&] { mha.reserve_decode(shape); }).substr(24), message.substr(31))
+    EXPECT_EQ(error_of([&] { mha.reserve_decode(shape); }),
+              "attn::MultiHeadAttention::reserve_decode" + message.substr(message.find(": ")))
         << "under its own name";
     return message;
   };
-  const std::string name = "attn::ScaledDotProductAttention: a shape of ";
-  EXPECT_EQ(refusal(4, 0, 1),
-            name + "4 heads on 0 key/value heads, needs a multiple of them, at least 1");
-  EXPECT_EQ(refusal(0, 1, 1),
-            name + "0 heads on 1 key/value heads, needs a multiple of them, at least 1");
-  EXPECT_EQ(refusal(4, 3, 1),
-            name + "4 heads on 3 key/value heads, needs a multiple of them, at least 1");
-  EXPECT_EQ(refusal(2, 1, 0), name + "0 workers, needs at least 1");
+  const std::string name = "attn::ScaledDotProductAttention::reserve: ";
+  EXPECT_EQ(refusal(4, 0, 1), name + "kv_heads is 0, needs at least 1");
+  EXPECT_EQ(refusal(0, 1, 1), name + "heads is 0, needs at least 1");
+  EXPECT_EQ(refusal(4, 3, 1), name + "heads is 4, needs a multiple of kv_heads, 3");
+  EXPECT_EQ(refusal(2, 1, 0), name + "workers is 0, needs at least 1");
   attn::LayerShape shape;
   shape.queries = shape.keys = 4;
   shape.workers = 0;
   Layer mha(MultiHeadOptions(8, 2));
   EXPECT_EQ(error_of([&] { mha.reserve(shape); }),
-            "attn::MultiHeadAttention: a shape of 0 workers, needs at least 1");
+            "attn::MultiHeadAttention::reserve: workers is 0, needs at least 1");
 }
 
 }  // namespace

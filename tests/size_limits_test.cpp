@@ -273,8 +273,10 @@ TEST(Heads, AtTheEndsAreRefused) {
                 attn::attention(attn::heads(X, n), attn::heads(X, n), attn::heads(X, n),
                                 attn::into(Y));
               }),
-              "attn::attention: query has 2 columns, needs a multiple of its " + std::to_string(n) +
-                  " heads");
+              n < 1 ? "attn::attention: query is given as heads(query, " + std::to_string(n) +
+                          "), needs at least 1 head"
+                    : "attn::attention: query has 2 columns, needs a multiple of its " +
+                          std::to_string(n) + " heads");
   }
 }
 
@@ -302,10 +304,10 @@ TEST(Rotary, DimsAndPositionsAtTheEndsAreRefused) {
   const MatrixXf X = MatrixXf::Ones(2, 2);
   const auto turn = attn::rotary(attn::pairing::half_split);
   for (const Index n : {kMax, kMax - 1, kMin, Index(0), Index(-1), Index(-2)}) {
-    EXPECT_EQ(error_of([&] { (void)attn::rotate(X, turn.dims(n)); }),
-              "attn::rotate: rotary: " + std::to_string(n) +
-                  " features of each head are to turn, which has 2; needs an even number from 2 to "
-                  "that");
+    EXPECT_EQ(
+        error_of([&] { (void)attn::rotate(X, turn.dims(n)); }),
+        "attn::rotate: rotary: a head has 2 features, " + std::to_string(n) +
+            " are to turn, two by two: needs an even number from 2 to 2, as .dims(n) says it");
   }
   for (const Index p : {kMax, kMin, (Index(1) << 53) + 1}) {
     EXPECT_EQ(error_of([&] {

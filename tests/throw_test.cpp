@@ -105,6 +105,22 @@ struct Operands {
   Matrix Q = numbers(9, 8, 1), K = numbers(40, 8, 2), V = numbers(40, 8, 3);
 };
 
+/// The same with work for several workers.
+struct ManyOperands {
+  Matrix Q = numbers(40, 64, 1), K = numbers(300, 64, 2), V = numbers(300, 64, 3);
+
+  template <class... Options>
+  void attend(attn::ScaledDotProductAttention<float>& sdpa, const Options&... options) const {
+    sdpa(attn::heads(Q, 8), attn::heads(K, 8), attn::heads(V, 8), options...);
+  }
+  Matrix expected() const {
+    attn::ScaledDotProductAttention<float> sdpa;
+    Matrix Y;
+    attend(sdpa, attn::into(Y));
+    return Y;
+  }
+};
+
 template <class Check>
 void with_every_pool(const Check& check) {
   for (const Runs runs : {Runs::at_once, Runs::within, Runs::late}) {
@@ -117,12 +133,12 @@ void with_every_pool(const Check& check) {
 }
 
 TEST(APoolThatThrows, LeavesAttentionUsable) {
-  const Operands x;
-  const Matrix expected = attn::attention(x.Q, x.K, x.V);
+  const ManyOperands x;
+  const Matrix expected = x.expected();
   with_every_pool([&](ThrowingPool& pool) {
     attn::ScaledDotProductAttention<float> sdpa;
     Matrix Y;
-    const auto call = [&] { sdpa(x.Q, x.K, x.V, attn::into(Y), attn::on(pool)); };
+    const auto call = [&] { x.attend(sdpa, attn::into(Y), attn::on(pool)); };
     const int thrown = throw_at_each(pool.fuse, call, [&](bool) {
       pool.run_late();
       call();
@@ -135,24 +151,29 @@ TEST(APoolThatThrows, LeavesAttentionUsable) {
 
 // A queued task may start when the caller's frame is gone: its tasks are late, and the call is over.
 TEST(APoolThatThrows, IsNotRunBehindTheCall) {
-  const Operands x;
+  const ManyOperands x;
   ThrowingPool pool(Runs::late, true);
   {
     attn::ScaledDotProductAttention<float> sdpa;
-    Matrix Y(9, 8);
+    Matrix Y(40, 64);
     pool.fuse.set(2);
-    EXPECT_THROW(sdpa(x.Q, x.K, x.V, attn::into(Y), attn::on(pool)), Refused);
+    EXPECT_THROW(x.attend(sdpa, attn::into(Y), attn::on(pool)), Refused);
   }
   pool.run_late();
 }
 
 /// A layer that decodes five tokens behind twenty.
 struct Decoding {
-  attn::MultiHeadAttention<float> mha = support::random_layer<float>(attn::MultiHeadOptions(8, 2));
-  attn::KeyValueCache<float> cache{attn::KeyValueCacheOptions(40, 2, 4)};
-  Matrix X = numbers(25, 8, 1), whole, Y = numbers(5, 8, 2), before = Y;
+  attn::MultiHeadAttention<float> mha;
+  attn::KeyValueCache<float> cache;
+  Matrix X, whole, Y, before;
 
-  Decoding() {
+  explicit Decoding(Index d_model)
+      : mha(support::random_layer<float>(attn::MultiHeadOptions(d_model, 2))),
+        cache(attn::KeyValueCacheOptions(40, 2, d_model / 2)),
+        X(numbers(25, d_model, 1)),
+        Y(numbers(5, d_model, 2)) {
+    before = Y;
     whole = mha(X, attn::causal());
     (void)mha.decode(X.topRows(20), cache);
   }
@@ -174,14 +195,14 @@ struct Decoding {
 
 TEST(APoolThatThrows, LeavesTheCacheAndTheOutputOfDecodeAsTheyWere) {
   with_every_pool([](ThrowingPool& pool) {
-    Decoding d;
+    Decoding d(384);  // weights that several workers read
     const int thrown = throw_at_each(
         pool.fuse, [&] { d.decode(attn::on(pool)); },
         [&](bool threw) {
           pool.run_late();
           d.expect_all_or_nothing(threw);
         });
-    EXPECT_EQ(thrown, 9) << "projected, attended, projected back";
+    EXPECT_EQ(thrown, 4) << "projected by four workers, projected back by two";
   });
 }
 
@@ -195,10 +216,11 @@ TEST(APoolThatThrows, MayDoSoInParallelFor) {
       }
     }
   } pool;
-  const Operands x;
-  const Matrix expected = attn::attention(x.Q, x.K, x.V);
+  const ManyOperands x;
+  const Matrix expected = x.expected();
+  attn::ScaledDotProductAttention<float> sdpa;
   Matrix Y;
-  const auto call = [&] { attn::attention(x.Q, x.K, x.V, attn::into(Y), attn::on(pool, 3)); };
+  const auto call = [&] { x.attend(sdpa, attn::into(Y), attn::on(pool, 3)); };
   EXPECT_EQ(throw_at_each(pool.fuse, call,
                           [&](bool) {
                             call();
@@ -234,7 +256,7 @@ TEST(AFunctorThatThrows, LeavesAttentionUsable) {
 }
 
 TEST(AFunctorThatThrows, LeavesTheCacheAndTheOutputOfDecodeAsTheyWere) {
-  Decoding d;
+  Decoding d(8);
   Fuse fuse;
   const int thrown = throw_at_each(
       fuse, [&] { d.decode(attn::score([&](float s, attn::At) { return fuse(), s; })); },
@@ -243,18 +265,18 @@ TEST(AFunctorThatThrows, LeavesTheCacheAndTheOutputOfDecodeAsTheyWere) {
 }
 
 TEST(AFunctorThatThrows, StopsAllWorkers) {
-  const Operands x;
-  const Matrix expected = attn::attention(x.Q, x.K, x.V);
+  const ManyOperands x;
+  const Matrix expected = x.expected();
   Fuse fuse;
   ThrowingPool pool(Runs::at_once, false);
   attn::ScaledDotProductAttention<float> sdpa;
   Matrix Y;
   const auto call = [&] {
-    sdpa(x.Q, x.K, x.V, attn::into(Y), attn::on(pool),
-         attn::score([&](float s, attn::At) { return fuse(), s; }));
+    x.attend(sdpa, attn::into(Y), attn::on(pool),
+             attn::score([&](float s, attn::At) { return fuse(), s; }));
     pool.run_late();
   };
-  for (const int n : {1, 40, 41, 200, 360}) {
+  for (const int n : {1, 40, 41, 200, 8 * 40 * 300}) {
     fuse.set(n);
     EXPECT_THROW(call(), Refused) << n;
     fuse.set(0);

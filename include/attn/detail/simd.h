@@ -85,6 +85,7 @@ struct Simd {
     return x < y ? a : b;
   }
 
+  static Scalar first(const Packet& a) { return a; }
   static Scalar reduce_add(const Packet& a) { return a; }
   static Scalar reduce_max(const Packet& a) { return a; }
   static constexpr int folded = 1;
@@ -93,6 +94,7 @@ struct Simd {
   static Packet unfold(const Packet& a) {
     return a;
   }
+  static Packet pinned(const Packet& a) { return a; }
   template <class Row>
   static Packet add_rows(int, const Row& row) {
     return row(0);
@@ -180,6 +182,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
     return select(less(x, y), a, b);
   }
 
+  static ATTN_INLINE Scalar first(Packet a) { return Eigen::internal::pfirst(a); }
   static ATTN_INLINE Scalar reduce_add(Packet a) { return Eigen::internal::predux(a); }
   static ATTN_INLINE Scalar reduce_max(Packet a) { return Eigen::internal::predux_max(a); }
 

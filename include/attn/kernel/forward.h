@@ -28,6 +28,8 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include "../score.h"
 #include "cached_keys.h"
@@ -70,7 +72,7 @@ class ForwardPass {
     if constexpr (Problem::kInParts) {
       each_part([&](Index n) {
         attend_part(n, work_.part);
-        merge(work_.part);
+        settle(work_.part);
       });
     } else {
       visit(visible_);
@@ -87,7 +89,7 @@ class ForwardPass {
   template <class StatesOf>
   void merge_parts(const Chunk& chunk, const StatesOf& states_of) {
     begin(chunk);
-    each_part([&](Index n) { merge(states_of(n)); });
+    each_part([&](Index n) { settle(states_of(n)); });
     finish();
   }
 
@@ -112,6 +114,9 @@ class ForwardPass {
     const QueryRows rows = rows_.all();
     for (Index block = visible.begin / block_keys * block_keys; block < visible.end;
          block = keys_and_values_.next(block + block_keys)) {
+      const Index group = block / Size::settled_keys;
+      if (group > group_) settle();
+      group_ = group;
       const KeyRange keys = intersect(visible, {block, block + block_keys});
       const detail::Cover covered = detail::cover(problem_.mask, rows, keys);
       if (covered == detail::Cover::none) continue;
@@ -129,13 +134,50 @@ class ForwardPass {
   }
   void attend_part(Index part, const RowStates<Scalar>& states) {
     const RowStates<Scalar> whole = work_;
+    const bool whole_settled = std::exchange(settled_, false);
     static_cast<RowStates<Scalar>&>(work_) = states;
+    work_.settled = work_.part.settled;
     clear();
     visit(intersect(visible_, problem_.parts[part]));
+    if (settled_) gather();
     static_cast<RowStates<Scalar>&>(work_) = whole;
+    settled_ = whole_settled;
   }
-  void merge(const RowStates<Scalar>& part) {
-    merge_states<S>(rows_.count(), work_.size.features, part, work_);
+
+  /// Adds what a part's rows have seen to what is settled.
+  void settle(const RowStates<Scalar>& part) {
+    if (!settled_) settle();
+    settle_states<S>(0, rows_.count(), work_.size.features, part, work_.settled);
+  }
+  /// Adds what the chunk's rows have seen since the last time to what is settled.
+  void settle() {
+    const RowStates<Scalar>& states = work_;
+    if (!std::exchange(settled_, true)) {
+      work_.settled.clear(rows_.count());
+      if constexpr (!kStartsBefore) std::fill_n(work_.moment, rows_.count(), Scalar(0));
+    }
+    for (Index strip = 0; strip < rows_.strips().count; ++strip) {
+      if (fresh(strip)) continue;
+      settle_states<S>(rows_.strips().begin(strip), rows_.strips().rows(strip), work_.size.features,
+                       states, work_.settled);
+      start_from_zero(strip);
+    }
+  }
+  /// Settles once more; then the rows hold what is settled.
+  void gather() {
+    settle();
+    const auto take = [](const RowSums<Scalar>& from, Index count, Scalar* to) {
+      std::copy_n(from.sum, count * from.stride, to);
+    };
+    for (Index strip = 0; strip < rows_.strips().count; ++strip) {
+      if (fresh(strip)) continue;
+      const Index first = rows_.strips().begin(strip), rows = rows_.strips().rows(strip);
+      const SettledStates<Scalar> from = work_.settled.from(first);
+      std::copy_n(from.maximum, rows, work_.maximum + first);
+      take(from.moment, rows, work_.moment + first);
+      take(from.lanes, rows, work_.lanes + first * Size::panel);
+      take(from.output, rows, work_.output + first * work_.size.features);
+    }
   }
 
   /// Sets the chunk's rows, packs their queries, and empties their state.
@@ -146,15 +188,16 @@ class ForwardPass {
     if constexpr (kStartsBefore) {
       for (Index strip = 0; strip < rows_.strips().count; ++strip) pack_queries(strip);
     }
+    settled_ = false;
     clear();
     if constexpr (Modify::kSink) sink();
   }
   /// Empties the state of the chunk's rows.
   void clear() {
+    group_ = std::numeric_limits<Index>::max();
     for (Index strip = 0; strip < rows_.strips().count; ++strip) work_.fresh[strip] = Scalar(1);
-    for (Index r = 0; r < rows_.count(); ++r) work_.maximum[r] = no_maximum<Scalar>();
+    std::fill_n(work_.maximum, rows_.count(), no_maximum<Scalar>());
     if constexpr (kStartsBefore) {
-      for (Index r = 0; r < rows_.count(); ++r) work_.moment[r] = Scalar(0);
       for (Index strip = 0; strip < rows_.strips().count; ++strip) start_from_zero(strip);
     }
   }
@@ -197,6 +240,7 @@ class ForwardPass {
     const Index first = rows_.strips().begin(strip), rows = rows_.strips().rows(strip);
     std::fill_n(work_.lanes + first * Size::panel, rows * Size::panel, Scalar(0));
     std::fill_n(work_.output + first * work_.size.features, rows * work_.size.features, Scalar(0));
+    std::fill_n(work_.moment + first, rows, Scalar(0));
     work_.fresh[strip] = Scalar(0);
   }
 
@@ -288,6 +332,7 @@ class ForwardPass {
       pack_queries(strip);
       start_from_zero(strip);
     }
+    if (settled_) gather();
     Finish<Problem>{problem_, work_}(rows_);
     Replay<ForwardPass>{*this}();
   }
@@ -297,7 +342,9 @@ class ForwardPass {
   KeysAndValues keys_and_values_;
   ChunkRows<Scalar> rows_;
   ModifyScores<Problem> modify_;
-  KeyRange visible_{};  ///< a hull of what the rows see
+  KeyRange visible_{};    ///< a hull of what the rows see
+  Index group_ = 0;       ///< the keys that settle together, of the last block visited
+  bool settled_ = false;  ///< some of what the rows have seen is
 };
 
 }  // namespace kernel

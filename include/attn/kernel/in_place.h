@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "pack.h"
+#include "row_sums.h"
 #include "scores.h"
 #include "weighted_sum.h"
 
@@ -21,7 +22,7 @@ namespace kernel {
 // TRAFFIC  prefetched a panel ahead row by row: the loads of K jump from row to row, which hardware does not follow
 //          (dec4k, one Zen 5 core, AVX-512, of 36 GB/s: packed 16, in place 23, prefetched 36)
 // EDGES    features beyond d are zeros; keys beyond the run are zeros (their scores are hidden by hide_beyond)
-// NUMERICS chains over features, and over keys, in order, from +0: those of the register tile
+// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the register tile
 
 /// Asks for the rows [first, last) of a source.
 template <class S, class T>
@@ -190,12 +191,11 @@ ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
   return true;
 }
 
-/// `held` features of F packets; `ahead`: features to ask for of the rows read a panel later.
+/// One run of keys [begin, end). `held` features of F packets; `ahead`: features to ask for of the rows read a panel later.
 template <class S, int R, int F, class T>
 ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values, Index begin,
-                                   Index end, Index held, Index ahead,
-                                   const typename S::Scalar* rescale, typename S::Scalar* o,
-                                   Index o_stride) {
+                                   Index end, Index held, Index ahead, bool first, bool last,
+                                   BlockSums<S, R, F>& block) {
   using Size = TileSize<typename S::Scalar>;
   typename S::Packet acc[std::size_t{R}][std::size_t{F}];
   ATTN_UNROLL
@@ -219,12 +219,7 @@ ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values
       for (int x = 0; x < F; ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
     }
   }
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < F; ++x)
-      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
-  }
+  block.add(acc, first, last);
 }
 
 /// weighted_sum() without panels: over keys [begin, end) of a block. values.feature_stride is 1.
@@ -233,22 +228,26 @@ void weighted_sum_in_place(int rows, Index features, const typename S::Scalar* p
                            const Source<T>& values, Index begin, Index end,
                            const typename S::Scalar* rescale, typename S::Scalar* o,
                            Index o_stride) {
-  with_rows<typename S::Scalar, TileSize<typename S::Scalar>::in_place_rows>(rows, [&](auto count) {
+  using Size = TileSize<typename S::Scalar>;
+  with_rows<typename S::Scalar, Size::in_place_rows>(rows, [&](auto count) {
     constexpr int R = decltype(count)::value, kMost = detail::kVectorRegisters * 3 / 4;
     constexpr int F = R * 8 <= kMost ? 8 : R * 4 <= kMost ? 4 : R * 2 <= kMost ? 2 : 1;
-    // The first pass asks for whole rows; those of the other features then find them in the cache.
-    for (Index c = 0; c < features;) {
+    const auto accumulate = [&](auto packets, Index c, Index held) {
+      constexpr int P = decltype(packets)::value;
       const Source<T> from{values.data + c, values.token_stride, 1};
-      const Index ahead = c == 0 ? features : 0, held = std::min<Index>(features - c, S::width);
-      if (c + F * S::width <= features) {
-        accumulate_rows<S, R, F>(p, from, begin, end, F * S::width, ahead, rescale, o + c,
-                                 o_stride);
-        c += F * S::width;
-      } else {
-        accumulate_rows<S, R, 1>(p, from, begin, end, held, ahead, rescale, o + c, o_stride);
-        c += S::width;
+      // The first pass asks for whole rows; those of the other features then find them in the cache.
+      const Index ahead = c == 0 ? features : 0;
+      BlockSums<S, R, P> block(rescale, o + c, o_stride);
+      for (Index j = begin, last; j < end; j = last) {
+        last = std::min(end, (j / Size::sum_run + 1) * Size::sum_run);
+        accumulate_rows<S, R, P>(p, from, j, last, held, ahead, j == begin, last == end, block);
       }
-    }
+    };
+    Index c = 0;
+    for (; c + F * S::width <= features; c += F * S::width)
+      accumulate(std::integral_constant<int, F>(), c, F * S::width);
+    for (; c < features; c += S::width)
+      accumulate(std::integral_constant<int, 1>(), c, std::min<Index>(features - c, S::width));
   });
 }
 

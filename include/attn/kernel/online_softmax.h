@@ -6,6 +6,7 @@
 
 #include "../detail/vector_math.h"
 #include "register_tile.h"
+#include "row_sums.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -37,8 +38,8 @@ inline Scalar no_maximum() {
 // EDGES    whole packets: lanes of hidden keys hold −∞ and become +0. With MarkHidden they become hidden_weight() after they
 //          have been summed as 0 (see weighted_sum.h).
 // NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that value row. Each row decides its
-//          own r. r·l is rounded by itself before p is added (a fused step would depend on which panels were visited). lane sums
-//          are reduced once, at the end.
+//          own r. A lane's sum of the block starts from +0 and is added to l with compensation (row_sums.h); lanes are reduced once,
+//          at the end.
 template <class S>
 struct OnlineSoftmax {
   using Scalar = typename S::Scalar;
@@ -64,8 +65,8 @@ struct OnlineSoftmax {
     }
   }
 
-  /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys; without r, l starts from 0. A run's last
-  /// packet counts whole: lanes beyond its end hold −∞.
+  /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys of one block; without r, l starts from 0.
+  /// A run's last packet counts whole: lanes beyond its end hold −∞.
   template <bool MarkHidden>
   static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
                                   Index row_stride, const DepthRange* runs, int run_count,
@@ -89,37 +90,66 @@ struct OnlineSoftmax {
                                      Index row_stride, const DepthRange* runs, int run_count,
                                      Scalar* lanes) {
     s += i * row_stride;
-    lanes += i * Size::panel;
     Packet maximum[std::size_t{R}];
     Packet sum[std::size_t{R}][std::size_t{Size::packets}];
     ATTN_UNROLL
+    for (int r = 0; r < R; ++r) maximum[r] = S::set(m[i + r]);
+    set_zero<R>(sum);
+    if constexpr (Size::lane_run == Size::max_key_block) {
+      weigh_run<R, MarkHidden>(maximum, s, row_stride, runs, run_count, sum);
+    } else {
+      SumRuns<Scalar, Size::lane_run> run(runs, run_count);
+      do {
+        run.next();
+        Packet part[std::size_t{R}][std::size_t{Size::packets}];
+        set_zero<R>(part);
+        weigh_run<R, MarkHidden>(maximum, s, row_stride, run.pieces, run.count, part);
+        ATTN_UNROLL
+        for (int r = 0; r < R; ++r) {
+          ATTN_UNROLL
+          for (int v = 0; v < Size::packets; ++v) sum[r][v] = S::add(sum[r][v], part[r][v]);
+        }
+      } while (!run.last());
+    }
+    ATTN_UNROLL
     for (int r = 0; r < R; ++r) {
-      maximum[r] = S::set(m[i + r]);
+      Scalar* const to = lanes + (i + r) * Size::panel;
       ATTN_UNROLL
       for (int v = 0; v < Size::packets; ++v) {
-        sum[r][v] = rescale == nullptr ? S::set(Scalar(0))
-                                       : S::mul(S::load(lanes + r * Size::panel + v * S::width),
-                                                S::set(rescale[i + r]));
+        if (rescale == nullptr) {
+          S::store(to + v * S::width, sum[r][v]);
+        } else {
+          rescale_add<S>(to + v * S::width, S::set(rescale[i + r]), sum[r][v]);
+        }
       }
     }
-    for (int n = 0; n < run_count; ++n) {
-      Index j = runs[n].begin;
-      for (; j + Size::panel <= runs[n].end; j += Size::panel) {
+  }
+  template <int R>
+  static ATTN_INLINE void set_zero(Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}]) {
+    ATTN_UNROLL
+    for (int r = 0; r < R; ++r) {
+      ATTN_UNROLL
+      for (int v = 0; v < Size::packets; ++v) sum[r][v] = S::set(Scalar(0));
+    }
+  }
+
+  /// The weights of R rows over ranges of keys, and their sum by lanes.
+  template <int R, bool MarkHidden>
+  static ATTN_INLINE void weigh_run(const Packet (&maximum)[std::size_t{R}], Scalar* s,
+                                    Index row_stride, const DepthRange* ranges, int count,
+                                    Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}]) {
+    for (int n = 0; n < count; ++n) {
+      Index j = ranges[n].begin;
+      for (; j + Size::panel <= ranges[n].end; j += Size::panel) {
         ATTN_UNROLL
         for (int v = 0; v < Size::packets; v += kPacketsAtOnce)
           exponentiate<R, kPacketsAtOnce, MarkHidden>(maximum, s + j, row_stride, sum, v);
       }
       ATTN_UNROLL
       for (int v = 0; v < Size::packets; ++v) {
-        if (j + v * S::width < runs[n].end)
+        if (j + v * S::width < ranges[n].end)
           exponentiate<R, 1, MarkHidden>(maximum, s + j, row_stride, sum, v);
       }
-    }
-    ATTN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      ATTN_UNROLL
-      for (int v = 0; v < Size::packets; ++v)
-        S::store(lanes + r * Size::panel + v * S::width, sum[r][v]);
     }
   }
 
@@ -153,13 +183,6 @@ struct OnlineSoftmax {
     }
   }
 };
-
-/// o = r[i]·o + sum; without r, o starts from 0. (A −0 that stands where r·0 + −0 would be +0 ends as +0, see finish().)
-template <class S>
-ATTN_INLINE void rescale_add(typename S::Scalar* o, const typename S::Scalar* r, int i,
-                             const typename S::Packet& sum) {
-  S::store(o, r == nullptr ? sum : S::fmadd(S::load(o), S::set(r[i]), sum));
-}
 
 /// The sums of the lanes of up to W rows, one row a lane. The order in which a row's are added does not depend on the others.
 template <class S>

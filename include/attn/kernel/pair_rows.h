@@ -124,7 +124,8 @@ class PairRows {
   Factors factors_of(Index r) const {
     if constexpr (kWeights) {
       const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
-      return {work_.maximum[r], detail::equal(sum, Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum)};
+      return {work_.maximum[r],
+              detail::equal(sum, Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum)};
     } else {
       return {};
     }

@@ -3,10 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "../detail/operand.h"
 #include "../detail/rotary.h"
-#include "tile_size.h"
+#include "row_sums.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -61,12 +62,50 @@ constexpr Index whole_lines(Index n) {
   return round_up(n, 16);
 }  // cache lines (of float), so that every part is aligned
 
+/// What rows know of keys that are settled: the same numbers as in RowStates, with compensation (row_sums.h).
+template <class Scalar>
+struct SettledStates {
+  Scalar* maximum = nullptr;
+  RowSums<Scalar> moment, lanes, output;
+
+  SettledStates() = default;
+  /// In memory of total(rows, features) scalars.
+  SettledStates(Scalar* memory, Index rows, Index features) : maximum(memory) {
+    memory += whole_lines(rows);
+    for (auto [sums, columns] :
+         {std::pair(&moment, Index(1)), std::pair(&lanes, Index(TileSize<Scalar>::panel)),
+          std::pair(&output, features)}) {
+      const Index size = whole_lines(rows * columns);
+      *sums = {memory, memory + size, columns};
+      memory += 2 * size;
+    }
+  }
+  void clear(Index rows) const {
+    std::fill_n(maximum, rows, Scalar(Eigen::NumTraits<Scalar>::lowest()));
+    for (const RowSums<Scalar>* sums : {&moment, &lanes, &output}) sums->clear(rows);
+  }
+  /// Those of the rows from `first` on.
+  SettledStates from(Index first) const {
+    SettledStates rows = *this;
+    rows.maximum += first;
+    for (RowSums<Scalar>* sums : {&rows.moment, &rows.lanes, &rows.output})
+      *sums = sums->from(first);
+    return rows;
+  }
+  static constexpr Index total(Index rows, Index features) {
+    return 3 * whole_lines(rows) + 2 * whole_lines(rows * TileSize<Scalar>::panel) +
+           2 * whole_lines(rows * features);
+  }
+};
+
 /// What the rows of a chunk know of the keys they have seen: m, t and l (by lanes) of the softmax, and o.
 template <class Scalar>
 struct RowStates {
   Scalar *maximum = nullptr, *moment = nullptr;
   Scalar* fresh = nullptr;  ///< of each strip: not 0 while it has not seen a block
   Scalar *lanes = nullptr, *output = nullptr;
+  SettledStates<Scalar>
+      settled;  ///< of keys before; only where there may be more than settle at once
 
   RowStates() = default;
   /// In memory of total(rows, features) scalars.
@@ -90,6 +129,7 @@ template <class Scalar>
 struct ScratchSize {
   using Size = TileSize<Scalar>;
   Index rows, keys, depth, features;  ///< chunk rows; keys of a block; padded d_k and d_v
+  bool settles;                       ///< sums of several blocks
   Index rotated_keys = 0;          ///< a panel of them where they are turned before they are packed
   Index states = 1;                ///< of the rows: two where keys are attended in parts
   Index scored_rows = Size::rows;  ///< whose scores are kept: more where those of pairs are saved
@@ -108,7 +148,8 @@ struct ScratchSize {
                           : Size::key_block(key_dim, value_dim),
                       Size::panel)),
         depth(round_up(key_dim, Size::depth)),
-        features(round_up(value_dim, Size::panel)) {}
+        features(round_up(value_dim, Size::panel)),
+        settles(all_keys > Size::key_block(key_dim, value_dim)) {}
 
   constexpr Index query() const { return whole_lines(rows * depth); }
   constexpr Index key() const { return whole_lines(keys * depth); }
@@ -117,10 +158,13 @@ struct ScratchSize {
   constexpr Index lane_max() const { return whole_lines(Size::rows * Size::width); }
   constexpr Index rescale() const { return whole_lines(round_up(Size::rows, Size::width)); }
   constexpr Index state() const { return RowStates<Scalar>::total(rows, features); }
+  constexpr Index settled() const {
+    return settles || states > 1 ? SettledStates<Scalar>::total(rows, features) : 0;
+  }
   constexpr Index rotated() const { return whole_lines(rotated_keys * depth); }
   constexpr Index total() const {
     return rotated() + query() + key() + value() + scores() + 2 * lane_max() + rescale() +
-           states * state();
+           states * (state() + settled());
   }
 };
 
@@ -145,8 +189,12 @@ struct Scratch : RowStates<Scalar> {
     lane_max = take(s.lane_max());
     unused_max = take(s.lane_max());
     rescale = take(s.rescale());
-    static_cast<RowStates<Scalar>&>(*this) = {take(s.state()), s.rows};
-    if (s.states > 1) part = {take(s.state()), s.rows};
+    const auto take_states = [&](RowStates<Scalar>& states) {
+      states = {take(s.state()), s.rows};
+      if (s.settled() > 0) states.settled = {take(s.settled()), s.rows, s.features};
+    };
+    take_states(*this);
+    if (s.states > 1) take_states(part);
   }
 };
 

@@ -57,13 +57,17 @@ class SoftmaxPass {
   /// Pass 1: the state of every vector of the strip.
   void fold() {
     for (int i = 0; i < count_; ++i) maximum_[i] = no_maximum<Scalar>();
-    for (Scalar& lane : lanes_) lane = Scalar(0);
+    sums().clear(count_);
     for (Index block = 0; block < scores_.length; block += block_length_) {
       const Index end = load(block);
       Softmax::advance(count_, lane_max_, maximum_, rescale_);
-      const DepthRange all{0, end};
-      Softmax::template weigh<false>(count_, maximum_, rescale_, block_, row_stride_, &all, 1,
-                                     lanes_);
+      for (Index part = 0; part < end; part += Size::max_key_block) {
+        const DepthRange keys{part, std::min<Index>(part + Size::max_key_block, end)};
+        Softmax::template weigh<false>(count_, maximum_, nullptr, block_, row_stride_, &keys, 1,
+                                       lanes_);
+        settle();
+        std::fill_n(rescale_, count_, Scalar(1));
+      }
     }
   }
 
@@ -71,7 +75,7 @@ class SoftmaxPass {
   void write() {
     using std::log;
     Scalar sum[Size::rows];
-    for (int i = 0; i < count_; ++i) sum[i] = reduce_lanes<S>(lanes_ + i * Size::panel);
+    for (int i = 0; i < count_; ++i) sum[i] = reduce_lanes<S>(sums_ + i * Size::panel);
     if constexpr (Result == SoftmaxResult::logsumexp) {
       for (int i = 0; i < count_; ++i) {
         results_.data[(first_ + i) * results_.vector_stride] =
@@ -89,7 +93,7 @@ class SoftmaxPass {
           if constexpr (Result == SoftmaxResult::weights) {
             if (!weighed)
               Softmax::template weigh<false>(1, maximum_ + i, nullptr, s, row_stride_, &all, 1,
-                                             unused_lanes_);
+                                             lanes_);
             scale(s, end,
                   detail::equal(sum[i], Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
           } else {
@@ -98,6 +102,19 @@ class SoftmaxPass {
           }
         }
         store(block);
+      }
+    }
+  }
+
+  RowSums<Scalar> sums() { return {sums_, lost_, Size::panel}; }
+  /// l = r·l + the lanes of a block.
+  void settle() {
+    const RowSums<Scalar> to = sums();
+    for (int i = 0; i < count_; ++i) {
+      const auto r = S::set(rescale_[i]);
+      for (Index c = 0; c < Size::panel; c += S::width) {
+        const auto block = S::load(lanes_ + i * Size::panel + c);
+        to.template store<S>(i, c, CompensatedSum<S>::combine(to.template load<S>(i, c), r, block));
       }
     }
   }
@@ -178,7 +195,8 @@ class SoftmaxPass {
   int count_ = 0;
   alignas(64) Scalar block_[std::size_t{kCapacity}];
   alignas(64) Scalar lanes_[Size::rows * Size::panel];
-  alignas(64) Scalar unused_lanes_[Size::panel] = {};
+  alignas(64) Scalar sums_[Size::rows * Size::panel];
+  alignas(64) Scalar lost_[Size::rows * Size::panel];
   alignas(64) Scalar lane_max_[Size::rows * S::width];
   alignas(64) Scalar rescale_[Softmax::kRescaleSlots];
   Scalar maximum_[Softmax::kRescaleSlots];

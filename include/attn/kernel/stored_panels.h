@@ -20,7 +20,7 @@ namespace kernel {
 //          bandwidth; of bfloat16 1.1 µs beside 4.4, so dec4k, at 1.0 for floats, is 1.55 × as fast, not 2 ×; of int8 2.6 to 3 ×
 // TRAFFIC  while a block goes by, the same lines of the one that is read next are asked for: a block of the head, or the next head's
 // EDGES    as in scores.h and weighted_sum.h
-// NUMERICS chains over features, and over keys, in order, from +0: those of the register tile
+// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the register tile
 
 /// Panels side by side for R rows of numbers stored as T.
 /// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the registers; the narrower the numbers,
@@ -132,12 +132,12 @@ void stored_scores(int rows, const typename S::Scalar* q, const T* k, const T* n
   if (whole < last) hide_beyond<S>(rows, end, s, lane_max);
 }
 
-/// The sums of U panels of features.
+/// The sums of U panels of features over one run of keys.
 template <class S, int R, int U, class T>
-ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, const T* next,
-                                     Index panel_stride, const DepthRange* runs, int run_count,
-                                     const typename S::Scalar* rescale, typename S::Scalar* o,
-                                     Index o_stride) {
+ATTN_NOINLINE void accumulate_stored_run(
+    const typename S::Scalar* p, const T* v, const T* next, Index panel_stride,
+    const DepthRange* pieces, int count, bool first, bool last,
+    BlockSums<S, R, U * TileSize<typename S::Scalar>::packets>& block) {
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = U * Size::packets;
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
@@ -146,15 +146,25 @@ ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, co
     ATTN_UNROLL
     for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
   }
-  for (int run = 0; run < run_count; ++run) {
+  for (int n = 0; n < count; ++n) {
     multiply_accumulate_stored<S, R, U, int(Size::score_stride), Size::depth>(
-        acc, p, v, next, panel_stride, runs[run]);
+        acc, p, v, next, panel_stride, pieces[n]);
   }
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < C; ++x)
-      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
+  block.add(acc, first, last);
+}
+
+template <class S, int R, int U, class T>
+void accumulate_stored(const typename S::Scalar* p, const T* v, const T* next, Index panel_stride,
+                       const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
+                       typename S::Scalar* o, Index o_stride) {
+  using Scalar = typename S::Scalar;
+  constexpr int C = U * TileSize<Scalar>::packets;
+  BlockSums<S, R, C> block(rescale, o, o_stride);
+  SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);
+  for (bool first = true; first || !run.last(); first = false) {
+    run.next();
+    accumulate_stored_run<S, R, U>(p, v, next, panel_stride, run.pieces, run.count, first,
+                                   run.last(), block);
   }
 }
 

@@ -57,6 +57,18 @@ struct TileSize {
     return keys;
   }
 
+  /// Keys of one run of a weighted sum: a chain in registers.
+  /// WHY  half an ulp for each key of a run is what a sum may err by. 64 take 1 to 2 % of pre1k and long4k beside one chain a block, 32
+  ///      take 3 to 5 %, 16 take 6 to 7 % (Zen 4, AVX-512, g++ and clang): each run ends in 24 additions, loads and stores.
+  static constexpr Index sum_run = 64;
+  /// Keys of one run of a row sum, whose terms are spread over the lanes of a panel: chains of 16 at most.
+  static constexpr Index lane_run = panel * 16 < max_key_block ? Index(panel * 16) : max_key_block;
+
+  /// Keys whose blocks are summed plainly, before they are settled with compensation.
+  /// WHY  four blocks: compensated with every block, sums took 2.5 to 4 % of long4k (Zen 4, AVX-512), and of what they err by four
+  ///      additions are little beside a run. Part of the bits contract, as blocks are: absolute multiples.
+  static constexpr Index settled_keys = 16 * max_key_block;
+
   /// Distance between two rows of scores in the strip.
   /// WHY  a multiple of the cache line that is no multiple of 4 KiB apart for any two rows of a tile.
   static constexpr Index score_stride = max_key_block + 16;

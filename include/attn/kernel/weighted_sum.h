@@ -5,6 +5,7 @@
 #include "../detail/load.h"
 #include "online_softmax.h"
 #include "register_tile.h"
+#include "row_sums.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -13,27 +14,35 @@ namespace kernel {
 // WHAT     O[i, c] = r[i]·O[i, c] + Σ_j p[i, j] · v[j, c]     R rows × one panel of features, j over the visited runs of keys
 // TRAFFIC  registers as in register_tile.h; a panel of V (C·W scalars a key) streams from L2 once a strip, p stays in L1
 // EDGES    runs are whole multiples of 4 keys: packed V is zero beyond the visible keys, and p is 0 for hidden ones
-// NUMERICS the block's sum is a chain from +0 over its keys in order; a key that the row does not see adds +0, so a block that it
-//          does not see at all (r = 1) changes nothing: rows do not notice their tile mates
+// NUMERICS runs, blocks and compensation as in row_sums.h; a key that the row does not see adds +0, so a block that it does not
+//          see at all (r = 1) changes nothing: rows do not notice their tile mates
+
+/// One run. A function of its own: in a loop over runs g++ carries the accumulators through the stack at every group of steps.
 template <class S, int R, int C>
-ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
-                                    const DepthRange* runs, int run_count,
-                                    const typename S::Scalar* rescale, typename S::Scalar* o,
-                                    Index o_stride) {
-  using Packet = typename S::Packet;
+ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S::Scalar* v,
+                                  const DepthRange* pieces, int count, bool first, bool last,
+                                  BlockSums<S, R, C>& block) {
   using Size = TileSize<typename S::Scalar>;
-  Packet acc[std::size_t{R}][std::size_t{C}];
+  typename S::Packet acc[std::size_t{R}][std::size_t{C}];
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     ATTN_UNROLL
     for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
   }
-  multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, runs, run_count);
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < C; ++x)
-      rescale_add<S>(o + i * o_stride + x * S::width, rescale, i, acc[i][x]);
+  multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, pieces, count);
+  block.add(acc, first, last);
+}
+
+template <class S, int R, int C>
+void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
+                      const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
+                      typename S::Scalar* o, Index o_stride) {
+  using Scalar = typename S::Scalar;
+  BlockSums<S, R, C> block(rescale, o, o_stride);
+  SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);
+  for (bool first = true; first || !run.last(); first = false) {
+    run.next();
+    accumulate_run<S, R, C>(p, v, run.pieces, run.count, first, run.last(), block);
   }
 }
 
@@ -61,14 +70,20 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
   for (int i = 0; i < rows; ++i) {
     const Scalar* weights = p + i * Size::score_stride;
     for (Index c = 0; c < features; c += S::width) {
-      auto acc = S::set(Scalar(0));
-      for (int run = 0; run < run_count; ++run) {
-        for (Index j = runs[run].begin; j < runs[run].end; ++j) {
-          if (detail::equal(weights[j], hidden_weight<Scalar>())) continue;
-          acc = S::fmadd(S::set(weights[j]), values(j, c), acc);
+      BlockSums<S, 1, 1> block(rescale == nullptr ? nullptr : rescale + i, o + i * o_stride + c,
+                               o_stride);
+      SumRuns<Scalar, Size::sum_run> run(runs, run_count);
+      for (bool first = true; first || !run.last(); first = false) {
+        run.next();
+        typename S::Packet acc[1][1] = {{S::set(Scalar(0))}};
+        for (int n = 0; n < run.count; ++n) {
+          for (Index j = run.pieces[n].begin; j < run.pieces[n].end; ++j) {
+            if (detail::equal(weights[j], hidden_weight<Scalar>())) continue;
+            acc[0][0] = S::fmadd(S::set(weights[j]), values(j, c), acc[0][0]);
+          }
         }
+        block.add(acc, first, run.last());
       }
-      rescale_add<S>(o + i * o_stride + c, rescale, i, acc);
     }
   }
 }

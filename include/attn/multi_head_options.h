@@ -42,11 +42,11 @@ class MultiHeadOptions {
   }
   /// A bias for each of the query, key and value projections.
   [[nodiscard]] constexpr MultiHeadOptions in_bias() const {
-    return with(&MultiHeadOptions::in_bias_, true);
+    return with_bias(&MultiHeadOptions::in_bias_);
   }
   /// A bias for the output projection.
   [[nodiscard]] constexpr MultiHeadOptions out_bias() const {
-    return with(&MultiHeadOptions::out_bias_, true);
+    return with_bias(&MultiHeadOptions::out_bias_);
   }
 
   constexpr Index d_model() const { return d_model_; }
@@ -91,10 +91,15 @@ class MultiHeadOptions {
   }
 
  private:
-  template <class T, class Value>
-  constexpr MultiHeadOptions with(T MultiHeadOptions::*member, Value value) const {
+  // Two functions and no template: clang 13 misses the definition of a constexpr template that is called above it.
+  constexpr MultiHeadOptions with(detail::OptionalSize MultiHeadOptions::*member, Index n) const {
     MultiHeadOptions changed = *this;
-    changed.*member = value;
+    changed.*member = n;
+    return changed;
+  }
+  constexpr MultiHeadOptions with_bias(bool MultiHeadOptions::*member) const {
+    MultiHeadOptions changed = *this;
+    changed.*member = true;
     return changed;
   }
 

@@ -238,6 +238,39 @@ TYPED_TEST(Accuracy, OfARingIsThatOfItsWindow) {
   }
 }
 
+// Rows that see less than their mates, on either side of where sums settle: what settles with the others is nothing to them.
+TYPED_TEST(Accuracy, OfARowDoesNotKnowWhereOthersSettle) {
+  using Matrix = DynamicMatrix<TypeParam>;
+  constexpr Index settled = attn::kernel::TileSize<TypeParam>::settled_keys, features = 5;
+  const Index keys = 2 * settled + 100, rows = 40;
+  const Matrix Q = support::uniform<TypeParam>(rows, features, 1, 2),
+               K = support::uniform<TypeParam>(keys, features, 2, 2),
+               V = support::uniform<TypeParam>(keys, features, 3);
+  for (const Index offset : {settled - 20, 2 * settled - 20, settled + 700}) {
+    const auto attend_at = [&](Index first, Index count) {
+      Result<TypeParam> result;
+      attn::attention(Matrix(Q.middleRows(first, count)), K, V, attn::causal_from(offset + first),
+                      attn::into(result.Y), attn::save_logsumexp(result.logsumexp),
+                      attn::save_entropy(result.entropy));
+      return result;
+    };
+    const auto plain_at = [&](Index first, Index count) {
+      return Matrix(attn::attention(Matrix(Q.middleRows(first, count)), K, V,
+                                    attn::causal_from(offset + first)));
+    };
+    const auto all = attend_at(0, rows);
+    const Matrix plain = plain_at(0, rows);
+    EXPECT_TRUE(same_bits(plain, all.Y)) << "saving changes nothing";
+    for (Index i = 0; i < rows; ++i) {
+      const auto alone = attend_at(i, 1);
+      EXPECT_TRUE(same_bits(alone.Y, all.Y.middleRows(i, 1))) << "row " << i << " at " << offset;
+      EXPECT_TRUE(same_bits(alone.logsumexp, all.logsumexp.middleRows(i, 1)));
+      EXPECT_TRUE(same_bits(alone.entropy, all.entropy.middleRows(i, 1)));
+      EXPECT_TRUE(same_bits(plain_at(i, 1), alone.Y));
+    }
+  }
+}
+
 // What the sums have lost is nothing where they are not finite: the formula gives the infinity, not NaN.
 TYPED_TEST(Accuracy, OfAnInfinityIsTheInfinity) {
   using Matrix = DynamicMatrix<TypeParam>;

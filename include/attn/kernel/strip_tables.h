@@ -64,7 +64,9 @@ class StripTable {
     return S::load(numbers);
   }
 
-  alignas(64) Scalar tile_[Size::rows][Size::panel];
+  static constexpr Index kRows = round_up(Size::rows, S::width);  ///< as whole tiles are turned
+
+  alignas(64) Scalar tile_[std::size_t{kRows}][Size::panel];
   const T* row_[Size::rows];  ///< of the matrix; one for all rows of the strip that share it
   int row_of_[Size::rows];    ///< which of them is each of the strip's
   int rows_ = 0;

@@ -1,6 +1,6 @@
 // tests/simd_test.cpp: every operation of Simd<Scalar> against its scalar definition, lane by lane.
 // SPDX-License-Identifier: MIT
-#include <attn/detail/simd.h>
+#include <attn/base/simd.h>
 
 #include <algorithm>
 #include <cmath>

@@ -1,6 +1,6 @@
 // tests/vector_math_test.cpp: exp and tanh over packets hold the contracts that vector_math.h writes.
 // SPDX-License-Identifier: MIT
-#include <attn/detail/vector_math.h>
+#include <attn/base/vector_math.h>
 
 #include <algorithm>
 #include <cmath>

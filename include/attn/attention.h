@@ -1,28 +1,35 @@
-// attn/attention.h: scaled dot-product attention: attention(Q, K, V, options…) and the functor that owns its workspace.
+// attn/attention.h: scaled dot-product attention: attention(Q, K, V, options…) and the functor that
+// owns its workspace.
 // SPDX-License-Identifier: MIT
 //
 // Conventions
-//   A row is a token, a column a feature:  Q is Lq×d_k, K is Lk×d_k, V is Lk×d_v, the output Lq×d_v; d_v may differ from d_k.
-//   Any Eigen type goes in: Matrix, Map, Ref, Block, transpose, expression; either storage order, any strides, fixed or dynamic
-//   sizes. Expressions and temporaries are evaluated once; everything else is referred to.
-//   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv). A batch is its sequences'
-//   tokens stacked in rows.
+//   A row is a token, a column a feature: Q is Lq×d_k, K is Lk×d_k, V is Lk×d_v, the output Lq×d_v;
+//   d_v may differ from d_k.
+//   Any Eigen type goes in: Matrix, Map, Ref, Block, transpose, expression; either storage order,
+//   any strides, fixed or dynamic sizes. Expressions and temporaries are evaluated once; everything
+//   else is referred to.
+//   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv).
+//   A batch is its sequences' tokens stacked in rows.
 //   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
-//   Positions: key j is at j, query row i at i + offset; the offset is named once in the call (mask.h).
-//   A row with no key left gives zeros and log-sum-exp −∞ (the sink's logit where there is one), on every path. A hidden pair
-//   contributes nothing, whatever its key and value hold. NaN in a visible query, key or value gives NaN in the rows that see it,
-//   and only there. A score of −∞ is hidden.
+//   Positions: key j is at j, query row i at i + offset; the offset is named once in the call
+//   (mask.h).
+//   A row with no key left gives zeros and log-sum-exp −∞ (the sink's logit where there is one), on
+//   every path. A hidden pair contributes nothing, whatever its key and value hold. NaN in a
+//   visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is
+//   hidden.
 //   A row that sees one key returns that value row exactly.
-//   half and bfloat16 are storage types, for each operand separately, computed in float; every other scalar computes in itself.
+//   half and bfloat16 are storage types, for each operand separately, computed in float; every
+//   other scalar computes in itself.
 //
-// The same bits: a row's result depends on its query, the keys it sees and the options; not on Lq, the other rows, what hidden
-// keys hold, the batch, the threads, the storage order, or fixed or dynamic sizes. Outside that promise: -ffast-math, x87, other builds.
+// The same bits: a row's result depends on its query, the keys it sees and the options; not on Lq,
+// the other rows, what hidden keys hold, the batch, the threads, the storage order, or fixed or
+// dynamic sizes. Outside that promise: -ffast-math, x87, other builds.
 //
-// No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack where all sizes are fixed; the
-// free function without use(ws) allocates its scratch for the call.
+// No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack
+// where all sizes are fixed; the free function without use(ws) allocates its scratch for the call.
 #pragma once
 
-#include "attention_call.h"
+#include "call/attend.h"
 #include "layout.h"  // heads() and batches, of which the options below speak
 #include "rotary.h"  // rotary()
 
@@ -30,27 +37,33 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 template <class Storage>
-struct GivenCache;  // kv_cache_call.h
+struct GivenCache;  // call/cache_source.h
 }
 
-/// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq × Lk scores.
+/// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq ×
+/// Lk scores.
 ///
 /// Shapes     Q [Lq, d_k]  K [Lk, d_k]  V [Lk, d_v]  →  [Lq, d_v]; with heads [Lq, H·d_k] [Lk, H_kv·d_k] [Lk, H_kv·d_v] → [Lq, H·d_v]
 /// Options    masks        causal(), window(), prefix_lm(), tree(), keep(), hide(), key_lengths(), key_range(), segments(),
 ///                         block_sparse(), mask(f), && || ! of them; query_offset()
-///            scores       rotary(), scale() (default 1/√d_k), softcap(), bias(), alibi(), score(f), sink()
-///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(), save_max_logit(), save_entropy(),
-///                         save_weights(), save_scores()
+///            scores       rotary(), scale() (default 1/√d_k), softcap(), bias(), alibi(),
+///                         score(f), sink()
+///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(),
+///                         save_max_logit(), save_entropy(), save_weights(), save_scores()
 ///            batch        sequences(), sequence_length()
 ///            means        parallel(n), on(pool), split_keys(), use(); all in any order
-/// Requires   matching shapes, d_k > 0, H a multiple of H_kv  (std::invalid_argument that names both numbers, otherwise; outputs
-///            are then untouched). Empty inputs are valid
-/// Semantics  as in the head of this file. The output may be Q itself (or the residual); overlapping K, V or part of Q is refused.
-///            Where memory runs out all outputs are as before; where a functor or pool throws they have their sizes, not their values
-/// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch O(L·d), here allocated for the call
-/// Accuracy   max |error| ≤ 2 × that of the textbook formula, as a matrix product in the same scalar (tests/attention_test.cpp)
-/// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867); Dao 2023, FlashAttention-2
-///            (arXiv:2307.08691).     Example: examples/01_attention.cpp
+/// Requires   matching shapes, d_k > 0, H a multiple of H_kv (std::invalid_argument that names both
+///            numbers, otherwise; outputs are then untouched). Empty inputs are valid
+/// Semantics  as in the head of this file. The output may be Q itself (or the residual);
+///            overlapping K, V or part of Q is refused.
+///            Where memory runs out all outputs are as before; where a functor or pool throws they
+///            have their sizes, not their values
+/// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch O(L·d), here
+///            allocated for the call
+/// Accuracy   max |error| ≤ 2 × that of the textbook formula, as a matrix product in the same
+///            scalar (tests/attention_test.cpp)
+/// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867);
+///            Dao 2023, FlashAttention-2 (arXiv:2307.08691). Example: examples/01_attention.cpp
 template <class Query, class Key, class Value, class... Options,
           std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
 [[nodiscard]] auto attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
@@ -77,14 +90,15 @@ void attention(const Query&, const Key&, const Value&, const Options&...) {
                 "attn::attention: the scalar is that of the matrices: write attention(Q, K, V)");
 }
 
-/// attention(…) as a functor that owns its workspace: from the second call of the same sizes on, or after reserve(), a call with
-/// into(Y) allocates nothing.
+/// attention(…) as a functor that owns its workspace: from the second call of the same sizes on, or
+/// after reserve(), a call with into(Y) allocates nothing.
 ///
-/// \tparam Scalar  the scalar it computes in, or a storage type that computes in it (half and bfloat16 compute in float)
+/// \tparam Scalar  the scalar it computes in, or a storage type that computes in it (half and
+///                 bfloat16 compute in float)
 /// Shapes     as attention()
 /// Requires   as attention()
-/// Semantics  a regular value. Calls on one object follow each other; a const object takes its scratch from use(workspace) and may
-///            be shared by threads that bring one each
+/// Semantics  a regular value. Calls on one object follow each other; a const object takes its
+///            scratch from use(workspace) and may be shared by threads that bring one each
 /// Cost       as attention()
 template <class Scalar>
 class ScaledDotProductAttention {
@@ -149,7 +163,8 @@ class ScaledDotProductAttention {
   /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
 
-  /// Scalars of scratch that a call of these sizes takes, by one worker or by up to as many as the shape names.
+  /// Scalars of scratch that a call of these sizes takes, by one worker or by up to as many as the
+  /// shape names.
   ///
   /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1, workers ≥ 1         (std::invalid_argument otherwise)
   static Index scratch_scalars(const AttentionShape& shape) {

@@ -22,7 +22,6 @@
 #include "initializers.h"          //    random weights
 #include "multi_head_attention.h"  // 6  project, attend, project, add
 #include "output.h"     //      where results go
-#include "options.h"    //      the table of all options
 #include "workspace.h"  //      scratch memory
 #include "parallel.h"   //      several threads for one call
 // clang-format on

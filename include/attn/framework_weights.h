@@ -10,15 +10,17 @@
 //   mha.edit([&](auto& w) { attn::load(w, view); });      attn::store(mha.weights(), view);
 #pragma once
 
-#include "detail/output.h"
-#include "detail/overlap.h"
+#include "call/output_memory.h"
+#include "call/overlap.h"
 #include "multi_head_weights.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// The parameters of torch.nn.MultiheadAttention where they lie, contiguous; null: the module has none.
-/// Give in_proj_weight, or the three separate ones (as the module has them where kdim or vdim differ from embed_dim).
+/// The parameters of torch.nn.MultiheadAttention where they lie, contiguous; null: the module has
+/// none.
+/// Give in_proj_weight, or the three separate ones (as the module has them where kdim or vdim
+/// differ from embed_dim).
 /// \tparam T  any real type; const where they are only loaded
 template <class T>
 struct PyTorchView {
@@ -31,7 +33,8 @@ struct PyTorchView {
   T* out_proj_bias = nullptr;    ///< [E]
 };
 
-/// The parameters of keras.layers.MultiHeadAttention (or GroupedQueryAttention) where they lie, contiguous; null: it has none.
+/// The parameters of keras.layers.MultiHeadAttention (or GroupedQueryAttention) where they lie,
+/// contiguous; null: it has none.
 template <class T>
 struct KerasView {
   T* query_kernel = nullptr;   ///< [d_model, H, d_k]
@@ -54,7 +57,8 @@ auto row_major(T* data, Index rows, Index cols) {
   return Eigen::Map<std::conditional_t<std::is_const_v<T>, const Plain, Plain>>(data, rows, cols);
 }
 
-/// A weight and a bias are both there or both not, so that nothing is dropped or left behind in silence.
+/// A weight and a bias are both there or both not, so that nothing is dropped or left behind in
+/// silence.
 inline void check_part(const char* function, const char* part, bool given, bool held) {
   if (given && !held) {
     fail(text(function, ": ", part,
@@ -149,8 +153,10 @@ inline constexpr bool is_framework_view_v =
 
 /// Fills a layer's weights from another framework's memory.
 ///
-/// Requires   parts there exactly where the layer has them, in memory of their own (std::invalid_argument that names the part)
-/// Semantics  numbers are rounded to the layer's storage; the layer copies, nothing refers to the view afterwards
+/// Requires   parts there exactly where the layer has them, in memory of their own
+///            (std::invalid_argument that names the part)
+/// Semantics  numbers are rounded to the layer's storage; the layer copies, nothing refers to the
+///            view afterwards
 template <class Storage, int DModel, int Heads, class View,
           std::enable_if_t<detail::is_framework_view_v<View>, int> = 0>
 void load(MultiHeadWeights<Storage, DModel, Heads>& w, const View& view) {

@@ -1,4 +1,5 @@
-// attn/initializers.h: random weights for a layer by Keras' rule and by PyTorch's, the same numbers with every standard library.
+// attn/initializers.h: random weights for a layer by Keras' rule and by PyTorch's, the same numbers
+// with every standard library.
 // SPDX-License-Identifier: MIT
 //
 //   std::mt19937 engine(42);
@@ -14,8 +15,9 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// A multiple of 2⁻⁵³ in [0, 1) from an engine's raw bits, of each draw the highest. (std::uniform_real_distribution gives other
-/// numbers with other libraries.) An engine whose range is no power of two draws again where it falls beyond the largest below.
+/// A multiple of 2⁻⁵³ in [0, 1) from an engine's raw bits, of each draw the highest.
+/// (std::uniform_real_distribution gives other numbers with other libraries.) An engine whose range
+/// is no power of two draws again where it falls beyond the largest below.
 template <class Engine>
 double uniform_unit(Engine& engine) {
   constexpr std::uint64_t range = std::uint64_t(Engine::max()) - std::uint64_t(Engine::min());
@@ -59,8 +61,9 @@ void clear_biases(Weights& w) {
 
 }  // namespace detail
 
-/// Glorot's uniform rule as keras.layers.MultiHeadAttention applies it: U(−a, a), a = √(6 / (fan_in + fan_out)), where Keras counts a
-/// kernel [m, n, o] as fan_in = m·n, fan_out = m·o; biases zero. The engine is drawn from for query, key, value and output, row by row.
+/// Glorot's uniform rule as keras.layers.MultiHeadAttention applies it: U(−a, a), a = √(6 / (fan_in
+/// + fan_out)), where Keras counts a kernel [m, n, o] as fan_in = m·n, fan_out = m·o; biases zero.
+/// The engine is drawn from for query, key, value and output, row by row.
 ///
 /// Reference  Glorot & Bengio 2010; Keras' compute_fans
 template <class Storage, int DModel, int Heads, class Engine>
@@ -75,8 +78,9 @@ void glorot_uniform(MultiHeadWeights<Storage, DModel, Heads>& w, Engine& engine)
   detail::clear_biases(w);
 }
 
-/// torch.nn.MultiheadAttention's rule: query, key and value Glorot-uniform, as one matrix of 3E rows where their inputs have one
-/// width (a = √(6 / (E + 3E))), else each by itself; the output U(−1/√n, 1/√n) of its n inputs; biases zero.
+/// torch.nn.MultiheadAttention's rule: query, key and value Glorot-uniform, as one matrix of 3E
+/// rows where their inputs have one width (a = √(6 / (E + 3E))), else each by itself; the output
+/// U(−1/√n, 1/√n) of its n inputs; biases zero.
 template <class Storage, int DModel, int Heads, class Engine>
 void pytorch_uniform(MultiHeadWeights<Storage, DModel, Heads>& w, Engine& engine) {
   const bool joined = w.key.rows() == w.query.rows() && w.value.rows() == w.query.rows();

@@ -1,40 +1,47 @@
-// attn/kv_cache.h: keys and values kept from call to call: append, attend, edit; for decoding, streaming and cross-attention.
+// attn/kv_cache.h: keys and values kept from call to call: append, attend, edit; for decoding,
+// streaming and cross-attention.
 // SPDX-License-Identifier: MIT
 //
 //   attn::KeyValueCache<float> cache(attn::KeyValueCacheOptions(4096, 8, 64));   // tokens, key/value heads, d_k (and d_v)
 //   cache.append(K, V);                                                          // the prompt's, then of each new token
 //   attn::attention(attn::heads(Q, 32), cache, attn::into(Y));                   // rows of Q: the last of the sequence
 //
-// Positions: the cache knows them. Query rows are the last Lq positions of each sequence and see the keys up to their own; nobody
-// names an offset, and naming one is refused. A mask of the call that speaks of causality itself (causal(), prefix_lm(), tree())
-// takes the place of that. Queries that are no part of the sequence say all_keys(): cross-attention, keys packed once and used by
-// many calls. More rows than the sequence has tokens are refused, as are queries turned by rotary() on keys that are not.
+// Positions: the cache knows them. Query rows are the last Lq positions of each sequence and see
+// the keys up to their own; nobody names an offset, and naming one is refused. A mask of the call
+// that speaks of causality itself (causal(), prefix_lm(), tree()) takes the place of that. Queries
+// that are no part of the sequence say all_keys(): cross-attention, keys packed once and used by
+// many calls. More rows than the sequence has tokens are refused, as are queries turned by rotary()
+// on keys that are not.
 //
-// The same bits: a row's result is that of attention(Q, K, V, causal()) over the whole sequence, whether its tokens came at once,
-// in chunks, or one by one, alone or in a batch. For narrow storage: that of any other cache of this storage.
+// The same bits: a row's result is that of attention(Q, K, V, causal()) over the whole sequence,
+// whether its tokens came at once, in chunks, or one by one, alone or in a batch. For narrow
+// storage: that of any other cache of this storage.
 #pragma once
 
 #include <cstdint>
 #include <memory>
 
 #include "attention.h"
-#include "kv_cache_append.h"
+#include "call/append.h"
 #include "kv_cache_options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// Option of a call on a cache: every query sees every key, whatever its position; row i is at position i + query_offset (0
-/// unless named).
+/// Option of a call on a cache: every query sees every key, whatever its position; row i is at
+/// position i + query_offset (0 unless named).
 ///
-/// Requires   no ring; no mask that hides by position (a static_assert). One cached sequence serves any number of query sequences
+/// Requires   no ring; no mask that hides by position (a static_assert). One cached sequence serves
+///            any number of query sequences
 inline detail::AllKeys all_keys() { return {}; }
 
-/// Option of append() and of calls on a cache: the sequences of the call are these of the cache, list[b] for sequence b; others are
-/// left alone. A call may name one several times, append() may not.
+/// Option of append() and of calls on a cache: the sequences of the call are these of the cache,
+/// list[b] for sequence b; others are left alone. A call may name one several times, append() may
+/// not.
 ///
 /// Requires   an entry for each sequence of the call; 0 ≤ list[b] < sequences    (std::invalid_argument otherwise)
-/// Semantics  an lvalue container of integers is referred to; a temporary or a braced list is copied
+/// Semantics  an lvalue container of integers is referred to; a temporary or a braced list is
+///            copied
 template <class List = std::initializer_list<Index>>
 detail::CacheSequences cache_sequences(List&& list) {
   detail::CacheSequences option;
@@ -42,20 +49,28 @@ detail::CacheSequences cache_sequences(List&& list) {
   return option;
 }
 
-/// Keys and values of sequences that grow, in the engine's own panels: attention packs nothing but the newest of them.
+/// Keys and values of sequences that grow, in the engine's own panels: attention packs nothing but
+/// the newest of them.
 ///
-/// \tparam Storage  float, double, any other raw real number; half and bfloat16 (computed in float); std::int8_t: a scale for the
-///                  keys and one for the values of each token and head, computed in float
-/// Shapes     of a token: keys H_kv × d_k, values H_kv × d_v; heads side by side as in heads(K, H_kv), which may be left out
-/// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the caller's memory, or stays as it was
-///            where memory runs out. Const calls (attention) may share it among threads; append() and the other changes want it alone
-/// Cost       memory is taken once, at construction: sequences · H_kv · capacity · (d_k + d_v) numbers, rounded up to blocks of 256
-///            tokens at most, and less than a panel of keys more. Nothing allocates afterwards
-/// Accuracy   int8: relative error of the output below 1 % on unit normal data. A token's scale follows its largest number, so one loud
-///            channel costs all others: keys of mean 40 in one channel and ±1 in the rest, usual in real models, cost 5 to 8 % of the
-///            output. Store those in half or bfloat16, or take the mean off before (without rotary() a vector added to all keys
+/// \tparam Storage  float, double, any other raw real number; half and bfloat16 (computed in
+///                  float); std::int8_t: a scale for the keys and one for the values of each token
+///                  and head, computed in float
+/// Shapes     of a token: keys H_kv × d_k, values H_kv × d_v; heads side by side as in heads(K,
+///            H_kv), which may be left out
+/// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the
+///            caller's memory, or stays as it was where memory runs out. Const calls (attention)
+///            may share it among threads; append() and the other changes want it alone
+/// Cost       memory is taken once, at construction: sequences · H_kv · capacity · (d_k + d_v)
+///            numbers, rounded up to blocks of 256 tokens at most, and less than a panel of keys
+///            more. Nothing allocates afterwards
+/// Accuracy   int8: relative error of the output below 1 % on unit normal data. A token's scale
+///            follows its largest number, so one loud channel costs all others: keys of mean 40 in
+///            one channel and ±1 in the rest, usual in real models, cost 5 to 8 % of the output.
+///            Store those in half or bfloat16, or take the mean off before (without rotary() a
+///            vector added to all keys
 ///            changes no weight)                                             (tests/kv_cache_storage_test.cpp)
-/// Reference  Shazeer 2019 (arXiv:1911.02150); Xiao et al. 2023 (arXiv:2309.17453) for ring and pinned.
+/// Reference  Shazeer 2019 (arXiv:1911.02150); Xiao et al. 2023 (arXiv:2309.17453) for ring and
+///            pinned.
 template <class Storage>
 class KeyValueCache {
   static_assert((!Eigen::NumTraits<Storage>::IsInteger ||
@@ -68,10 +83,12 @@ class KeyValueCache {
   using Scalar = Storage;
   using Compute = kernel::cache_compute_t<Storage>;
 
-  /// Holds nothing, as what was moved from: to be assigned to. Its sizes are 0, all else is refused.
+  /// Holds nothing, as what was moved from: to be assigned to. Its sizes are 0, all else is
+  /// refused.
   KeyValueCache() = default;
   explicit KeyValueCache(const KeyValueCacheOptions& options) : store_(make(options)) {}
-  /// Over the caller's memory of any alignment, bytes_needed(options) at least, which has to outlive the cache.
+  /// Over the caller's memory of any alignment, bytes_needed(options) at least, which has to
+  /// outlive the cache.
   KeyValueCache(const KeyValueCacheOptions& options, void* memory, std::size_t bytes)
       : store_(make(options, memory, bytes)) {}
 
@@ -79,11 +96,13 @@ class KeyValueCache {
     return std::size_t(lines(layout_of(options)) + 1) * sizeof(kernel::CacheLine);
   }
 
-  /// Appends tokens to the sequences: all of them, each as many as the options say, or those that cache_sequences() names.
+  /// Appends tokens to the sequences: all of them, each as many as the options say, or those that
+  /// cache_sequences() names.
   ///
   /// Shapes     K [tokens, H_kv·d_k]  V [tokens, H_kv·d_v]: matrices, heads(), or strided views
-  /// Options    sequences(), sequence_length(): how rows fall into sequences; cache_sequences(); rotary(): keys are turned at their
-  ///            positions in the sequence (or .positions()), and then queries have to be as well
+  /// Options    sequences(), sequence_length(): how rows fall into sequences; cache_sequences();
+  ///            rotary(): keys are turned at their positions in the sequence (or .positions()), and
+  ///            then queries have to be as well
   /// Requires   those shapes; room(sequence) for the tokens; rotary() always or never in a sequence   (std::invalid_argument
   ///            otherwise; the cache is then as it was)
   template <class Key, class Value, class... Options>
@@ -93,13 +112,15 @@ class KeyValueCache {
 
   /// Tokens of a sequence: the position of the next one.
   Index length(Index sequence = 0) const { return state("length", sequence).length; }
-  /// Tokens that can be appended to it now. Of a ring always the same: as many as can be attended together.
+  /// Tokens that can be appended to it now. Of a ring always the same: as many as can be attended
+  /// together.
   Index room(Index sequence = 0) const { return layout().room(state("room", sequence)); }
 
-  /// Forgets what lies behind the first n tokens of every sequence, or of one: rejected candidates, a shared prompt's next turn.
+  /// Forgets what lies behind the first n tokens of every sequence, or of one: rejected candidates,
+  /// a shared prompt's next turn.
   ///
-  /// Requires   0 ≤ n ≤ length; of a ring: the window before token n still there  (std::invalid_argument otherwise; nothing is
-  ///            changed then)
+  /// Requires   0 ≤ n ≤ length; of a ring: the window before token n still there
+  ///            (std::invalid_argument otherwise; nothing is changed then)
   void truncate(Index n) {
     detail::check_holds(kName, layout());
     for (Index b = 0; b < sequences(); ++b) check_end(b, n);
@@ -135,7 +156,8 @@ class KeyValueCache {
   /// The memory that the cache takes.
   std::size_t bytes() const { return std::size_t(store_.lines()) * sizeof(kernel::CacheLine); }
 
-  /// What to reserve for calls of this many query rows a sequence: ScaledDotProductAttention::reserve(cache.shape(queries, heads)).
+  /// What to reserve for calls of this many query rows a sequence:
+  /// ScaledDotProductAttention::reserve(cache.shape(queries, heads)).
   AttentionShape shape(Index queries, Index heads) const {
     detail::check_holds(kName, layout());
     AttentionShape shape;
@@ -221,10 +243,13 @@ class KeyValueCache {
 /// attention() over a cache's keys and values; see the head of this file for which keys a row sees.
 ///
 /// Shapes     Q [rows, H·d_k], or heads(Q, H); the cache's keys H_kv·d_k, values H_kv·d_v  →  [rows, H·d_v]
-/// Options    those of attention(Q, K, V, …) but the query's offset; all_keys(), cache_sequences(); a batch as rows of queries
-/// Requires   as many query sequences as the cache has, or cache_sequences(); no more rows than a sequence has tokens; rotary() on
+/// Options    those of attention(Q, K, V, …) but the query's offset; all_keys(), cache_sequences();
+///            a batch as rows of queries
+/// Requires   as many query sequences as the cache has, or cache_sequences(); no more rows than a
+///            sequence has tokens; rotary() on
 ///            queries exactly where the keys were appended with it              (std::invalid_argument otherwise)
-/// Semantics  masks, biases and saved outputs count keys by their positions in the sequence, as for the whole K and V
+/// Semantics  masks, biases and saved outputs count keys by their positions in the sequence, as for
+///            the whole K and V
 /// Cost       as attention(); no keys or values are packed but those of the newest panel
 template <class Query, class Storage, class... Options,
           std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/sizes.h"
+#include "base/sizes.h"
 #include "types.h"
 
 namespace attn {
@@ -10,8 +10,10 @@ inline namespace ATTN_ABI {
 
 /// The sizes of a cache: tokens of each sequence, key/value heads, features of a head's keys.
 ///
-/// Requires   positive sizes; with ring(window), capacity ≥ window ≥ 1; pinned only with a ring (std::invalid_argument otherwise)
-/// Semantics  value_dim follows key_dim, one sequence, unless set. Without a ring, capacity is the most tokens of a sequence
+/// Requires   positive sizes; with ring(window), capacity ≥ window ≥ 1; pinned only with a ring
+///            (std::invalid_argument otherwise)
+/// Semantics  value_dim follows key_dim, one sequence, unless set. Without a ring, capacity is the
+///            most tokens of a sequence
 class KeyValueCacheOptions {
   template <class T>
   constexpr KeyValueCacheOptions with(T KeyValueCacheOptions::*member, Index value) const {
@@ -31,12 +33,14 @@ class KeyValueCacheOptions {
   [[nodiscard]] constexpr KeyValueCacheOptions sequences(Index n) const {
     return with(&KeyValueCacheOptions::sequences_, n);
   }
-  /// Sequences without an end: a query at position p sees the keys j > p − window, however it came to be there. The capacity counts
-  /// what is kept: capacity − window + 1 rows can be appended and attended at a time, rounded up to whole blocks of keys.
+  /// Sequences without an end: a query at position p sees the keys j > p − window, however it came
+  /// to be there. The capacity counts what is kept: capacity − window + 1 rows can be appended and
+  /// attended at a time, rounded up to whole blocks of keys.
   [[nodiscard]] constexpr KeyValueCacheOptions ring(Index window) const {
     return with(&KeyValueCacheOptions::window_, window);
   }
-  /// The first n tokens stay in the ring and are always seen (attention sinks; Xiao et al. 2023, arXiv:2309.17453).
+  /// The first n tokens stay in the ring and are always seen (attention sinks; Xiao et al. 2023,
+  /// arXiv:2309.17453).
   [[nodiscard]] constexpr KeyValueCacheOptions pinned(Index n) const {
     return with(&KeyValueCacheOptions::pinned_, n);
   }

@@ -1,9 +1,12 @@
-// attn/lanes.h: what a score functor computes with: the scores of several keys at once, and where they stand.
+// attn/lanes.h: what a score functor computes with: the scores of several keys at once, and where
+// they stand.
 // SPDX-License-Identifier: MIT
 //
-//   auto relative = attn::score([=](auto s, auto at) { return s - slope * abs(at.query - at.key); });
+//   auto relative = attn::score([=](auto s, auto at) { return s - slope * abs(at.query - at.key);
+//   });
 //
-//   s                       Lanes: the scores of W consecutive keys of one query; W is the width of the machine's registers
+//   s                       Lanes: the scores of W consecutive keys of one query; W is the width of
+//                           the machine's registers
 //   at.key                  Lanes: their positions
 //   at.query                SameLanes: the query's position, alike in all lanes
 //   at.head, at.sequence    SameLanes; each converts to an integer, so that slopes[at.head] is one number for all lanes
@@ -13,14 +16,15 @@
 //   select(mask, a, b)      a in the lanes where the mask holds, else b: the `if` of lanes
 //   lookup(table, index)    table[index] for each lane, index rounded towards zero; beyond the table its nearest end
 //
-// Numbers mix with lanes and are converted to their scalar. Positions are numbers of that scalar too: in float exact below 2²⁴.
+// Numbers mix with lanes and are converted to their scalar. Positions are numbers of that scalar
+// too: in float exact below 2²⁴.
 // The same types serve scalars without packets (W = 1), so a functor sees nothing else.
 #pragma once
 
 #include <iterator>
 
-#include "detail/traits.h"
-#include "detail/vector_math.h"
+#include "base/traits.h"
+#include "base/vector_math.h"
 #include "types.h"
 
 namespace attn {
@@ -51,7 +55,8 @@ ATTN_INLINE Scalar from_index(Index i) {
 
 }  // namespace detail
 
-/// W numbers, one for each of W consecutive keys. `S` is the library's; functors take them as `auto`.
+/// W numbers, one for each of W consecutive keys. `S` is the library's; functors take them as
+/// `auto`.
 template <class S>
 class Lanes {
  public:
@@ -98,12 +103,14 @@ class Lanes {
   Packet packet_;
 };
 
-/// An index that is the same in all lanes: a query's position, a head, a sequence. Lanes wherever lanes are computed with.
+/// An index that is the same in all lanes: a query's position, a head, a sequence. Lanes wherever
+/// lanes are computed with.
 template <class S>
 class SameLanes : public Lanes<S> {
  public:
   explicit SameLanes(Index i) : Lanes<S>(detail::from_index<typename S::Scalar>(i)), index_(i) {}
-  // Both, so that slopes[at.head] takes pointers and arrays as well as containers, whose index types differ.
+  // Both, so that slopes[at.head] takes pointers and arrays as well as containers, whose index
+  // types differ.
   operator Index() const { return index_; }  // NOLINT
   template <class Integer,
             std::enable_if_t<std::is_integral_v<Integer> && !std::is_same_v<Integer, bool> &&
@@ -257,8 +264,9 @@ ATTN_INLINE Lanes<S> select(const LanesMask<S>& condition, const A& a, const B& 
   return Lanes<S>::of(S::select(condition.mask(), Lanes<S>(a).packet(), Lanes<S>(b).packet()));
 }
 
-/// table[index] for each lane, the index rounded towards zero. The table knows its size (std::vector, std::array, an array, an
-/// Eigen vector) and is read at its nearest end where the index lies beyond, at its first where it is NaN. An empty one gives 0.
+/// table[index] for each lane, the index rounded towards zero. The table knows its size
+/// (std::vector, std::array, an array, an Eigen vector) and is read at its nearest end where the
+/// index lies beyond, at its first where it is NaN. An empty one gives 0.
 template <class Table, class S>
 ATTN_INLINE Lanes<S> lookup(const Table& table, const Lanes<S>& index) {
   static_assert(!std::is_pointer_v<Table>,

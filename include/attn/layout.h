@@ -1,4 +1,5 @@
-// attn/layout.h: how memory becomes (sequence, head, token, feature): heads in columns, batches in rows, strided views.
+// attn/layout.h: how memory becomes (sequence, head, token, feature): heads in columns, batches in
+// rows, strided views.
 // SPDX-License-Identifier: MIT
 //
 //   one sequence                 a matrix L × d; a row is a token
@@ -8,17 +9,19 @@
 //   other frameworks' memory     bhld(p, B, H, L, d)  [B, H, L, d]    PyTorch, ONNX (4-D)
 //                                blhd(p, B, L, H, d)  [B, L, H, d]    flash-attention; [B, L, H·d] too
 //                                lbhd(p, L, B, H, d)  [L, B, H, d]    time-major; [L, B, H·d] too
-//                                each also from an Eigen::Tensor or TensorMap of rank 4, in either storage order
+//                                each also from an Eigen::Tensor or TensorMap of rank 4, in either
+//                                storage order
 // Nothing is copied: all of these are pointers and strides.
 #pragma once
 
-#include "detail/heads.h"
+#include "base/heads.h"
 #include "types.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// Reads X, L × (n·d), as n heads side by side in columns. For queries, keys, values, outputs, bool masks and biases.
+/// Reads X, L × (n·d), as n heads side by side in columns. For queries, keys, values, outputs, bool
+/// masks and biases.
 ///
 /// Shapes     X [L, n·d]  →  n heads [L, d]; for masks and biases [Lq, n·Lk]  →  n heads [Lq, Lk]
 /// Requires   n ≥ 1 and X.cols() a multiple of n            (std::invalid_argument from the call that uses it, otherwise)
@@ -79,10 +82,13 @@ auto lbhd(Tensor&& tensor) {
                                                            s[1], s[2], s[0], s[3]};
 }
 
-/// A batch of sequences stacked in rows: sequence b is rows [offsets[b], offsets[b+1]) of queries, keys and values alike.
+/// A batch of sequences stacked in rows: sequence b is rows [offsets[b], offsets[b+1]) of queries,
+/// keys and values alike.
 ///
-/// Requires   offsets[0] = 0, non-decreasing, the last one the number of rows  (std::invalid_argument otherwise)
-/// Semantics  an lvalue container of integers is referred to; a temporary or a braced list is copied
+/// Requires   offsets[0] = 0, non-decreasing, the last one the number of rows
+///            (std::invalid_argument otherwise)
+/// Semantics  an lvalue container of integers is referred to; a temporary or a braced list is
+///            copied
 /// Cost       a ragged batch costs what its tokens cost: nothing is padded
 template <class Offsets = std::initializer_list<Index>>
 detail::Sequences sequences(Offsets&& offsets) {
@@ -91,7 +97,8 @@ detail::Sequences sequences(Offsets&& offsets) {
   batch.same = true;
   return batch;
 }
-/// The same with row offsets of their own for keys and values. A single key sequence ({0, n}) serves every query sequence.
+/// The same with row offsets of their own for keys and values. A single key sequence ({0, n})
+/// serves every query sequence.
 template <class Offsets = std::initializer_list<Index>,
           class KeyOffsets = std::initializer_list<Index>>
 detail::Sequences sequences(Offsets&& offsets, KeyOffsets&& key_offsets) {
@@ -101,7 +108,8 @@ detail::Sequences sequences(Offsets&& offsets, KeyOffsets&& key_offsets) {
   return batch;
 }
 
-/// A batch of sequences of `queries` rows each, stacked; keys and values likewise, `keys` rows each (default: the same).
+/// A batch of sequences of `queries` rows each, stacked; keys and values likewise, `keys` rows each
+/// (default: the same).
 /// Where keys and values hold one sequence only, it serves every query sequence.
 ///
 /// Requires   both ≥ 1, and the operands' rows a multiple of them                 (std::invalid_argument otherwise)

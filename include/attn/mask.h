@@ -1,4 +1,5 @@
-// attn/mask.h: stage 1, which query sees which key: causal, window, keep, segments, tree, …, the user's own; && || ! of them.
+// attn/mask.h: stage 1, which query sees which key: causal, window, keep, segments, tree, …, the
+// user's own; && || ! of them.
 // SPDX-License-Identifier: MIT
 //
 //   i ↓ j →    causal()   window(1, 0)   key_lengths(3)   key_range(1, 4)   keep(B) attends where B is true
@@ -13,29 +14,33 @@
 //              ■ ■ ■ .         . . ■ ■                 ■ . ■ .              ■ ■ ■ ■
 //              ■ ■ ■ ■         . . ■ ■                 ■ ■ . ■              ■ ■ ■ ■
 //
-// Positions belong to the call: key j is at position j, query row i at i + offset, and every mask sees the same offset. It is
-// named once: causal_from(offset), causal(align::…), or the option query_offset(offset). Several mask options of one call are
-// joined by "and". A hidden pair contributes nothing, whatever its key and value hold; a row with no key left gives zeros.
+// Positions belong to the call: key j is at position j, query row i at i + offset, and every mask
+// sees the same offset. It is named once: causal_from(offset), causal(align::…), or the option
+// query_offset(offset). Several mask options of one call are joined by "and". A hidden pair
+// contributes nothing, whatever its key and value hold; a row with no key left gives zeros.
 #pragma once
 
-#include "detail/block_sparse.h"
-#include "detail/functor_mask.h"
-#include "detail/positions.h"
-#include "detail/segments.h"
+#include "mask/block_sparse.h"
+#include "mask/mask_functor.h"
+#include "mask/positions.h"
+#include "mask/segments.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
 namespace detail {
-/// An object instead of two functions, so that causal without its parentheses can be refused in words.
+/// An object instead of two functions, so that causal without its parentheses can be refused in
+/// words.
 struct CausalMaker {
   constexpr Causal operator()() const { return {}; }
   CausalAligned operator()(align alignment) const { return CausalAligned(alignment); }
 };
 }  // namespace detail
 
-/// causal(): a query sees the keys up to its own position. Needs Lq = Lk, or the offset named elsewhere in the call.
-/// causal(alignment): with the query rows aligned by name where Lq ≠ Lk, align::upper_left or align::lower_right.
+/// causal(): a query sees the keys up to its own position. Needs Lq = Lk, or the offset named
+/// elsewhere in the call.
+/// causal(alignment): with the query rows aligned by name where Lq ≠ Lk, align::upper_left or
+/// align::lower_right.
 inline constexpr detail::CausalMaker causal{};
 /// Causal with query row i at position i + offset.
 inline detail::CausalFrom causal_from(Index offset) {
@@ -50,9 +55,9 @@ detail::CausalFrom causal_from(Offsets&& offsets) {
 
 /// Query row i is at position i + offset, for everything that asks for positions.
 ///
-/// Requires   where positions are read as numbers (rotary(), alibi(), score(), mask(f)): at most half the largest Index, either way
-///            (std::invalid_argument from the call otherwise). Masks compare only: an offset of any size puts queries behind or before
-///            all keys
+/// Requires   where positions are read as numbers (rotary(), alibi(), score(), mask(f)): at most
+///            half the largest Index, either way (std::invalid_argument from the call otherwise).
+///            Masks compare only: an offset of any size puts queries behind or before all keys
 inline detail::QueryOffset query_offset(Index offset) {
   detail::QueryOffset option;
   option.offset = detail::IndexList(offset);
@@ -67,13 +72,13 @@ detail::QueryOffset query_offset(Offsets&& offsets) {
   return option;
 }
 
-/// A query at position p sees the keys p − left ≤ j ≤ p + right, ends included; −1 = unbounded, and so is a side that reaches beyond
-/// all positions (more than a quarter of the largest Index).
+/// A query at position p sees the keys p − left ≤ j ≤ p + right, ends included; −1 = unbounded, and
+/// so is a side that reaches beyond all positions (more than a quarter of the largest Index).
 inline detail::Window window(Index left, Index right) { return {left, right}; }
 
-/// Attends where B is true. B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one for each head; a single
-/// row serves all queries, a single column (for each head) all keys; a strided view [sequence or 1, head or 1, query or 1, key
-/// or 1].
+/// Attends where B is true. B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one
+/// for each head; a single row serves all queries, a single column (for each head) all keys; a
+/// strided view [sequence or 1, head or 1, query or 1, key or 1].
 template <class Matrix>
 auto keep(Matrix&& B) {
   static_assert(
@@ -94,7 +99,8 @@ auto hide(Matrix&& B) {
   return detail::BoolMask<decltype(source), false>(std::move(source));
 }
 
-/// Sequence b has lengths[b] keys; what lies behind them is padding. One entry serves all sequences.
+/// Sequence b has lengths[b] keys; what lies behind them is padding. One entry serves all
+/// sequences.
 template <class Lengths = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Lengths>>, int> = 0>
 detail::KeyBounds key_lengths(Lengths&& lengths) {
@@ -117,9 +123,9 @@ detail::KeyBounds key_range(Begin&& begin, End&& end) {
 }
 inline detail::KeyBounds key_range(Index begin, Index end) { return key_range({begin}, {end}); }
 
-/// All see the first n keys, and behind them each query the keys up to its own position: a prompt read both ways, its
-/// continuation causal (Raffel et al. 2020, arXiv:1910.10683). One n, or one for each sequence. Needs Lq = Lk, or an offset named
-/// elsewhere in the call; 0 ≤ n ≤ Lk.
+/// All see the first n keys, and behind them each query the keys up to its own position: a prompt
+/// read both ways, its continuation causal (Raffel et al. 2020, arXiv:1910.10683). One n, or one
+/// for each sequence. Needs Lq = Lk, or an offset named elsewhere in the call; 0 ≤ n ≤ Lk.
 template <class Lengths = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Lengths>>, int> = 0>
 detail::PrefixLm prefix_lm(Lengths&& lengths) {
@@ -129,10 +135,12 @@ detail::PrefixLm prefix_lm(Lengths&& lengths) {
 }
 inline detail::PrefixLm prefix_lm(Index length) { return prefix_lm({length}); }
 
-/// Documents packed in one sequence: a query sees the keys with its own id. Any integers, in any order; where they ascend
-/// (documents one after the other), each document costs what its own pairs cost, and the others are not read.
+/// Documents packed in one sequence: a query sees the keys with its own id. Any integers, in any
+/// order; where they ascend (documents one after the other), each document costs what its own pairs
+/// cost, and the others are not read.
 ///
-/// Shapes     one id for each token, the sequences' stacked as their rows are; or those of the longest sequence, for all
+/// Shapes     one id for each token, the sequences' stacked as their rows are; or those of the
+///            longest sequence, for all
 /// Requires   as many ids as that                            (std::invalid_argument from the call that uses it, otherwise)
 template <class Ids = std::initializer_list<Index>>
 detail::Segments segments(Ids&& ids) {
@@ -141,7 +149,8 @@ detail::Segments segments(Ids&& ids) {
   mask.same = true;
   return mask;
 }
-/// The same with ids of their own for the keys: cross-attention between packed documents, or decoding.
+/// The same with ids of their own for the keys: cross-attention between packed documents, or
+/// decoding.
 template <class Ids = std::initializer_list<Index>, class KeyIds = std::initializer_list<Index>>
 detail::Segments segments(Ids&& query_ids, KeyIds&& key_ids) {
   detail::Segments mask;
@@ -150,12 +159,15 @@ detail::Segments segments(Ids&& query_ids, KeyIds&& key_ids) {
   return mask;
 }
 
-/// Candidates of speculative decoding as a tree (Miao et al. 2023, SpecInfer, arXiv:2305.09781): parents[t] is the token that
-/// token t continues, −1 for a root. The tree's tokens are the last query rows; a token sees all keys before the tree, its
-/// ancestors and itself. Rows before the tree are causal.
+/// Candidates of speculative decoding as a tree (Miao et al. 2023, SpecInfer, arXiv:2305.09781):
+/// parents[t] is the token that token t continues, −1 for a root. The tree's tokens are the last
+/// query rows; a token sees all keys before the tree, its ancestors and itself. Rows before the
+/// tree are causal.
 ///
-/// Shapes     one parent for each token of the tree, for all sequences; or for each query row, the sequences' stacked
-/// Requires   parents stand before their children: −1 ≤ parents[t] < t; no more tokens than query rows; Lq = Lk, or the offset
+/// Shapes     one parent for each token of the tree, for all sequences; or for each query row, the
+///            sequences' stacked
+/// Requires   parents stand before their children: −1 ≤ parents[t] < t; no more tokens than query
+///            rows; Lq = Lk, or the offset
 ///            named elsewhere in the call: query_offset(keys before the first query)   (std::invalid_argument otherwise)
 template <class Parents = std::initializer_list<Index>>
 detail::Tree tree(Parents&& parents) {
@@ -164,11 +176,12 @@ detail::Tree tree(Parents&& parents) {
   return mask;
 }
 
-/// A coarse matrix of bool: query row i sees key j where B(i / block, j / block) is true. What is false is neither computed nor
-/// read, panel by panel.
+/// A coarse matrix of bool: query row i sees key j where B(i / block, j / block) is true. What is
+/// false is neither computed nor read, panel by panel.
 ///
-/// Shapes     B: ⌈Lq / block⌉ × ⌈Lk / block⌉ of the longest sequences, for all of them, or one below the other; heads(B, H): one for
-///            each head; a strided view [sequence or 1, head or 1, query blocks, key blocks]
+/// Shapes     B: ⌈Lq / block⌉ × ⌈Lk / block⌉ of the longest sequences, for all of them, or one
+///            below the other; heads(B, H): one for each head; a strided view [sequence or 1, head
+///            or 1, query blocks, key blocks]
 /// Requires   block ≥ 1, and those shapes                    (std::invalid_argument from the call that uses it, otherwise)
 template <class Matrix>
 auto block_sparse(Matrix&& B, Index block) {
@@ -179,12 +192,15 @@ auto block_sparse(Matrix&& B, Index block) {
   return detail::BlockSparse<decltype(source)>(std::move(source), block);
 }
 
-/// The user's own mask: attends where f is true. f(attn::At at), or f(query, key) of the two positions, is inlined.
+/// The user's own mask: attends where f is true. f(attn::At at), or f(query, key) of the two
+/// positions, is inlined.
 ///
 /// Requires   f is const and depends on nothing but its arguments and what it holds
-/// Semantics  f may have two members that bound the loops, const and of one signature, KeyRange (const attn::QueryRows& rows):
-///            keys: every key that some of the rows sees lies inside; full_keys: every row sees all keys inside. Without them f
-///            is asked for every pair. An lvalue f is referred to, a temporary owned
+/// Semantics  f may have two members that bound the loops, const and of one signature, KeyRange
+///            (const attn::QueryRows& rows):
+///            keys: every key that some of the rows sees lies inside; full_keys: every row sees all
+///            keys inside. Without them f is asked for every pair. An lvalue f is referred to, a
+///            temporary owned
 /// Cost       f for each pair of the panels that are neither outside keys nor inside full_keys
 template <class F>
 auto mask(F&& f) {

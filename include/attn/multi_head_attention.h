@@ -1,4 +1,5 @@
-// attn/multi_head_attention.h: stage 6, the layer: project → heads → attention → merge → project → residual.
+// attn/multi_head_attention.h: stage 6, the layer: project → heads → attention → merge → project →
+// residual.
 // SPDX-License-Identifier: MIT
 //
 //   MHA(X_q, X_k, X_v) = concat(head_1 … head_H) · W_o + b_o        head_h = attention(Q_h, K_h, V_h)
@@ -8,16 +9,19 @@
 //   mha.edit([&](auto& w) { w.query = …; });               // or load() from another framework, or an initialiser
 //   Y = mha(X, attn::causal(), attn::residual());          // X + MHA(X)
 //
-// The weights are plain matrices to the user and panels to the register tile: edit() repacks them before it returns.
+// The weights are plain matrices to the user and panels to the register tile: edit() repacks them
+// before it returns.
 #pragma once
 
-#include "detail/layer_arguments.h"
-#include "multi_head_call.h"
+#include "call/layer.h"
+#include "call/layer_arguments.h"
+#include "kv_cache.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// The sizes that a layer's scratch depends on, for reserve(): rows of all sequences together, and of the longest.
+/// The sizes that a layer's scratch depends on, for reserve(): rows of all sequences together, and
+/// of the longest.
 struct LayerShape {
   Index queries = 0, keys = 0;  ///< of the longest sequence
   Index sequences = 1;
@@ -26,24 +30,34 @@ struct LayerShape {
   Index split_keys = 0;   ///< as in split_keys(chunk)
 };
 
-/// Multi-head attention as a layer, at inference in place of torch.nn.MultiheadAttention and keras.layers.MultiHeadAttention.
+/// Multi-head attention as a layer, at inference in place of torch.nn.MultiheadAttention and
+/// keras.layers.MultiHeadAttention.
 ///
-/// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half and bfloat16
-/// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows are bounded by their types use no
+/// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half
+///                        and bfloat16
+/// \tparam DModel, Heads compile-time sizes: everything lies in the object, and calls whose rows
+/// are bounded by their types use no
 ///                        heap while their scratch is within EIGEN_STACK_ALLOCATION_LIMIT
 /// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]  Xv [Lk, value_features]  →  [Lq, output_features];
-///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is PyTorch's default). Xkv serves as both
-/// Options    those of attention(), which see the H heads of the call; residual() adds the query input, residual(X) another matrix like
-///            the output; into(Y)
-/// Requires   the layer's widths, and what attention() requires  (std::invalid_argument that names both numbers; outputs untouched)
-/// Semantics  a regular value, all weights zero at first; what was moved from holds nothing, and refuses calls. Where memory runs
-///            out, a layer that is assigned to or edited stays as it was. Calls on one object follow each other; a const object
-///            takes its scratch from use(workspace) and may be shared by threads that bring one each. Y may be any of the inputs
-/// Cost       2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y), none is allocated from the second
-///            call of the same sizes on, or from the first after reserve()
-/// Accuracy   on unit-scale weights, biases and inputs float within 1e-6, double within 1e-14 of the exact result for widths up to
-///            512; at most the error of the formula by hand (tests/multi_head_attention_test.cpp)
-/// Reference  Vaswani et al. 2017 (arXiv:1706.03762), §3.2.2; grouped queries: Ainslie et al. 2023 (arXiv:2305.13245).
+///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is
+///            PyTorch's default). Xkv serves as both
+/// Options    those of attention(), which see the H heads of the call; residual() adds the query
+///            input, residual(X) another matrix like the output; into(Y)
+/// Requires   the layer's widths, and what attention() requires (std::invalid_argument that names
+///            both numbers; outputs untouched)
+/// Semantics  a regular value, all weights zero at first; what was moved from holds nothing, and
+///            refuses calls. Where memory runs out, a layer that is assigned to or edited stays as
+///            it was. Calls on one object follow each other; a const object takes its scratch from
+///            use(workspace) and may be shared by threads that bring one each. Y may be any of the
+///            inputs
+/// Cost       2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y),
+///            none is allocated from the second call of the same sizes on, or from the first after
+///            reserve()
+/// Accuracy   on unit-scale weights, biases and inputs float within 1e-6, double within 1e-14 of
+///            the exact result for widths up to 512; at most the error of the formula by hand
+///            (tests/multi_head_attention_test.cpp)
+/// Reference  Vaswani et al. 2017 (arXiv:1706.03762), §3.2.2; grouped queries: Ainslie et al. 2023
+///            (arXiv:2305.13245).
 ///            Example: examples/03_multi_head.cpp
 template <class Scalar, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic>
 class MultiHeadAttention {
@@ -64,7 +78,8 @@ class MultiHeadAttention {
   using Compute = compute_t<Scalar>;
   using Weights = MultiHeadWeights<Scalar, DModel, Heads>;
 
-  /// A layer of these sizes, its weights zero: so is its output, until edit(), load() or an initialiser has filled them.
+  /// A layer of these sizes, its weights zero: so is its output, until edit(), load() or an
+  /// initialiser has filled them.
   explicit MultiHeadAttention(const MultiHeadOptions& options)
       : options_(checked(options)), weights_(options) {
     panels_.pack(weights_);
@@ -94,11 +109,12 @@ class MultiHeadAttention {
   MultiHeadAttention& operator=(MultiHeadAttention&&) = default;
 
   const MultiHeadOptions& options() const { return options_; }
-  /// To read. They are written by edit(), which packs them anew: mha.edit([&](auto& w) { w.query = W; }).
+  /// To read. They are written by edit(), which packs them anew: mha.edit([&](auto& w) { w.query =
+  /// W; }).
   const Weights& weights() const { return weights_; }
 
-  /// Calls change(w) with a copy of the weights, checks their shapes, packs them and only then keeps them: where something is
-  /// refused or thrown, the layer stays as it was.
+  /// Calls change(w) with a copy of the weights, checks their shapes, packs them and only then
+  /// keeps them: where something is refused or thrown, the layer stays as it was.
   template <class Change>
   void edit(Change&& change) {
     check_holds("attn::MultiHeadAttention::edit");
@@ -153,17 +169,22 @@ class MultiHeadAttention {
     call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
   }
 
-  /// The next tokens of the cache's sequences: projects x, appends its keys and values to the cache, attends to all of the cache
-  /// and projects back: mha(X, causal()) over the whole sequence, row by row, with its bits (of a cache that stores Compute).
+  /// The next tokens of the cache's sequences: projects x, appends its keys and values to the
+  /// cache, attends to all of the cache and projects back: mha(X, causal()) over the whole
+  /// sequence, row by row, with its bits (of a cache that stores Compute).
   ///
   /// Shapes     x [tokens, d_model], one or many of each sequence  →  [tokens, output_features]
-  /// Options    those of attention(Q, cache, …), which see the H heads; sequences(), sequence_length(), cache_sequences() say whose
-  ///            tokens they are; rotary() turns keys on their way in; residual() as for the layer
-  /// Requires   a cache of the layer's kv_heads, key_dim and value_dim, room for the tokens, and all that append() and attention()
+  /// Options    those of attention(Q, cache, …), which see the H heads; sequences(),
+  ///            sequence_length(), cache_sequences() say whose tokens they are; rotary() turns keys
+  ///            on their way in; residual() as for the layer
+  /// Requires   a cache of the layer's kv_heads, key_dim and value_dim, room for the tokens, and
+  ///            all that append() and attention()
   ///            require                                        (std::invalid_argument otherwise)
-  /// Semantics  where something is refused or thrown, the cache and the output are as before (of a ring: what the window needs is)
-  /// Cost       one reading of the weights and the cache; no allocation from the second call of as many tokens on, or from the
-  ///            first after reserve_decode(). With split_keys() and several workers, scratch grows with the cache
+  /// Semantics  where something is refused or thrown, the cache and the output are as before (of a
+  ///            ring: what the window needs is)
+  /// Cost       one reading of the weights and the cache; no allocation from the second call of as
+  ///            many tokens on, or from the first after reserve_decode(). With split_keys() and
+  ///            several workers, scratch grows with the cache
   template <class X, class Stored, class... Options,
             std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
   [[nodiscard]] auto decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) {
@@ -190,7 +211,8 @@ class MultiHeadAttention {
     decode_with(nullptr, std::forward<X>(x), cache, options...);
   }
 
-  /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be lent.
+  /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be
+  /// lent.
   void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
   void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
     const AttentionShape attention = detail::reserved_shape("attn::MultiHeadAttention::reserve",
@@ -341,36 +363,12 @@ class MultiHeadAttention {
     return detail::lift(std::forward<T>(x));
   }
 
-  /// Scratch of a call of compile-time sizes, on the stack where it fits.
-  template <int MaxQueries, int MaxKeys, bool Rotates, bool Splits, bool SavesPairs>
-  struct StackScratch {
-    static constexpr bool kBounded =
-        kFixed && MaxQueries != Eigen::Dynamic && MaxKeys != Eigen::Dynamic;
-    static constexpr Index kDim = kBounded ? DModel / Heads : 1;
-    static constexpr Index kRows =
-        kBounded ? Scratch(MultiHeadOptions(DModel, Heads), MaxQueries, MaxKeys, 1).total() : 0;
-    static constexpr Index kAttention =
-        kBounded ? detail::scratch_scalars<Compute>(
-                       {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1, Rotates ? kDim : 0,
-                        Splits ? 1 : 0, false, SavesPairs},
-                       1)
-                 : 0;
-    static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                                               (kRows + kAttention) * Index(sizeof(Compute)) <=
-                                                   Index(EIGEN_STACK_ALLOCATION_LIMIT));
-  };
-
   template <int MaxQueries, int MaxKeys, class Query, class Key, class Value, class... Options>
   void run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
            Options&... options) const {
     detail::check_options<Options...>();
     const detail::LayerContext<Scalar> layer = context(kName, own);
-    using OnStack =
-        StackScratch<MaxQueries, MaxKeys, detail::count_v<detail::is_rotary, Options...> == 1,
-                     detail::count_v<detail::is_split_keys, Options...> == 1,
-                     detail::count_v<detail::is_save_weights, Options...> +
-                             detail::count_v<detail::is_save_scores, Options...> !=
-                         0>;
+    using OnStack = detail::LayerStack<Scalar, DModel, Heads, MaxQueries, MaxKeys, Options...>;
     if constexpr (OnStack::kFits && detail::count_v<detail::is_executor, Options...> == 0 &&
                   detail::count_v<detail::is_use, Options...> == 0) {
       alignas(64) Compute rows[OnStack::kRows];

@@ -2,18 +2,20 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/sizes.h"
+#include "base/sizes.h"
 #include "types.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// The sizes of a layer: d_model features in and out and a number of heads, by default of d_model / heads features each.
+/// The sizes of a layer: d_model features in and out and a number of heads, by default of d_model /
+/// heads features each.
 ///
-/// Requires   positive sizes, heads a multiple of kv_heads; without key_dim() and value_dim(), d_model a multiple of heads
-///            (std::invalid_argument from the layer otherwise)
-/// Semantics  what is not set follows from what is: value_dim from key_dim, value_features from key_features, those and
-///            output_features from d_model. No biases, as in Vaswani et al. 2017, unless in_bias() or out_bias() asks for them
+/// Requires   positive sizes, heads a multiple of kv_heads; without key_dim() and value_dim(),
+///            d_model a multiple of heads (std::invalid_argument from the layer otherwise)
+/// Semantics  what is not set follows from what is: value_dim from key_dim, value_features from
+///            key_features, those and output_features from d_model. No biases, as in Vaswani et al.
+///            2017, unless in_bias() or out_bias() asks for them
 class MultiHeadOptions {
  public:
   constexpr MultiHeadOptions(Index d_model, Index heads) : d_model_(d_model), heads_(heads) {}
@@ -26,7 +28,8 @@ class MultiHeadOptions {
   [[nodiscard]] constexpr MultiHeadOptions value_dim(Index n) const {
     return with(&MultiHeadOptions::value_dim_, n);
   }
-  /// Features of the key input (and the value input, unless that is set): cross-attention to something wider or narrower.
+  /// Features of the key input (and the value input, unless that is set): cross-attention to
+  /// something wider or narrower.
   [[nodiscard]] constexpr MultiHeadOptions key_features(Index n) const {
     return with(&MultiHeadOptions::key_features_, n);
   }
@@ -91,7 +94,8 @@ class MultiHeadOptions {
   }
 
  private:
-  // Two functions and no template: clang 13 misses the definition of a constexpr template that is called above it.
+  // Two functions and no template: clang 13 misses the definition of a constexpr template that is
+  // called above it.
   constexpr MultiHeadOptions with(detail::OptionalSize MultiHeadOptions::*member, Index n) const {
     MultiHeadOptions changed = *this;
     changed.*member = n;

@@ -1,10 +1,11 @@
-// attn/multi_head_weights.h: the weights of a layer as plain matrices: Y = X·W + b, heads side by side in columns.
+// attn/multi_head_weights.h: the weights of a layer as plain matrices: Y = X·W + b, heads side by
+// side in columns.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <string>
 
-#include "detail/traits.h"
+#include "base/traits.h"
 #include "multi_head_options.h"
 
 namespace attn {
@@ -12,7 +13,8 @@ inline namespace ATTN_ABI {
 
 namespace detail {
 
-/// A matrix of a layer's weights. Where it is const, as the layer shows it, an assignment is told how weights are written.
+/// A matrix of a layer's weights. Where it is const, as the layer shows it, an assignment is told
+/// how weights are written.
 template <class Base>
 struct WeightMatrix : Base {
   using Base::Base;
@@ -38,10 +40,12 @@ struct WeightMatrix : Base {
 ///   value   [value_features, H_kv·d_v]   value_bias   [H_kv·d_v]
 ///   output  [H·d_v, output_features]     output_bias  [output_features]
 ///
-/// Biases that the layer does not have are of size 0. All is zero at first; load() and the initialisers fill it.
+/// Biases that the layer does not have are of size 0. All is zero at first; load() and the
+/// initialisers fill it.
 ///
 /// \tparam Storage  what the weights are stored in: half and bfloat16 compute in float
-/// \tparam DModel, Heads  compile-time sizes of a layer without other sizes than these, or Eigen::Dynamic
+/// \tparam DModel, Heads compile-time sizes of a layer without other sizes than these, or
+/// Eigen::Dynamic
 template <class Storage, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic>
 struct MultiHeadWeights {
   using Scalar = Storage;

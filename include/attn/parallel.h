@@ -1,12 +1,16 @@
-// attn/parallel.h: several threads for one call: parallel(n) with OpenMP, on(pool) with Eigen's or any thread pool; split_keys(n).
+// attn/parallel.h: several threads for one call: parallel(n) with OpenMP, on(pool) with Eigen's or
+// any thread pool; split_keys(n).
 // SPDX-License-Identifier: MIT
 //
-// Serial unless asked, and no global state. The work is cut by sequence, key/value head and rows of queries; workers take the
-// next piece when they are done with one, the costliest (last) rows of a head first, so that causal and ragged work is shared
-// by cost. No more workers are woken than the work pays for, one for some 10 µs of it (kernel/tile_size.h). Which worker computes
-// a row changes no bit of it. Workers take over the caller's floating-point environment (flush-to-zero, rounding); an exception
-// in a worker, or of the pool, reaches the caller once all workers have stopped.
-// One query against many keys is a single piece of work, unless split_keys(chunk) cuts the keys as well.
+// Serial unless asked, and no global state. The work is cut by sequence, key/value head and rows of
+// queries; workers take the next piece when they are done with one, the costliest (last) rows of a
+// head first, so that causal and ragged work is shared by cost. No more workers are woken than the
+// work pays for, one for some 10 µs of it (kernel/tile_size.h). Which worker computes a row changes
+// no bit of it. Workers take over the caller's floating-point environment (flush-to-zero,
+// rounding); an exception in a worker, or of the pool, reaches the caller once all workers have
+// stopped.
+// One query against many keys is a single piece of work, unless split_keys(chunk) cuts the keys as
+// well.
 #pragma once
 
 #include <atomic>
@@ -18,19 +22,21 @@
 #include <type_traits>
 #include <utility>
 
-#include "detail/check.h"
-#include "detail/traits.h"
+#include "base/check.h"
+#include "base/traits.h"
 #include "types.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// parallel(n) has threads behind it: the program is compiled with OpenMP. Without, it runs on the calling thread.
+/// parallel(n) has threads behind it: the program is compiled with OpenMP. Without, it runs on the
+/// calling thread.
 inline constexpr bool has_openmp = ATTN_OPENMP != 0;
 
 namespace detail {
 
-/// One task that several workers run at once: each of them as task(worker). Keeps the first exception for the caller.
+/// One task that several workers run at once: each of them as task(worker). Keeps the first
+/// exception for the caller.
 template <class Task>
 class SharedTask {
  public:
@@ -99,8 +105,9 @@ template <class Pool>
 struct has_parallel_for<Pool, std::void_t<decltype(std::declval<Pool&>().parallel_for(
                                   0, std::declval<void (*)(int)>()))>> : std::true_type {};
 
-/// on(pool). Two kinds of pool: parallel_for(n, f) runs f(0) … f(n − 1) and returns (or throws) when all are done; Schedule(f)
-/// queues f and NumThreads() tells how many threads there are (Eigen::ThreadPool).
+/// on(pool). Two kinds of pool: parallel_for(n, f) runs f(0) … f(n − 1) and returns (or throws)
+/// when all are done; Schedule(f) queues f and NumThreads() tells how many threads there are
+/// (Eigen::ThreadPool).
 template <class Pool>
 struct OnPool : option_base {
   static constexpr bool kAlone = false, kMayFail = true;
@@ -122,16 +129,16 @@ struct OnPool : option_base {
   }
 
  private:
-  /// What queued tasks and the caller agree on. It outlives the call in tasks that start too late and find it closed, so a call
-  /// from inside a busy pool cannot wait for itself.
+  /// What queued tasks and the caller agree on. It outlives the call in tasks that start too late
+  /// and find it closed, so a call from inside a busy pool cannot wait for itself.
   struct Roll {
     std::mutex mutex;
     std::condition_variable left;
     int joined = 1, running = 0;  // the caller is worker 0
     bool closed = false;
   };
-  /// Whichever way the caller leaves, the pool's exceptions among them: from then on nobody joins, and those who have are waited
-  /// for, as they use what is the caller's.
+  /// Whichever way the caller leaves, the pool's exceptions among them: from then on nobody joins,
+  /// and those who have are waited for, as they use what is the caller's.
   struct Closing {
     Roll& roll;
     ~Closing() {
@@ -179,14 +186,14 @@ using is_executor = std::bool_constant<std::is_same_v<T, Parallel> || is_instanc
 
 }  // namespace detail
 
-/// Up to n threads by OpenMP (1024 at most), the caller among them; fewer where the work does not pay for n. Scratch grows to one
-/// share for each.
+/// Up to n threads by OpenMP (1024 at most), the caller among them; fewer where the work does not
+/// pay for n. Scratch grows to one share for each.
 ///
 /// Requires   n ≥ 1                                          (std::invalid_argument from the call otherwise)
 inline detail::Parallel parallel(Index n) { return detail::Parallel(n); }
 
-/// The same by up to n threads of a pool (default: all it has; 1024 at most): an Eigen::ThreadPool (anything with Schedule(f) and
-/// NumThreads()), or any object with parallel_for(n, f).
+/// The same by up to n threads of a pool (default: all it has; 1024 at most): an Eigen::ThreadPool
+/// (anything with Schedule(f) and NumThreads()), or any object with parallel_for(n, f).
 template <class Pool>
 detail::OnPool<Pool> on(Pool& pool, Index n) {
   return detail::OnPool<Pool>(pool, n);
@@ -196,13 +203,15 @@ auto on(Pool& pool) -> decltype(detail::OnPool<Pool>(pool, int(pool.NumThreads()
   return detail::OnPool<Pool>(pool, int(pool.NumThreads()));
 }
 
-/// Cuts the keys of each sequence at multiples of chunk, rounded up to whole blocks of keys (256, or 128 or 64 where a key and its
-/// value together have more than 256 or 512 floats): each part is attended by itself, and the parts' results are merged in the
-/// order of the keys, as merge() does. Where a call has too few rows and heads for its threads (decoding), these share the parts.
+/// Cuts the keys of each sequence at multiples of chunk, rounded up to whole blocks of keys (256,
+/// or 128 or 64 where a key and its value together have more than 256 or 512 floats): each part is
+/// attended by itself, and the parts' results are merged in the order of the keys, as merge() does.
+/// Where a call has too few rows and heads for its threads (decoding), these share the parts.
 ///
 /// Requires   chunk ≥ 1                                      (std::invalid_argument from the call otherwise)
 /// Semantics  the parts decide the last bits, the threads do not: with one, the result is the same
-/// Cost       one exp and d_v multiplications a row and part; scratch for a result of each part and row where parts are shared
+/// Cost       one exp and d_v multiplications a row and part; scratch for a result of each part and
+///            row where parts are shared
 inline detail::SplitKeys split_keys(Index chunk) { return detail::SplitKeys(chunk); }
 
 }  // namespace ATTN_ABI

@@ -1,8 +1,9 @@
-// attn/residual.h: stage 5, Output = x + Output: alone over any Eigen types, and as an option fused into the last pass.
+// attn/residual.h: stage 5, Output = x + Output: alone over any Eigen types, and as an option fused
+// into the last pass.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "detail/overlap.h"
+#include "call/overlap.h"
 #include "output.h"
 
 namespace attn {
@@ -21,10 +22,12 @@ struct ResidualOfQuery : option_base {};
 
 }  // namespace detail
 
-/// Option: adds X to the attention output, in the compute type, as a separate addition before the one rounding to storage: the
-/// bits are those of residual_add on the output (where that is stored in the compute type).
+/// Option: adds X to the attention output, in the compute type, as a separate addition before the
+/// one rounding to storage: the bits are those of residual_add on the output (where that is stored
+/// in the compute type).
 ///
-/// Shapes     X [Lq, H·d_v], like the output; any type and storage order; or heads(X, H); or a strided view
+/// Shapes     X [Lq, H·d_v], like the output; any type and storage order; or heads(X, H); or a
+///            strided view
 /// Requires   the output's shape                            (std::invalid_argument otherwise)
 /// Semantics  X may be the output itself (in place); a row that sees no key gives X
 template <class Matrix>
@@ -36,11 +39,13 @@ auto residual(Matrix&& X) {
 /// Option of MultiHeadAttention: adds the layer's query input, X + MHA(X).
 inline detail::ResidualOfQuery residual() { return {}; }
 
-/// Adds the residual connection: x + Output (He et al. 2015, arXiv:1512.03385; Vaswani et al. 2017, §3.1).
+/// Adds the residual connection: x + Output (He et al. 2015, arXiv:1512.03385; Vaswani et al. 2017,
+/// §3.1).
 ///
 /// Shapes     X, Y [L, d]  →  [L, d]; any Eigen types and storage orders, half and bfloat16 are added in float, rounded once
 /// Requires   equal shapes                                  (std::invalid_argument otherwise)
-/// Semantics  residual_add(X, Y) returns the sum in Y's type; residual_add(X, Y, into(Z)) writes it; Z may be X or Y (in place)
+/// Semantics  residual_add(X, Y) returns the sum in Y's type; residual_add(X, Y, into(Z)) writes
+///            it; Z may be X or Y (in place)
 /// Cost       one addition an element; allocates nothing with into() of a fitting size
 struct ResidualAdd {
   template <class X, class Y>

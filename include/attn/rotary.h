@@ -1,34 +1,38 @@
-// attn/rotary.h: rotary positions: queries and keys turned by angles that grow with their position, alone and as an option.
+// attn/rotary.h: rotary positions: queries and keys turned by angles that grow with their position,
+// alone and as an option.
 // SPDX-License-Identifier: MIT
 //
 //   pair i of a head at position p:   (x₀, x₁) → (x₀ cos α − x₁ sin α, x₀ sin α + x₁ cos α),   α = p · base^(−2i/n)
 //   of n features that turn:          pairing::interleaved: features 2i, 2i + 1;  pairing::half_split: features i, i + n/2
 //
-// A score then depends on positions by their difference alone. Positions belong to the call: query row i is at i + offset
-// (mask.h names it), key j at j. Keys that are turned already (a cache's) want only their queries turned: rotate() does that.
+// A score then depends on positions by their difference alone. Positions belong to the call: query
+// row i is at i + offset (mask.h names it), key j at j. Keys that are turned already (a cache's)
+// want only their queries turned: rotate() does that.
 #pragma once
 
-#include "detail/output.h"
-#include "detail/positions.h"
-#include "kernel/rotary.h"
-#include "options.h"
+#include "call/output_memory.h"
+#include "mask/positions.h"
+#include "kernel/rotate_row.h"
+#include "call/options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// Option: turns queries and keys while they are packed. Changed by .dims(n): only the first n features of each head turn (default
-/// all); .positions(ids) or .positions(query_ids, key_ids): explicit positions of this rotation, one for each row; masks keep the
-/// call's.
+/// Option: turns queries and keys while they are packed. Changed by .dims(n): only the first n
+/// features of each head turn (default all); .positions(ids) or .positions(query_ids, key_ids):
+/// explicit positions of this rotation, one for each row; masks keep the call's.
 ///
 /// Requires   base > 0 and finite; n even, 2 ≤ n ≤ d_k                            (std::invalid_argument otherwise)
-/// Semantics  angles in double (long double for that scalar), rounded once to the scalar of the call
+/// Semantics  angles in double (long double for that scalar), rounded once to the scalar of the
+///            call
 /// Cost       a pass over each packed row; cosines and sines once a call, O((Lq + Lk) · n) scratch
 /// Reference  Su et al. 2021, RoFormer (arXiv:2104.09864)
 inline detail::Rotary<detail::AnglesOfBase> rotary(pairing pairs, double base = 10000) {
   return {pairs, {base}};
 }
-/// The same with cosines and sines given: row p for position p, column i for pair i (half as many as features that turn). For
-/// scaled or learned frequencies, and ONNX's caches. Row numbers are what .positions() lists.
+/// The same with cosines and sines given: row p for position p, column i for pair i (half as many
+/// as features that turn). For scaled or learned frequencies, and ONNX's caches. Row numbers are
+/// what .positions() lists.
 ///
 /// Requires   equal shapes, a row for each position that occurs                  (std::invalid_argument otherwise)
 template <class Cosines, class Sines>
@@ -118,12 +122,15 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
 
 }  // namespace detail
 
-/// Turns the rows of X, alone: what the option does to queries or keys inside a call, with the same bits.
+/// Turns the rows of X, alone: what the option does to queries or keys inside a call, with the same
+/// bits.
 ///
 /// Shapes     X [L, d], heads(X, H) [L, H·d] or a strided view  →  the same; half and bfloat16 turn in float, rounded once
-/// Options    into(Y) (then nothing is returned; Y may be X), query_offset(n) (row i is at i + n), sequences(), sequence_length(), use()
+/// Options    into(Y) (then nothing is returned; Y may be X), query_offset(n) (row i is at i + n),
+///            sequences(), sequence_length(), use()
 /// Requires   as rotary()
-/// Cost       one pass over X; scratch O(L · n), here allocated for the call unless use(workspace) lends it
+/// Cost       one pass over X; scratch O(L · n), here allocated for the call unless use(workspace)
+///            lends it
 template <class T, class Angles, class... Options,
           std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
 [[nodiscard]] auto rotate(T&& X, const detail::Rotary<Angles>& rotation, Options&&... options) {

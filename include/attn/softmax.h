@@ -1,4 +1,5 @@
-// attn/softmax.h: stage 3, softmax kernels over Eigen matrices, and what is mergeable: the state (max, sum).
+// attn/softmax.h: stage 3, softmax kernels over Eigen matrices, and what is mergeable: the state
+// (max, sum).
 // SPDX-License-Identifier: MIT
 //
 //   operation     formula (per row; per column with colwise())      code
@@ -9,7 +10,7 @@
 #pragma once
 
 #include "kernel/softmax_pass.h"
-#include "options.h"
+#include "call/options.h"
 #include "softmax_state.h"
 
 namespace attn {
@@ -118,16 +119,20 @@ inline detail::ColumnWise colwise() { return {}; }
 /// Normalises scores so that each row (each column with colwise()) sums to one.
 ///
 /// Shapes     S [L, N]  →  P [L, N]; any Eigen type, storage order, strides; half and bfloat16 are computed in float
-/// Options    into(P) (then nothing is returned; P may be S itself: in place), colwise(), and for rows any mask: causal(), keep(B), …
+/// Options    into(P) (then nothing is returned; P may be S itself: in place), colwise(), and for
+///            rows any mask: causal(), keep(B), …
 /// Requires   P's shape                                     (std::invalid_argument otherwise)
-/// Semantics  stable for any finite scores; a row with nothing visible gives zeros; hidden scores give 0 whatever they hold
-/// Cost       one read, one exp and one write a score (two reads and exp beyond 32 KiB a row); scratch: 32 KiB of stack
-/// Accuracy   relative error ≤ (8 + √(N / lanes)) ε for scores within ±5 (tests/softmax_test.cpp); beyond, rounding s − m adds
-///            at most ½ ulp of it
+/// Semantics  stable for any finite scores; a row with nothing visible gives zeros; hidden scores
+///            give 0 whatever they hold
+/// Cost       one read, one exp and one write a score (two reads and exp beyond 32 KiB a row);
+///            scratch: 32 KiB of stack
+/// Accuracy   relative error ≤ (8 + √(N / lanes)) ε for scores within ±5 (tests/softmax_test.cpp);
+///            beyond, rounding s − m adds at most ½ ulp of it
 using Softmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::weights>;
 /// The logarithm of softmax, without taking exp back; −∞ for hidden scores. Otherwise as Softmax.
 using LogSoftmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::log_weights>;
-/// log Σ exp(s) of each row, L × 1 (of each column, 1 × N, with colwise()); −∞ where nothing is visible. Otherwise as Softmax.
+/// log Σ exp(s) of each row, L × 1 (of each column, 1 × N, with colwise()); −∞ where nothing is
+/// visible. Otherwise as Softmax.
 using LogSumExp = detail::SoftmaxFunctor<kernel::SoftmaxResult::logsumexp>;
 
 inline constexpr Softmax softmax{};
@@ -156,7 +161,8 @@ void check_parts(const char* function, const MatrixView<A>& a, const MatrixView<
   }
 }
 
-/// A row of two results over disjoint keys: where one saw none it is the other's, whatever the one holds.
+/// A row of two results over disjoint keys: where one saw none it is the other's, whatever the one
+/// holds.
 template <class Scalar>
 class RowBlend {
  public:
@@ -208,7 +214,8 @@ void merge_into(const IntoOption& into_option, const Saved& saved, const MatrixV
   const Index features = cols / heads;
   for (Index h = 0; h < heads; ++h) {
     for (Index i = 0; i < rows; ++i) {
-      // A log-sum-exp is the state of one score: its maximum, weight 1. Where there is none, the state is empty.
+      // A log-sum-exp is the state of one score: its maximum, weight 1. Where there is none, the
+      // state is empty.
       SoftmaxState<Scalar> of_a, of_b;
       of_a.update(Scalar(l_a(i, h)));
       of_b.update(Scalar(l_b(i, h)));
@@ -226,13 +233,16 @@ void merge_into(const IntoOption& into_option, const Saved& saved, const MatrixV
 
 }  // namespace detail
 
-/// Combines two attention results of the same queries over disjoint keys into the result over all of them, to rounding:
-/// O = (e_a·O_a + e_b·O_b) / (e_a + e_b) with e = exp(logsumexp − their maximum), row by row and head by head.
+/// Combines two attention results of the same queries over disjoint keys into the result over all
+/// of them, to rounding:
+/// O = (e_a·O_a + e_b·O_b) / (e_a + e_b) with e = exp(logsumexp − their maximum), row by row and
+/// head by head.
 ///
 /// Shapes     O_a, O_b [Lq, H·d_v]  l_a, l_b [Lq, H] (from save_logsumexp)  →  O [Lq, H·d_v]
 /// Options    into(O) (O may be O_a or O_b), save_logsumexp(l) (l may be l_a or l_b)
 /// Requires   equal shapes, columns of O a multiple of those of l       (std::invalid_argument otherwise)
-/// Semantics  a row that saw no key on one side takes the other's, whatever it holds itself; on neither, zeros and −∞
+/// Semantics  a row that saw no key on one side takes the other's, whatever it holds itself; on
+///            neither, zeros and −∞
 /// Cost       two exp a row and head, two multiplications an element
 /// Reference  Dao 2023 (arXiv:2307.08691), §3.1
 template <class A, class LA, class B, class LB, class... Options>

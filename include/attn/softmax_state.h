@@ -1,9 +1,11 @@
-// attn/softmax_state.h: what a softmax keeps of the scores it has seen, and how two such states become one.
+// attn/softmax_state.h: what a softmax keeps of the scores it has seen, and how two such states
+// become one.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <cmath>
 
+#include "base/simd.h"
 #include "types.h"
 
 namespace attn {
@@ -11,7 +13,8 @@ inline namespace ATTN_ABI {
 
 namespace detail {
 
-/// How sums of exp(score − maximum)·x under two maxima become one: under the larger of them, each times its own factor.
+/// How sums of exp(score − maximum)·x under two maxima become one: under the larger of them, each
+/// times its own factor.
 template <class Scalar>
 struct Merging {
   Scalar maximum, factor_a, factor_b;
@@ -31,10 +34,12 @@ struct Merging {
 
 }  // namespace detail
 
-/// The state of an online softmax over some scores: their maximum, and the sum of exp(score − maximum). States over disjoint
-/// scores merge into the state over all of them; merging is commutative, and associative to rounding.
+/// The state of an online softmax over some scores: their maximum, and the sum of exp(score −
+/// maximum). States over disjoint scores merge into the state over all of them; merging is
+/// commutative, and associative to rounding.
 ///
-/// Semantics  without scores (or with hidden ones, −∞, only) sum = 0 and log-sum-exp is −∞. NaN and +∞ scores give NaN
+/// Semantics  without scores (or with hidden ones, −∞, only) sum = 0 and log-sum-exp is −∞. NaN and
+///            +∞ scores give NaN
 /// Cost       one exp for each score, two for a merge
 /// Reference  Milakov & Gimelshein 2018 (arXiv:1805.02867), eq. 4
 template <class Scalar>
@@ -60,8 +65,8 @@ struct SoftmaxState {
   }
 };
 
-/// The state over the scores of both: m = max(m_a, m_b), l = l_a·exp(m_a − m) + l_b·exp(m_b − m). Without scores on one side it is
-/// the other's.
+/// The state over the scores of both: m = max(m_a, m_b), l = l_a·exp(m_a − m) + l_b·exp(m_b − m).
+/// Without scores on one side it is the other's.
 template <class Scalar>
 SoftmaxState<Scalar> merge(const SoftmaxState<Scalar>& a, const SoftmaxState<Scalar>& b) {
   if (detail::equal(a.sum, Scalar(0))) return b;

@@ -1,7 +1,9 @@
-// attn/types.h: the vocabulary: index and scalar types, positions, ranges, the strided view; the table of symbols.
+// attn/types.h: the vocabulary: index and scalar types, positions, ranges, the strided view; the
+// table of symbols.
 // SPDX-License-Identifier: MIT
 //
-// Symbols, used alike in all headers (Vaswani et al. 2017, arXiv:1706.03762; Dao 2023, arXiv:2307.08691):
+// Symbols, used alike in all headers (Vaswani et al. 2017, arXiv:1706.03762; Dao 2023,
+// arXiv:2307.08691):
 //
 //   Q, q    queries  Lq × d_k          H        query heads             s    scores: scale · q·k, then modified and masked
 //   K, k    keys     Lk × d_k          H_kv     key/value heads         m    a row's largest score
@@ -13,14 +15,15 @@
 #include <limits>
 #include <type_traits>
 
-#include "detail/config.h"
+#include "base/config.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
 using Index = Eigen::Index;
 
-/// The scalar in which operands of this storage type are computed: half and bfloat16 are storage types, computed in float.
+/// The scalar in which operands of this storage type are computed: half and bfloat16 are storage
+/// types, computed in float.
 template <class Storage>
 struct compute_type {
   using type = Storage;
@@ -36,8 +39,10 @@ struct compute_type<Eigen::bfloat16> {
 template <class Storage>
 using compute_t = typename compute_type<std::remove_cv_t<Storage>>::type;
 
-/// Where a score stands: which sequence of the batch, which query head, and the positions of its query and key.
-/// A key's position is its index in its sequence; a query's is its row in its sequence plus the call's query offset.
+/// Where a score stands: which sequence of the batch, which query head, and the positions of its
+/// query and key.
+/// A key's position is its index in its sequence; a query's is its row in its sequence plus the
+/// call's query offset.
 struct At {
   Index sequence;
   Index head;
@@ -47,13 +52,17 @@ struct At {
 
 /// Which rows the first and last query are aligned with in causal attention where Lq ≠ Lk.
 enum class align {
-  upper_left,   ///< query row i is at position i
-  lower_right,  ///< the last query row is at the last key's position: offset Lk − Lq, Lk being the key length where one is given
+  upper_left,  ///< query row i is at position i
+  /// the last query row is at the last key's position: offset Lk − Lq, Lk being the key length
+  /// where one is given
+  lower_right,
 };
 
-/// Which two features of a head turn together under rotary positions, among its first n features, those that turn.
+/// Which two features of a head turn together under rotary positions, among its first n features,
+/// those that turn.
 enum class pairing {
-  interleaved,  ///< features 2i and 2i + 1 (RoFormer, GPT-J, Llama's own weights, ONNX with interleaved = 1)
+  /// features 2i and 2i + 1 (RoFormer, GPT-J, Llama's own weights, ONNX with interleaved = 1)
+  interleaved,
   half_split,  ///< features i and i + n/2 (GPT-NeoX, Hugging Face's weights, ONNX's default)
 };
 
@@ -96,7 +105,8 @@ struct QueryRow {
   Index keys;      ///< Lk of its sequence
 };
 
-/// Consecutive query rows [begin, end) of one sequence, under the heads [head_begin, head_end); never empty.
+/// Consecutive query rows [begin, end) of one sequence, under the heads [head_begin, head_end);
+/// never empty.
 struct QueryRows {
   Index sequence;
   Index head_begin, head_end;
@@ -119,7 +129,8 @@ struct TensorExtent {
 
 /// Memory of rank 4 with named dimensions: element (sequence, head, token, feature) lies at
 /// data[sequence·sequence_stride + head·head_stride + token·token_stride + feature·feature_stride].
-/// All operands are brought to this form; layout.h makes them from matrices, raw memory and tensors. Strides count elements.
+/// All operands are brought to this form; layout.h makes them from matrices, raw memory and
+/// tensors. Strides count elements.
 template <class T>
 struct TensorView {
   using Scalar = std::remove_const_t<T>;

@@ -1,20 +1,23 @@
-// attn/workspace.h: the scratch memory of a call: owned by a functor or the caller, grown on demand, never shrunk.
+// attn/workspace.h: the scratch memory of a call: owned by a functor or the caller, grown on
+// demand, never shrunk.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <utility>
 
-#include "detail/aligned_buffer.h"
-#include "detail/traits.h"
+#include "base/aligned_buffer.h"
+#include "base/traits.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
 /// Scratch memory for attention in the compute type Scalar (float for half and bfloat16 operands).
 ///
-/// Semantics  a regular value; grows to the largest call it has served, and stays as it was where memory runs out. One call at a
-///            time: threads that share a const functor bring a workspace each, by the option use(workspace)
-/// Cost       O((Lq · heads / kv_heads + d_k + d_v) · (d_k + d_v)) scalars, rows capped at a chunk: never Lq × Lk
+/// Semantics  a regular value; grows to the largest call it has served, and stays as it was where
+///            memory runs out. One call at a time: threads that share a const functor bring a
+///            workspace each, by the option use(workspace)
+/// Cost       O((Lq · heads / kv_heads + d_k + d_v) · (d_k + d_v)) scalars, rows capped at a chunk:
+///            never Lq × Lk
 template <class Scalar>
 class Workspace {
  public:

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Masks, biases and index lists of the wrong kind (mask.h, score.h, detail/index_list.h).
+// Masks, biases and index lists of the wrong kind (mask.h, score.h, base/index_list.h).
 //
 // expect 1: && joins masks: a matrix of bool becomes one by keep\(B\) or hide\(B\)
 // expect 2: \|\| joins masks: a matrix of bool becomes one by keep\(B\) or hide\(B\)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Outputs that cannot be written, and results that would be lost (output.h, detail/output.h, attention.h).
+// Outputs that cannot be written, and results that would be lost (output.h, call/output_memory.h, attention.h).
 //
 // expect 1: the output is const
 // expect 2: the output is a temporary matrix: its result would be lost

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Weights, scores and numbers of rows that cannot be saved as asked (output.h, detail/saved.h, options.h, kernel/replay.h).
+// Weights, scores and numbers of rows that cannot be saved as asked (output.h, call/saved_outputs.h, options.h, kernel/pair_outputs.h).
 //
 // expect 1: the output is const
 // expect 2: the output is a temporary matrix: its result would be lost

@@ -1,4 +1,5 @@
-// attn/kernel/cache_append.h: tokens into a cache's memory: keys to panels by way of the tail's rows, values to panels at once.
+// attn/kernel/cache_append.h: tokens into a cache's memory: keys to panels by way of the tail's
+// rows, values to panels at once.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -17,10 +18,12 @@ namespace kernel {
 // PICTURE  keys     row ─► tail ─(a full panel)─► transposed into its place
 //          values   row ─► a line of each panel of features
 // TRAFFIC  a token is written once, a full panel of keys once more, from L1
-// EDGES    behind the last token the values are zero up to a whole depth step: the pass reads them. What lies further is never read
-// NUMERICS a number is rounded once, from the scalar of the call; int8: x / scale to the nearest, scale = max |x| / 127 of the token's
-//          keys (or values) of one head, down to subnormal numbers and up to the largest. A token that is not finite has the scale
-//          NaN. Nothing depends on how the tokens were cut into calls
+// EDGES    behind the last token the values are zero up to a whole depth step: the pass reads them.
+//          What lies further is never read
+// NUMERICS a number is rounded once, from the scalar of the call; int8: x / scale to the nearest,
+//          scale = max |x| / 127 of the token's keys (or values) of one head, down to subnormal
+//          numbers and up to the largest. A token that is not finite has the scale NaN. Nothing
+//          depends on how the tokens were cut into calls
 template <class T>
 class CacheWriter {
   using Scalar = cache_compute_t<T>;
@@ -140,15 +143,17 @@ class CacheWriter {
     if (!finite) memory_.not_finite(head)[slot] = 1;
   }
 
-  /// How a finite token is quantised: x · lift · inverse to the nearest integer, of at most 127; its multiple of `scale` is x again.
+  /// How a finite token is quantised: x · lift · inverse to the nearest integer, of at most 127;
+  /// its multiple of `scale` is x again.
   struct Quantum {
     Scalar lift, inverse, scale;
 
     explicit Quantum(const Scalar& largest) : lift(1), inverse(0), scale(0) {
       using Limits = std::numeric_limits<Scalar>;
       if (largest < Scalar(0x1p-90)) {
-        // 127 / largest would overflow, and the scale may be subnormal: of what is lifted both are exact. A subnormal scale is
-        // rounded up; integers of its own steps, up to 127 of them, then stay what they are.
+        // 127 / largest would overflow, and the scale may be subnormal: of what is lifted both are
+        // exact. A subnormal scale is rounded up; integers of its own steps, up to 127 of them,
+        // then stay what they are.
         lift = Scalar(0x1p96);
         const Scalar lifted = largest * lift / Scalar(127);
         scale = lifted / lift;

@@ -1,9 +1,11 @@
-// attn/kernel/cache_memory.h: where the keys and values of a cache lie: the engine's panels, block by block, and the newest rows.
+// attn/kernel/cache_memory.h: where the keys and values of a cache lie: the engine's panels, block
+// by block, and the newest rows.
 // SPDX-License-Identifier: MIT
 //
 //   of each sequence and head:   keys    blocks × panels × (d_k × panel)         element (c, j) at c·P + j, as pack.h packs them
 //                                values  blocks × panels of features × (keys × panel)      (j, c) at j·P + c
-//                                tail    the keys behind the last full panel, in rows: one key would touch d_k lines of a panel
+//                                tail    the keys behind the last full panel, in rows: one key
+//                                        would touch d_k lines of a panel
 //   of int8:                     a scale for each token, of its keys and of its values
 //   of each block:               whether its values may hold one that is not finite
 //   of each sequence:            its length, how far it was ever written, and how its keys were turned
@@ -16,8 +18,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "../detail/aligned_buffer.h"
-#include "../detail/rotary.h"
+#include "../base/aligned_buffer.h"
+#include "../score/rotary_table.h"
 #include "../kv_cache_options.h"
 #include "tile_size.h"
 
@@ -62,7 +64,8 @@ struct CacheLayout {
   Index block, rows;             ///< keys of a block, and those it has memory for
   Index pinned_blocks, ring_blocks;
 
-  /// Tokens that are turned together on their way in. WHY  the angles of so many follow from as many sines.
+  /// Tokens that are turned together on their way in. WHY the angles of so many follow from as many
+  /// sines.
   static constexpr Index piece = 32;
 
   template <class Scalar>
@@ -111,11 +114,13 @@ struct CacheLayout {
     const Index behind_pinned = pinned_blocks * block, held = first_held(s);
     return held <= behind_pinned || end <= behind_pinned || first >= held;
   }
-  /// Whether a sequence cut to n tokens can go on: the next one's window is there, and the block that it goes on in.
+  /// Whether a sequence cut to n tokens can go on: the next one's window is there, and the block
+  /// that it goes on in.
   bool can_end_at(const CacheSequence& s, Index n) const {
     return n == 0 || holds(s, std::min(window_begin(n), n - 1), n);
   }
-  /// The sequence cut to n tokens. Within the pinned blocks all that a ring held behind them is forgotten.
+  /// The sequence cut to n tokens. Within the pinned blocks all that a ring held behind them is
+  /// forgotten.
   CacheSequence ended_at(CacheSequence s, Index n) const {
     s.length = n;
     if (n <= pinned_blocks * block) s.written = n;
@@ -200,7 +205,8 @@ class CacheMemory {
   Index count_ = 0;
 };
 
-/// The lines of a cache: its own, or the caller's. A copy has its own; what was moved from holds nothing.
+/// The lines of a cache: its own, or the caller's. A copy has its own; what was moved from holds
+/// nothing.
 class CacheStore {
  public:
   CacheStore() = default;

@@ -1,9 +1,10 @@
-// attn/kernel/cached_keys.h: keys and values of a cache, to the stages of the forward pass: nothing is packed but the newest panel.
+// attn/kernel/cached_keys.h: keys and values of a cache, to the stages of the forward pass: nothing
+// is packed but the newest panel.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../detail/index_list.h"
-#include "../detail/masks.h"
+#include "../base/index_list.h"
+#include "../mask/interval.h"
 #include "cache_memory.h"
 #include "chunks.h"
 #include "pack.h"
@@ -15,7 +16,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// The keys and values of a call that come from a cache: both of them; the problem's `value` is Absent.
+/// The keys and values of a call that come from a cache: both of them; the problem's `value` is
+/// Absent.
 template <class T>
 struct CacheOperand {
   using Scalar = cache_compute_t<T>;
@@ -30,12 +32,15 @@ struct CacheOperand {
   }
 };
 
-// WHAT     what PackedKeys answers, from panels that lie there already. A chunk of few rows (decoding) reads them as they are
-//          stored, widened in registers; for more rows narrow ones are widened into scratch once a block. The tail's rows are
-//          packed: less than a panel
-// EDGES    what lies behind the tail's last key is zero in its packed panel; values are zero up to a whole depth step
-// NUMERICS stored numbers become the compute scalar exactly, in registers or in scratch. A scale multiplies the finished dot
-//          product, and the weight of a value: one rounding each, wherever the row is computed
+// WHAT     what PackedKeys answers, from panels that lie there already. A chunk of few rows
+//          (decoding) reads them as they are stored, widened in registers; for more rows narrow
+//          ones are widened into scratch once a block. The tail's rows are packed: less than a
+//          panel
+// EDGES    what lies behind the tail's last key is zero in its packed panel; values are zero up to
+//          a whole depth step
+// NUMERICS stored numbers become the compute scalar exactly, in registers or in scratch. A scale
+//          multiplies the finished dot product, and the weight of a value: one rounding each,
+//          wherever the row is computed
 template <class Problem>
 class CachedKeys {
   using Scalar = typename Problem::Scalar;

@@ -1,4 +1,5 @@
-// attn/kernel/chunk_rows.h: the rows of a chunk: as strips, as heads of a token, and where they lie in an operand.
+// attn/kernel/chunk_rows.h: the rows of a chunk: as strips, as heads of a token, and where they lie
+// in an operand.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -10,8 +11,9 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// Rows [0, count) of a chunk. Row r is number chunk.begin + r of its sequence and key/value head, where the heads of a group follow
-/// each other for each token: query row n / group under head n % group of the group.
+/// Rows [0, count) of a chunk. Row r is number chunk.begin + r of its sequence and key/value head,
+/// where the heads of a group follow each other for each token: query row n / group under head n %
+/// group of the group.
 template <class Scalar>
 class ChunkRows {
  public:
@@ -67,8 +69,9 @@ class ChunkRows {
   }
 
  private:
-  /// n / group, without the integer division that would cost as much as several packets of products: with half a row added the
-  /// product cannot fall on the wrong side of an integer while n < 2⁵¹.
+  /// n / group, without the integer division that would cost as much as several packets of
+  /// products: with half a row added the product cannot fall on the wrong side of an integer while
+  /// n < 2⁵¹.
   Index token_of(Index n) const {
     return group_ == 1 ? n : Index((double(n) + 0.5) * inverse_group_);
   }

@@ -4,13 +4,14 @@
 
 #include <algorithm>
 
-#include "../detail/call_shape.h"
+#include "../base/call_shape.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// The part of a call that one worker does at a time: rows [begin, end) of one sequence and key/value head.
+/// The part of a call that one worker does at a time: rows [begin, end) of one sequence and
+/// key/value head.
 struct Chunk {
   Index sequence, kv_head;
   Index begin, end;
@@ -30,8 +31,9 @@ inline Index chunks_of(const detail::CallShape& shape, Index chunk_rows, Index k
   return chunks * kv_heads;
 }
 
-/// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the first, which see most under a
-/// causal mask. Workers each walk it and stop at the numbers they drew.
+/// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the
+/// first, which see most under a causal mask. Workers each walk it and stop at the numbers they
+/// drew.
 class ChunkWalk {
  public:
   /// `kv_heads`: all of the shape, or one if the caller takes the others along.

@@ -1,10 +1,11 @@
-// attn/kernel/finish.h: stage 5, y = o / l (+ residual) of the rows of a chunk, and what is saved of a row.
+// attn/kernel/finish.h: stage 5, y = o / l (+ residual) of the rows of a chunk, and what is saved
+// of a row.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
-#include "../detail/load.h"
+#include "../base/load.h"
 #include "chunk_rows.h"
 #include "online_softmax.h"
 #include "problem.h"
@@ -15,9 +16,12 @@ inline namespace ATTN_ABI {
 namespace kernel {
 
 // WHAT     y[r, c] = o[r, c] · (1 / l[r]) (+ x[r, c])     l: the row's lanes reduced, W rows at a time; one division a packet of rows
-// TRAFFIC  o is read once, y written once; W rows × W features are turned in registers where rows lie side by side in y
-// EDGES    a row that has seen nothing (l = 0) gives zeros; features that fill no packet are stored one by one
-// NUMERICS the product rounds by itself, so that the residual is a separate addition, before the one rounding to storage
+// TRAFFIC  o is read once, y written once; W rows × W features are turned in registers where rows
+//          lie side by side in y
+// EDGES    a row that has seen nothing (l = 0) gives zeros; features that fill no packet are stored
+//          one by one
+// NUMERICS the product rounds by itself, so that the residual is a separate addition, before the
+//          one rounding to storage
 template <class Problem>
 class Finish {
   using Scalar = typename Problem::Scalar;
@@ -57,7 +61,8 @@ class Finish {
   /// A packet of features of a finished row.
   ATTN_INLINE typename S::Packet finished(const QueryRow& row, Index r, const Scalar& inverse,
                                           Index c) const {
-    // The zero addend rounds the product by itself, so that the residual is a separate addition, and clears the sign of zero.
+    // The zero addend rounds the product by itself, so that the residual is a separate addition,
+    // and clears the sign of zero.
     auto value = S::fmadd(S::load(work_.output + r * work_.size.features + c), S::set(inverse),
                           S::set(Scalar(0)));
     if constexpr (!std::is_same_v<Residual, Absent>) {

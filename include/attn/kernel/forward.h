@@ -1,4 +1,5 @@
-// attn/kernel/forward.h: the forward pass: one schedule of the stages for every shape, mask, modifier, scalar and output.
+// attn/kernel/forward.h: the forward pass: one schedule of the stages for every shape, mask,
+// modifier, scalar and output.
 // SPDX-License-Identifier: MIT
 //
 //   for each sequence, key/value head and chunk of query rows:                   // schedule.h
@@ -6,32 +7,36 @@
 //     for each block of keys that the mask lets some row see:
 //       open k, v                                                                // packed_keys.h: once a block, used by all rows
 //       for each strip of rows that sees some of it:                             // attend
-//         s = scale · q · kᵀ                                                     // 1  scores.h
+//         s = scale · q · kᵀ                                                     // 1  dot_products.h
 //         s = modify(s), hide(s) where the mask is not known to be full          // 2  modify.h, score.h, mask.h
 //         r = state.update(s)                                                    // 3  online_softmax.h: s becomes exp(s − max)
 //         o = r · o + s · v                                                      // 4  weighted_sum.h
-//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish.h, saved.h
-//     weights and scores, where they are asked for                               //    replay.h
+//     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish.h, row_outputs.h
+//     weights and scores, where they are asked for                               //    pair_outputs.h
 //
-// LIMIT  (Zen 5, AVX-512; cycles a row and 16 keys at d = 64) 64 for the products on the two multiply-add ports, 3.7 for exp on the
-//        same, 2 for storing s and p (a 512-bit store takes the read ports of two multiply-adds), 0.5 for o: 0.91 of the peak.
-//        Tiles run at 0.98; packing keys and values is 2 % of pre1k, and 4 % is what a row costs whatever it sees: its query packed,
-//        its sums advanced, divided and written. So pre1k reaches 0.85. Where rows see few keys more of that shows: pad512 (288
-//        on average) 0.77, enc128 (128) 0.73 to 0.76; where the mask cuts through tiles their hidden half does: pre1kc 0.80,
-//        d128c 0.81 to 0.83.
-//        tiny is latency: each stage of a head waits for the one before, 500 cycles of work take 1300, a third of them schedule.
-//        Without gain: keys in blocks of 128, two strips in turns, row maxima in a pass of their own, asking ahead for the
-//        output's lines, the next chunk's operands or the bias, exp of 2, 6 or 8 packets at a time.
+// LIMIT  (Zen 5, AVX-512; cycles a row and 16 keys at d = 64) 64 for the products on the two
+//        multiply-add ports, 3.7 for exp on the same, 2 for storing s and p (a 512-bit store takes
+//        the read ports of two multiply-adds), 0.5 for o: 0.91 of the peak.
+//        Tiles run at 0.98; packing keys and values is 2 % of pre1k, and 4 % is what a row costs
+//        whatever it sees: its query packed, its sums advanced, divided and written. So pre1k
+//        reaches 0.85. Where rows see few keys more of that shows: pad512 (288 on average) 0.77,
+//        enc128 (128) 0.73 to 0.76; where the mask cuts through tiles their hidden half does:
+//        pre1kc 0.80, d128c 0.81 to 0.83.
+//        tiny is latency: each stage of a head waits for the one before, 500 cycles of work take
+//        1300, a third of them schedule.
+//        Without gain: keys in blocks of 128, two strips in turns, row maxima in a pass of their
+//        own, asking ahead for the output's lines, the next chunk's operands or the bias, exp of 2,
+//        6 or 8 packets at a time.
 //
-// Rows of a chunk: with several query heads on one key/value head (grouped-query attention) row r of the chunk is query row
-// r / group under head r % group, so that all of them share the packed block and a strip spans few positions.
+// Rows of a chunk: with several query heads on one key/value head (grouped-query attention) row r
+// of the chunk is query row r / group under head r % group, so that all of them share the packed
+// block and a strip spans few positions.
 #pragma once
 
 #include <algorithm>
 #include <limits>
 #include <utility>
 
-#include "../score.h"
 #include "cached_keys.h"
 #include "chunk_rows.h"
 #include "chunks.h"
@@ -41,9 +46,9 @@
 #include "online_softmax.h"
 #include "packed_keys.h"
 #include "problem.h"
-#include "replay.h"
-#include "saved.h"
-#include "scores.h"
+#include "pair_outputs.h"
+#include "row_outputs.h"
+#include "dot_products.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -80,7 +85,8 @@ class ForwardPass {
     finish();
   }
 
-  /// The states of a chunk's rows over one part of the keys alone; none where they see nothing of it.
+  /// The states of a chunk's rows over one part of the keys alone; none where they see nothing of
+  /// it.
   void attend_part(const Chunk& chunk, Index part, const RowStates<Scalar>& states) {
     begin(chunk);
     if (!intersect(visible_, problem_.parts[part]).empty()) attend_part(part, states);
@@ -203,8 +209,9 @@ class ForwardPass {
   }
 
   /// The query rows of a strip, turned where positions are rotary.
-  /// WHY  one strip at a time, just before its first scores: the rows of the next one, asked for here, arrive while this one is
-  ///      computed (enc128, whose operands come from L3: queries took 1.6 times as long to pack as keys, now 0.9; Zen 5)
+  /// WHY  one strip at a time, just before its first scores: the rows of the next one, asked for
+  ///      here, arrive while this one is computed (enc128, whose operands come from L3: queries
+  ///      took 1.6 times as long to pack as keys, now 0.9; Zen 5)
   void pack_queries(Index strip) {
     const Index stride = problem_.query.view.feature_stride, features = problem_.shape.key_dim,
                 depth = work_.size.depth, first = rows_.strips().begin(strip),
@@ -235,7 +242,8 @@ class ForwardPass {
   /// The strip has not seen a block: its sums are not even zeros.
   bool fresh(Index strip) const { return !detail::equal(work_.fresh[strip], Scalar(0)); }
 
-  /// What a strip that has seen no key holds. The first block that it sees stores its sums instead of adding them to zeros.
+  /// What a strip that has seen no key holds. The first block that it sees stores its sums instead
+  /// of adding them to zeros.
   void start_from_zero(Index strip) {
     const Index first = rows_.strips().begin(strip), rows = rows_.strips().rows(strip);
     std::fill_n(work_.lanes + first * Size::panel, rows * Size::panel, Scalar(0));
@@ -260,7 +268,8 @@ class ForwardPass {
     return intersect(problem_.mask.keys(rows), keys);
   }
 
-  /// Stages 1 and 2 of one strip and one block: what the strip visits, and the scores of that. It sees some of it.
+  /// Stages 1 and 2 of one strip and one block: what the strip visits, and the scores of that. It
+  /// sees some of it.
   ATTN_INLINE void score(const QueryRows& strip_rows, Index first, int rows, Index block,
                          KeyRange seen, Visit& visit) {
     plan(strip_rows, block, seen, visit);
@@ -304,7 +313,8 @@ class ForwardPass {
     keys_and_values_.weighted_sum(rows, visit, rescale, work_.output + first * work_.size.features);
   }
 
-  /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked panel by panel.
+  /// Which panels of the block the strip visits. Most blocks are seen whole; only others are asked
+  /// panel by panel.
   void plan(const QueryRows& rows, Index block, KeyRange seen, Visit& visit) const {
     const Index begin = (seen.begin - block) / Size::panel, end = seen.end - block,
                 last = (end + Size::panel - 1) / Size::panel;

@@ -1,4 +1,5 @@
-// attn/kernel/in_place.h: stages 1 and 4 on keys and values where they lie in memory, for a chunk of one strip (decoding).
+// attn/kernel/in_place.h: stages 1 and 4 on keys and values where they lie in memory, for a chunk
+// of one strip (decoding).
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -7,22 +8,28 @@
 
 #include "pack.h"
 #include "row_sums.h"
-#include "scores.h"
+#include "dot_products.h"
 #include "weighted_sum.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     the scores of scores.h and the sums of weighted_sum.h, with the same bits, without packing: panels are worth their
-//          stores and loads only where several strips share them. The mask hides no pair of the run; a score of −∞ may.
-// PICTURE  scores: W keys × W features are transposed in registers, each column at once multiplied by q[i, c] for all R rows;
-//          sums: a row of V is a row of packets as it lies, R × F of them are accumulated at a time
-// LIMIT    memory: 2·d scalars a key are read once. W × W of K cost W loads, W·log2 W shuffles, W·R multiply-adds
-// TRAFFIC  prefetched a panel ahead row by row: the loads of K jump from row to row, which hardware does not follow
-//          (dec4k, one Zen 5 core, AVX-512, of 36 GB/s: packed 16, in place 23, prefetched 36)
-// EDGES    features beyond d are zeros; keys beyond the run are zeros (their scores are hidden by hide_beyond)
-// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the register tile
+// WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, without
+//          packing: panels are worth their stores and loads only where several strips share them.
+//          The mask hides no pair of the run; a score of −∞ may.
+// PICTURE  scores: W keys × W features are transposed in registers, each column at once multiplied
+//          by q[i, c] for all R rows; sums: a row of V is a row of packets as it lies, R × F of
+//          them are accumulated at a time
+// LIMIT    memory: 2·d scalars a key are read once. W × W of K cost W loads, W·log2 W shuffles, W·R
+//          multiply-adds
+// TRAFFIC  prefetched a panel ahead row by row: the loads of K jump from row to row, which hardware
+//          does not follow (dec4k, one Zen 5 core, AVX-512, of 36 GB/s: packed 16, in place 23,
+//          prefetched 36)
+// EDGES    features beyond d are zeros; keys beyond the run are zeros (their scores are hidden by
+//          hide_beyond)
+// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the
+//          register tile
 
 /// Asks for the rows [first, last) of a source.
 template <class S, class T>
@@ -71,8 +78,9 @@ ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys
       }
     }
   }
-  // What is left: features that fill no packet (transposed all the same), or of fewer keys all features, a packet of them at a
-  // time: all its columns are written before the first is read, which has to wait for what was written element by element.
+  // What is left: features that fill no packet (transposed all the same), or of fewer keys all
+  // features, a packet of them at a time: all its columns are written before the first is read,
+  // which has to wait for what was written element by element.
   ATTN_UNROLL
   for (int v = 0; v < C; ++v) {
     const Index there = std::clamp<Index>(held - v * S::width, 0, S::width);
@@ -124,7 +132,8 @@ ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index
   }
 }
 
-/// scores() without panels: of keys [begin, end) of a block, `begin` being the first of a panel. keys.feature_stride is 1.
+/// scores() without panels: of keys [begin, end) of a block, `begin` being the first of a panel.
+/// keys.feature_stride is 1.
 template <class S, class T>
 void scores_in_place(int rows, const typename S::Scalar* q, const Source<T>& keys, Index begin,
                      Index end, Index features, typename S::Scalar* s,
@@ -154,8 +163,9 @@ struct ValuesInPlace {
 };
 
 /// Whether some row is hidden from one of the keys [begin, end) of a block.
-/// WHY  this much is asked of every block: a minimum a packet of scores, where a key has d values. (A row of its own, because of NaN,
-///      which may stay in a minimum: it then is all that the row gives.)
+/// WHY  this much is asked of every block: a minimum a packet of scores, where a key has d values.
+///      (A row of its own, because of NaN, which may stay in a minimum: it then is all that the row
+///      gives.)
 template <class S>
 ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin, Index end) {
   using Scalar = typename S::Scalar;
@@ -171,7 +181,8 @@ ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin,
   return !detail::equal(S::reduce_max(some), Scalar(0));
 }
 
-/// Whether the values of keys [begin, end) that some row is hidden from are finite. Those that all rows see may be anything.
+/// Whether the values of keys [begin, end) that some row is hidden from are finite. Those that all
+/// rows see may be anything.
 template <class S, class T>
 ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
                                         const ValuesInPlace<S, T>& values, Index begin, Index end) {
@@ -191,7 +202,8 @@ ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
   return true;
 }
 
-/// One run of keys [begin, end). `held` features of F packets; `ahead`: features to ask for of the rows read a panel later.
+/// One run of keys [begin, end). `held` features of F packets; `ahead`: features to ask for of the
+/// rows read a panel later.
 template <class S, int R, int F, class T>
 ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values, Index begin,
                                    Index end, Index held, Index ahead, bool first, bool last,
@@ -235,7 +247,8 @@ void weighted_sum_in_place(int rows, Index features, const typename S::Scalar* p
     const auto accumulate = [&](auto packets, Index c, Index held) {
       constexpr int P = decltype(packets)::value;
       const Source<T> from{values.data + c, values.token_stride, 1};
-      // The first pass asks for whole rows; those of the other features then find them in the cache.
+      // The first pass asks for whole rows; those of the other features then find them in the
+      // cache.
       const Index ahead = c == 0 ? features : 0;
       BlockSums<S, R, P> block(rescale, o + c, o_stride);
       for (Index j = begin, last; j < end; j = last) {

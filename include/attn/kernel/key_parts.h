@@ -1,4 +1,5 @@
-// attn/kernel/key_parts.h: keys cut into parts, each attended by itself, and their states merged in order (split_keys()).
+// attn/kernel/key_parts.h: keys cut into parts, each attended by itself, and their states merged in
+// order (split_keys()).
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -27,11 +28,13 @@ struct KeyParts {
   constexpr KeyRange operator[](Index n) const { return {n * keys, n * keys + keys}; }
 };
 
-// WHAT     how workers go about the parts. Where there are chunks of rows for all of them, the one that has a chunk attends part
-//          after part and merges each at once: a second state beside the chunk's. Else workers draw parts as well: the states of
-//          all of them are kept, and merged once all are there
-// WHY      states are merged in the order of the keys, whoever is done first. Kept for few rows only, no more than a part has
-//          keys, they take less memory than the keys and values themselves
+// WHAT     how workers go about the parts. Where there are chunks of rows for all of them, the one
+//          that has a chunk attends part after part and merges each at once: a second state beside
+//          the chunk's. Else workers draw parts as well: the states of all of them are kept, and
+//          merged once all are there
+// WHY      states are merged in the order of the keys, whoever is done first. Kept for few rows
+//          only, no more than a part has keys, they take less memory than the keys and values
+//          themselves
 // EDGES    the number of workers decides how, never what is merged with what: the bits are the same
 template <class Scalar>
 struct SharedParts {
@@ -62,12 +65,16 @@ struct SharedParts {
   constexpr Index total(Index features) const { return parts * heads * state(features); }
 };
 
-// WHAT     settled = settled ⊕ states for each row:  m = max(m_a, m_b), and every sum (l by lanes, o, the entropy's t) is
-//          x_a · exp(m_a − m) + x_b · exp(m_b − m): the merge of softmax_state.h
-// WHY      of the keys that settle together while blocks go by, m_b never being less; and of parts of the keys. Once in several blocks,
-//          since a compensated addition is 14 operations where a plain one is one
-// EDGES    a part that a row does not see is the identity: m_b is the lowest number and all sums are +0
-// NUMERICS with compensation (row_sums.h). t is relative to m, which moves: t + (m_a − m) · l_a as in saved.h
+// WHAT     settled = settled ⊕ states for each row: m = max(m_a, m_b), and every sum (l by lanes,
+//          o, the entropy's t) is x_a · exp(m_a − m) + x_b · exp(m_b − m): the merge of
+//          softmax_state.h
+// WHY      of the keys that settle together while blocks go by, m_b never being less; and of parts
+//          of the keys. Once in several blocks, since a compensated addition is 14 operations where
+//          a plain one is one
+// EDGES    a part that a row does not see is the identity: m_b is the lowest number and all sums
+//          are +0
+// NUMERICS with compensation (row_sums.h). t is relative to m, which moves: t + (m_a − m) · l_a as
+//          in row_outputs.h
 template <class S>
 ATTN_NOINLINE void settle_states(Index first, Index rows, Index features,
                                  const RowStates<typename S::Scalar>& states,

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "chunk_rows.h"
+#include "online_softmax.h"
 #include "problem.h"
 #include "strip_tables.h"
 #include "visit.h"
@@ -14,9 +15,11 @@ inline namespace ATTN_ABI {
 namespace kernel {
 
 // WHAT     s = modify(s), then −∞ where the mask hides; lane_max is raised to the maxima of that
-// PICTURE  row after row; where biases or bools lie by columns, panel after panel and then row after row, so that all rows of the strip go
-//          through a line of a column before the next (strip_tables.h)
-// EDGES    whole panels of keys that all rows see are not asked for; the last packets are hidden beyond the keys that are there
+// PICTURE  row after row; where biases or bools lie by columns, panel after panel and then row
+//          after row, so that all rows of the strip go through a line of a column before the next
+//          (strip_tables.h)
+// EDGES    whole panels of keys that all rows see are not asked for; the last packets are hidden
+//          beyond the keys that are there
 template <class Problem>
 class ModifyScores {
   using Scalar = typename Problem::Scalar;
@@ -49,7 +52,8 @@ class ModifyScores {
                    });
   }
 
-  /// Calls f(part of the segment, modifiers_of(i, row i)) for all of it at once, or panel by panel where biases or masks lie by columns:
+  /// Calls f(part of the segment, modifiers_of(i, row i)) for all of it at once, or panel by panel
+  /// where biases or masks lie by columns:
   /// a line of a column is then gone through by all rows of the strip before the next.
   template <class F>
   void with_modifiers(Index first, int rows, Index block, const Segment& segment, bool by_panels,

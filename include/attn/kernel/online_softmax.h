@@ -1,10 +1,11 @@
-// attn/kernel/online_softmax.h: stage 3, scores become exp(s − m) under the running row maximum m, and sums l are kept as lanes.
+// attn/kernel/online_softmax.h: stage 3, scores become exp(s − m) under the running row maximum m,
+// and sums l are kept as lanes.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
-#include "../detail/vector_math.h"
+#include "../base/vector_math.h"
 #include "register_tile.h"
 #include "row_sums.h"
 
@@ -18,14 +19,17 @@ inline Scalar hidden_score() {
   return Scalar(-Eigen::NumTraits<Scalar>::infinity());
 }
 
-/// A weight that is no weight: the pair is hidden. Only written where a hidden pair may meet a value that is not finite.
+/// A weight that is no weight: the pair is hidden. Only written where a hidden pair may meet a
+/// value that is not finite.
 template <class Scalar>
 inline Scalar hidden_weight() {
   return Scalar(-1);
 }
 
-/// Where a row's maximum starts: the neutral element of max over finite scores. Being finite, it needs no special case:
-/// −∞ − lowest = −∞, so hidden pairs weigh 0 also in a row that has seen nothing yet, and lowest − m = −∞ or 0 rescales zeros.
+/// Where a row's maximum starts: the neutral element of max over finite scores. Being finite, it
+/// needs no special case:
+/// −∞ − lowest = −∞, so hidden pairs weigh 0 also in a row that has seen nothing yet, and lowest −
+/// m = −∞ or 0 rescales zeros.
 template <class Scalar>
 inline Scalar no_maximum() {
   return Scalar(Eigen::NumTraits<Scalar>::lowest());
@@ -33,13 +37,14 @@ inline Scalar no_maximum() {
 
 // WHAT     for each row i of the strip:  m' = max(m, row maximum of the block),  r = exp(m − m')
 //                                        p = exp(s − m') in place of s,          l = r·l + Σ p, one sum for each lane of a panel
-// LIMIT    the multiply-adds of exp (vector_math.h) and the store of p: 15 operations a packet, 9 cycles on Cascade Lake (AVX2, two
-//          ports); 7 of 14 for the two ports of Zen 5 (AVX-512), 5.3 cycles, where with d = 64 the two products cost 64
-// EDGES    whole packets: lanes of hidden keys hold −∞ and become +0. With MarkHidden they become hidden_weight() after they
-//          have been summed as 0 (see weighted_sum.h).
-// NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that value row. Each row decides its
-//          own r. A lane's sum of the block starts from +0 and is added to l with compensation (row_sums.h); lanes are reduced once,
-//          at the end.
+// LIMIT    the multiply-adds of exp (base/vector_math.h) and the store of p: 15 operations a
+//          packet, 9 cycles on Cascade Lake (AVX2, two ports); 7 of 14 for the two ports of Zen 5
+//          (AVX-512), 5.3 cycles, where with d = 64 the two products cost 64
+// EDGES    whole packets: lanes of hidden keys hold −∞ and become +0. With MarkHidden they become
+//          hidden_weight() after they have been summed as 0 (see weighted_sum.h).
+// NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that
+//          value row. Each row decides its own r. A lane's sum of the block starts from +0 and is
+//          added to l with compensation (row_sums.h); lanes are reduced once, at the end.
 template <class S>
 struct OnlineSoftmax {
   using Scalar = typename S::Scalar;
@@ -48,8 +53,9 @@ struct OnlineSoftmax {
 
   static constexpr int kRescaleSlots = int((Size::rows + S::width - 1) / S::width * S::width);
 
-  /// Advances the maxima of `rows` rows and leaves exp(m − m') of each in rescale[kRescaleSlots], unless that is null. Memory of m is there for
-  /// kRescaleSlots rows; what lies behind the rows stays.
+  /// Advances the maxima of `rows` rows and leaves exp(m − m') of each in rescale[kRescaleSlots],
+  /// unless that is null. Memory of m is there for kRescaleSlots rows; what lies behind the rows
+  /// stays.
   static void advance(int rows, const Scalar* lane_max, Scalar* m, Scalar* rescale) {
     for (int i = 0; i < rows; i += S::width, lane_max += S::width * S::width) {
       const int count = std::min(rows - i, int(S::width));
@@ -65,7 +71,8 @@ struct OnlineSoftmax {
     }
   }
 
-  /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys of one block; without r, l starts from 0.
+  /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys of one
+  /// block; without r, l starts from 0.
   /// A run's last packet counts whole: lanes beyond its end hold −∞.
   template <bool MarkHidden>
   static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
@@ -80,7 +87,8 @@ struct OnlineSoftmax {
 
  private:
   /// Four exponentials are in flight: of four rows, or of two rows and two packets.
-  /// WHY  of rows rather than of one row's packets: short runs have few, and their constants come from memory each time
+  /// WHY  of rows rather than of one row's packets: short runs have few, and their constants come
+  ///      from memory each time
   static constexpr int kRowsAtOnce = S::width == 1 ? 1 : detail::kVectorRegisters >= 32 ? 4 : 2;
   static constexpr int kPacketsAtOnce = kRowsAtOnce == 4 ? 1 : Size::packets;
 
@@ -184,7 +192,8 @@ struct OnlineSoftmax {
   }
 };
 
-/// The sums of the lanes of up to W rows, one row a lane. The order in which a row's are added does not depend on the others.
+/// The sums of the lanes of up to W rows, one row a lane. The order in which a row's are added does
+/// not depend on the others.
 template <class S>
 ATTN_INLINE typename S::Packet reduce_lanes(int rows, const typename S::Scalar* lanes) {
   using Size = TileSize<typename S::Scalar>;

@@ -1,10 +1,11 @@
-// attn/kernel/pack.h: strided storage → the panels and strips that the register tile reads, converted and transposed on the way.
+// attn/kernel/pack.h: strided storage → the panels and strips that the register tile reads,
+// converted and transposed on the way.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
-#include "../detail/load.h"
+#include "../base/load.h"
 #include "tile_size.h"
 
 namespace attn {
@@ -14,10 +15,12 @@ namespace kernel {
 // WHAT     queries  →  strip of R rows:   element (i, c) at (c / 4)·4R + 4i + c % 4, times scale                // Q: (R, d_k)
 //          keys     →  panels of C·W keys: element (c, j) at c·(C·W) + j                                        // K: (d_k, C·W)
 //          values   →  panels of C·W features: element (j, c) at j·(C·W) + c                                    // V: (keys, C·W)
-// PICTURE  keys, features contiguous:  W rows of W features are loaded, transposed in registers, stored as W columns
-// TRAFFIC  each key and value is read once for each chunk of query rows (up to 1024); about 1 % of the chunk's products
-// EDGES    features beyond d are zero up to the padded depth; keys beyond the range are zero up to whole packets of K and groups
-//          of 4 of V. What lies outside the range is not read.
+// PICTURE  keys, features contiguous: W rows of W features are loaded, transposed in registers,
+//          stored as W columns
+// TRAFFIC  each key and value is read once for each chunk of query rows (up to 1024); about 1 % of
+//          the chunk's products
+// EDGES    features beyond d are zero up to the padded depth; keys beyond the range are zero up to
+//          whole packets of K and groups of 4 of V. What lies outside the range is not read.
 // NUMERICS half and bfloat16 are converted exactly; scale is applied in the compute type
 
 /// Tokens of one sequence and head in memory.
@@ -38,7 +41,8 @@ void pack_query(const T* from, Index feature_stride, Index features, Index depth
   Scalar* to = strip + i * kGroup;
   Index c = 0;
   if (feature_stride == 1) {
-    // Group by group: packets cut into groups through memory wait for their own stores (6 % of enc128 on Zen 5).
+    // Group by group: packets cut into groups through memory wait for their own stores (6 % of
+    // enc128 on Zen 5).
     for (; c + kGroup <= features; c += kGroup, to += kGroup * R) {
       Eigen::Map<Eigen::Array<Scalar, kGroup, 1>>(to, kGroup) =
           Eigen::Map<const Eigen::Array<std::remove_const_t<T>, kGroup, 1>>(from + c, kGroup)
@@ -60,7 +64,8 @@ void pack_queries(const T* const* from, Index feature_stride, Index features, In
   constexpr Index kGroup = TileSize<typename S::Scalar>::depth;
   Index i = 0;
   if constexpr (S::width >= kGroup) {
-    // A packet of each of kTogether rows holds kTogether groups, which change places: whole packets of the strip.
+    // A packet of each of kTogether rows holds kTogether groups, which change places: whole packets
+    // of the strip.
     constexpr Index kTogether = S::width / kGroup;
     const Index whole = feature_stride == 1 ? features / S::width * S::width : 0;
     for (; whole > 0 && i + kTogether <= rows; i += kTogether) {
@@ -84,9 +89,11 @@ void pack_queries(const T* const* from, Index feature_stride, Index features, In
     pack_query<S>(from[i], feature_stride, features, depth, scale, i, rows, strip);
 }
 
-/// Tiles of W rows × W contiguous elements, one after the other along the rows, each handed to put(c, packets); returns the
-/// element where whole tiles end. `Ahead`: the elements `ahead` of these will be read next, and are asked for already.
-/// WHY  rows lie a token apart, too far for hardware to follow. Where nothing follows, asking took 12 % of tiny (Zen 5).
+/// Tiles of W rows × W contiguous elements, one after the other along the rows, each handed to
+/// put(c, packets); returns the element where whole tiles end. `Ahead`: the elements `ahead` of
+/// these will be read next, and are asked for already.
+/// WHY  rows lie a token apart, too far for hardware to follow. Where nothing follows, asking took
+///      12 % of tiny (Zen 5).
 template <class S, bool Ahead, class T, class Put>
 ATTN_INLINE Index each_tile(const T* from, Index row_stride, Index ahead, Index features,
                             const Put& put) {
@@ -110,7 +117,8 @@ ATTN_INLINE void store_rows(const typename S::Packet (&rows)[S::width], typename
   for (int w = 0; w < S::width; ++w) S::store(to + w * stride, rows[w]);
 }
 
-/// Keys [begin, end) of a block into its panels; `to` is the block's first panel, `block` the block's first key.
+/// Keys [begin, end) of a block into its panels; `to` is the block's first panel, `block` the
+/// block's first key.
 template <class S, class T>
 void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Index depth,
                typename S::Scalar* to) {
@@ -118,7 +126,8 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
   constexpr Index kPanel = TileSize<Scalar>::panel;
   for (Index j = block + (range.begin - block) / kPanel * kPanel; j < range.end; j += kPanel) {
     Scalar* panel = to + (j - block) * depth;
-    // W keys at a time: one column of packets of the panel. A second one without a key is not read (scores.h).
+    // W keys at a time: one column of packets of the panel. A second one without a key is not read
+    // (dot_products.h).
     const Index held = TileSize<Scalar>::packets == 2 ? std::min(range.end - j, kPanel) : kPanel;
     for (Index w = 0; w < held; w += S::width) {
       const Index first = std::max<Index>(range.begin - j - w, 0),
@@ -151,7 +160,8 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
   }
 }
 
-/// Whether all packets seen were finite, by their exponents: no comparison that -ffast-math could fold away.
+/// Whether all packets seen were finite, by their exponents: no comparison that -ffast-math could
+/// fold away.
 template <class S>
 class FiniteCheck {
  public:
@@ -169,7 +179,8 @@ class FiniteCheck {
   bool finite_ = true;
 };
 
-/// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of them are finite.
+/// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of
+/// them are finite.
 template <class S, class T>
 bool pack_values(Source<T> values, Index block, KeyRange range, Index features, Index rows,
                  typename S::Scalar* to) {

@@ -1,13 +1,14 @@
-// attn/kernel/packed_keys.h: keys and values given as matrices, to the stages of the forward pass: packed block by block, or in place.
+// attn/kernel/packed_keys.h: keys and values given as matrices, to the stages of the forward pass:
+// packed block by block, or in place.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../detail/masks.h"
+#include "../mask/interval.h"
 #include "chunks.h"
 #include "in_place.h"
 #include "pack.h"
 #include "problem.h"
-#include "rotary.h"
+#include "rotate_row.h"
 #include "visit.h"
 #include "weighted_sum.h"
 
@@ -15,11 +16,14 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// What the pass asks of the keys and values of a chunk, a block at a time: open() it, then for each strip
-///   scores()        stage 1 of a segment. Behind its last key they are −∞ up to a whole depth step, behind that anything: who
-///                   reads more than what the strip visited takes it for hidden (replay.h)
-///   finite()        between stages 2 and 3: whether a hidden pair may be summed as 0 · v, because each value that some row is hidden
-///                   from, by the mask or by a score of −∞, is finite. Else stage 3 marks their weights
+/// What the pass asks of the keys and values of a chunk, a block at a time: open() it, then for
+/// each strip
+///   scores()        stage 1 of a segment. Behind its last key they are −∞ up to a whole depth
+///                   step, behind that anything: who reads more than what the strip visited takes
+///                   it for hidden (pair_outputs.h)
+///   finite()        between stages 2 and 3: whether a hidden pair may be summed as 0 · v, because
+///                   each value that some row is hidden from, by the mask or by a score of −∞, is
+///                   finite. Else stage 3 marks their weights
 ///   weighted_sum()  stage 4; what is marked is left out
 /// This one reads matrices; cached_keys.h a cache.
 template <class Problem>
@@ -40,8 +44,8 @@ class PackedKeys {
   Index next(Index block) const { return block; }
   bool holds(Index) const { return true; }
 
-  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between is not even read. Does
-  /// nothing where they are attended in place.
+  /// Packs the panels of the block that some row of the chunk sees, run by run; what lies between
+  /// is not even read. Does nothing where they are attended in place.
   void open(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
     block_ = block;
     finite_ = true;
@@ -106,7 +110,8 @@ class PackedKeys {
   static constexpr bool kRotates =
       !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
 
-  /// Keys and values are worth packing for several strips, not for one that sees them all: decoding.
+  /// Keys and values are worth packing for several strips, not for one that sees them all:
+  /// decoding.
   bool attends_in_place(KeyRange keys, detail::Cover covered) const {
     if constexpr (kRotates) return false;
     return rows_ <= Size::in_place_rows && covered == detail::Cover::all &&

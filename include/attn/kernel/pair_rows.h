@@ -1,11 +1,12 @@
-// attn/kernel/pair_rows.h: numbers of each pair on their way from scores to the matrix that saves them, along its rows or its columns.
+// attn/kernel/pair_rows.h: numbers of each pair on their way from scores to the matrix that saves
+// them, along its rows or its columns.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
-#include "../detail/load.h"
-#include "../detail/saved.h"
+#include "../base/load.h"
+#include "pair_target.h"
 #include "online_softmax.h"
 #include "problem.h"
 #include "turn.h"
@@ -14,12 +15,16 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     rows of a chunk are added with their scores of a block; write() sends on the scores, or the weights exp(s − m) / l
+// WHAT     rows of a chunk are added with their scores of a block; write() sends on the scores, or
+//          the weights exp(s − m) / l
 // PICTURE  target by rows:     a strip is written as soon as it is scored
-//          target by columns:  as many strips as scratch has room for are kept, then written W rows × W keys at a time (turn.h), head by
-//                              head: under grouped-query attention the rows of a head are every group-th
+//          target by columns: as many strips as scratch has room for are kept, then written W rows
+//          × W keys at a time (turn.h), head by
+//                              head: under grouped-query attention the rows of a head are every
+//                              group-th
 // EDGES    rows that are not wanted take room in scratch and are left out here
-// NUMERICS a weight is p · (1 / l), p as the engine summed it; the mean over heads is summed in their order and scaled at the end
+// NUMERICS a weight is p · (1 / l), p as the engine summed it; the mean over heads is summed in
+//          their order and scaled at the end
 template <class S, class Target>
 class PairRows {
   using Scalar = typename S::Scalar;
@@ -43,7 +48,8 @@ class PairRows {
   /// Where the scores of the rows that are added next have to be.
   Scalar* scores() const { return memory_ + scored_ * Size::score_stride; }
 
-  /// Adds the rows from a cursor on, which is at row `first` of the chunk. `seen`: not all of their scores are those of hidden pairs.
+  /// Adds the rows from a cursor on, which is at row `first` of the chunk. `seen`: not all of their
+  /// scores are those of hidden pairs.
   template <class Cursor>
   void add(Cursor cursor, Index first, int rows, bool seen) {
     for (int i = 0; i < rows; ++i, cursor.next()) {
@@ -162,8 +168,8 @@ class PairRows {
     }
   }
 
-  /// Calls f(number of its first row, rows) for each head, in their order: the mean over them is summed in it. All rows of a token
-  /// are wanted or none, so the heads of the group take turns.
+  /// Calls f(number of its first row, rows) for each head, in their order: the mean over them is
+  /// summed in it. All rows of a token are wanted or none, so the heads of the group take turns.
   template <class F>
   void each_head(const F& f) const {
     const int turns = std::min(int(group_), count_);

@@ -1,12 +1,13 @@
-// attn/kernel/problem.h: one call of attention as the engine sees it: erased operands, bound policies, scratch.
+// attn/kernel/problem.h: one call of attention as the engine sees it: erased operands, bound
+// policies, scratch.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 #include <utility>
 
-#include "../detail/operand.h"
-#include "../detail/rotary.h"
+#include "../base/operand.h"
+#include "../score/rotary_table.h"
 #include "row_sums.h"
 
 namespace attn {
@@ -18,7 +19,8 @@ using detail::Operand;
 /// An optional operand that is not there.
 struct Absent {};
 
-/// The query offset of a sequence, whoever computes it: erased, so that the engine is not instantiated anew for every way to name it.
+/// The query offset of a sequence, whoever computes it: erased, so that the engine is not
+/// instantiated anew for every way to name it.
 class OffsetOf {
  public:
   template <class Function>
@@ -53,7 +55,7 @@ struct Problem {
   Modify modify;
   OffsetOf offset;
   Residual residual;    ///< an operand shaped like the output, or Absent
-  Saved saved;          ///< outputs beside the output (saved.h)
+  Saved saved;          ///< outputs beside the output (row_outputs.h)
   Rotation rotation{};  ///< of queries and keys by their positions, or Absent
   Parts parts{};        ///< of the keys (key_parts.h), or Absent
 };
@@ -62,7 +64,8 @@ constexpr Index whole_lines(Index n) {
   return round_up(n, 16);
 }  // cache lines (of float), so that every part is aligned
 
-/// What rows know of keys that are settled: the same numbers as in RowStates, with compensation (row_sums.h).
+/// What rows know of keys that are settled: the same numbers as in RowStates, with compensation
+/// (row_sums.h).
 template <class Scalar>
 struct SettledStates {
   Scalar* maximum = nullptr;
@@ -98,7 +101,8 @@ struct SettledStates {
   }
 };
 
-/// What the rows of a chunk know of the keys they have seen: m, t and l (by lanes) of the softmax, and o.
+/// What the rows of a chunk know of the keys they have seen: m, t and l (by lanes) of the softmax,
+/// and o.
 template <class Scalar>
 struct RowStates {
   Scalar *maximum = nullptr, *moment = nullptr;
@@ -124,7 +128,8 @@ struct RowStates {
   }
 };
 
-/// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the largest sequence.
+/// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the
+/// largest sequence.
 template <class Scalar>
 struct ScratchSize {
   using Size = TileSize<Scalar>;

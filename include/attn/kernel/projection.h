@@ -1,4 +1,5 @@
-// attn/kernel/projection.h: Y = X·W + b through the register tile, over weights packed into panels once.
+// attn/kernel/projection.h: Y = X·W + b through the register tile, over weights packed into panels
+// once.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -13,20 +14,30 @@ inline namespace ATTN_ABI {
 namespace kernel {
 
 // WHAT     Y[i, n] = (Σ_c X[i, c] · W[c, n]) + b[n]                              // X: (rows, K)  W: (K, N)  Y: (rows, N)
-//          weights  →  panels of C·W columns: element (c, n) at c·(C·W) + n, packed once; K padded to whole depth steps
-//          rows     →  strips of R rows as packed queries, packed once a piece, used by all weights that read them
+//          weights  → panels of C·W columns: element (c, n) at c·(C·W) + n, packed once; K padded
+//                   to whole depth steps
+//          rows     → strips of R rows as packed queries, packed once a piece, used by all weights
+//                   that read them
 // PICTURE  for each piece of rows:                      // up to 96 rows: X's strips stay in L2
 //            pack its strips
 //            for each weight that reads X, for each of its panels:             // a panel comes from memory once a piece
-//              for each strip: R × C packets, runs of 64 features in registers, their sums in the tile
-// TRAFFIC  a panel of W (K·C·W scalars, 64 KiB at K = 512 with AVX-512) and a strip of X (R·K, 24 KiB) stream from L2 once a tile:
-//          14 packets for 24 multiply-adds, at most 2.75 of them from beyond L1; a panel from L3 serves eight strips
-// LIMIT    the multiply-adds, as in register_tile.h; the sums of a run are added to the tile, in L1, once in 64 steps
-// EDGES    rows and columns beyond the matrix are zeros that are computed and not written; K beyond is zero on both sides
-// NUMERICS each element is b plus one chain from +0 for each run of K, in order: the bits know nothing of rows, pieces and threads.
-//          One chain over all of K would err by √runs more: 2.4e-6 instead of 7.6e-7 at most in a layer of 512 features with biases
+//              for each strip: R × C packets, runs of 64 features in registers, their sums in the
+//              tile
+// TRAFFIC  a panel of W (K·C·W scalars, 64 KiB at K = 512 with AVX-512) and a strip of X (R·K, 24
+//          KiB) stream from L2 once a tile:
+//          14 packets for 24 multiply-adds, at most 2.75 of them from beyond L1; a panel from L3
+//          serves eight strips
+// LIMIT    the multiply-adds, as in register_tile.h; the sums of a run are added to the tile, in
+//          L1, once in 64 steps
+// EDGES    rows and columns beyond the matrix are zeros that are computed and not written; K beyond
+//          is zero on both sides
+// NUMERICS each element is b plus one chain from +0 for each run of K, in order: the bits know
+//          nothing of rows, pieces and threads.
+//          One chain over all of K would err by √runs more: 2.4e-6 instead of 7.6e-7 at most in a
+//          layer of 512 features with biases
 
-/// A packed weight matrix as the kernel reads it. `bias` has whole panels, zeros where there is none.
+/// A packed weight matrix as the kernel reads it. `bias` has whole panels, zeros where there is
+/// none.
 template <class Scalar, class Stored>
 struct PanelWeights {
   const Stored* panels = nullptr;
@@ -59,8 +70,8 @@ void pack_weights(Index inputs, Index outputs, const Element& element, Stored* p
 }
 
 /// A run of features of a strip of R rows against one panel, added to `before`, into R rows of Y.
-/// A function of its own for each run: in a loop over them g++ carries the accumulators through the stack at every group of steps
-/// (mha512 0.75 of the peak).
+/// A function of its own for each run: in a loop over them g++ carries the accumulators through the
+/// stack at every group of steps (mha512 0.75 of the peak).
 template <class S, int R>
 ATTN_NOINLINE void project_run(const typename S::Scalar* x, const typename S::Scalar* w,
                                DepthRange run, const typename S::Scalar* before,
@@ -135,8 +146,8 @@ void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index fe
   }
 }
 
-/// All columns of one projection for the rows of a piece. `widened`: room for one panel where weights are stored narrowly;
-/// `sink`: where tiles go (see RowsSink).
+/// All columns of one projection for the rows of a piece. `widened`: room for one panel where
+/// weights are stored narrowly; `sink`: where tiles go (see RowsSink).
 template <class S, class Stored, class Sink>
 void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index rows,
                    const PanelWeights<typename S::Scalar, Stored>& weights,
@@ -168,14 +179,17 @@ void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index
   }
 }
 
-/// Tiles go straight to rows of scratch, whose stride holds whole panels: heads side by side need no further split.
-/// WHY  rows of all heads rather than a matrix for each head: projecting and attending took 5.9 ms of mha512 either way.
+/// Tiles go straight to rows of scratch, whose stride holds whole panels: heads side by side need
+/// no further split.
+/// WHY  rows of all heads rather than a matrix for each head: projecting and attending took 5.9 ms
+///      of mha512 either way.
 template <class Scalar>
 struct RowsSink {
   Scalar* data;
   Index row_stride;
 
-  /// WHY  rows a multiple of 4 KiB apart would fall into the same few sets of L1 when the engine packs them.
+  /// WHY  rows a multiple of 4 KiB apart would fall into the same few sets of L1 when the engine
+  ///      packs them.
   static constexpr Index stride_for(Index columns) {
     return round_up(columns, Index(TileSize<Scalar>::panel)) + 16;
   }
@@ -184,7 +198,8 @@ struct RowsSink {
   void finish(Index, Index, Index, Index) const {}
 };
 
-/// Tiles go to any matrix, rounded to its storage, a residual added before: address(row) of either, or a null `residual`.
+/// Tiles go to any matrix, rounded to its storage, a residual added before: address(row) of either,
+/// or a null `residual`.
 template <class Scalar, class Output, class Residual>
 struct MatrixSink {
   Scalar* tile;  ///< one tile, whole

@@ -1,4 +1,5 @@
-// attn/kernel/projection_jobs.h: the rows of inputs cut into pieces that workers project one after the other.
+// attn/kernel/projection_jobs.h: the rows of inputs cut into pieces that workers project one after
+// the other.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -53,7 +54,8 @@ struct InputJob {
   }
 };
 
-/// One worker's part of some jobs: pieces as it draws them. `memory`: ProjectionScratch::total() scalars.
+/// One worker's part of some jobs: pieces as it draws them. `memory`: ProjectionScratch::total()
+/// scalars.
 template <class S, class Stored>
 class Projector {
   using Scalar = typename S::Scalar;

@@ -1,4 +1,5 @@
-// attn/kernel/row_sums.h: how sums over keys are made: short runs from +0, a block's sum of those, blocks with compensation.
+// attn/kernel/row_sums.h: how sums over keys are made: short runs from +0, a block's sum of those,
+// blocks with compensation.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -12,17 +13,24 @@ namespace kernel {
 
 // WHAT     l = Σ p and o = Σ p·v of a row:   run      a chain from +0 over TileSize::sum_run keys, in registers
 //                                            block    the sum of its runs, in order, from +0
-//                                            row      r·sum + block; after TileSize::settled_keys keys that is settled:
-//                                            settled  r·sum + row, with what rounding took from it carried on in `lost`
-// WHY      one chain over many keys drifts where its terms are alike: each is rounded to what the sum can hold, the same way every
-//          time (one key of score 1, the others 0.9, V = 1: 5e-6 beside 1 in float after 4096 keys, 1e-3 after 2²⁰).
-//          Compensation makes the error independent of the number of keys; half an ulp for each term of a run and for the few
-//          additions behind it is the most that is left, where one weight is 1 and all others are a fraction of an ulp
-// EDGES    runs, blocks and what settles together start at absolute multiples. What a row does not see of them adds +0, which
-//          changes neither sum nor lost: |lost| ≤ ½ ulp of the sum, that is, sum + lost rounds to the sum
-// NUMERICS y = x + lost, then the sum of both and its error by Knuth's six additions, exact whichever is larger (three would do if
-//          the sum were; where it is not they leave more than half an ulp, and what is settled next, though unseen, would round it
-//          up). r·sum has its error taken by a fused step (without one in hardware: 0). A sum that is not finite has lost nothing
+//                                            row      r·sum + block; after TileSize::settled_keys
+//                                                     keys that is settled:
+//                                            settled  r·sum + row, with what rounding took from it
+//                                                     carried on in `lost`
+// WHY      one chain over many keys drifts where its terms are alike: each is rounded to what the
+//          sum can hold, the same way every time (one key of score 1, the others 0.9, V = 1: 5e-6
+//          beside 1 in float after 4096 keys, 1e-3 after 2²⁰).
+//          Compensation makes the error independent of the number of keys; half an ulp for each
+//          term of a run and for the few additions behind it is the most that is left, where one
+//          weight is 1 and all others are a fraction of an ulp
+// EDGES    runs, blocks and what settles together start at absolute multiples. What a row does not
+//          see of them adds +0, which changes neither sum nor lost: |lost| ≤ ½ ulp of the sum, that
+//          is, sum + lost rounds to the sum
+// NUMERICS y = x + lost, then the sum of both and its error by Knuth's six additions, exact
+//          whichever is larger (three would do if the sum were; where it is not they leave more
+//          than half an ulp, and what is settled next, though unseen, would round it up). r·sum has
+//          its error taken by a fused step (without one in hardware: 0). A sum that is not finite
+//          has lost nothing
 
 /// A sum, and what rounding has taken from it.
 template <class S>
@@ -86,7 +94,8 @@ struct RowSums {
   }
 };
 
-/// o = r·o + sum. (Where it starts as the sum alone, a −0 stands where r·0 + −0 would be +0; it ends as +0, see finish().)
+/// o = r·o + sum. (Where it starts as the sum alone, a −0 stands where r·0 + −0 would be +0; it
+/// ends as +0, see finish().)
 template <class S>
 ATTN_INLINE void rescale_add(typename S::Scalar* o, const typename S::Packet& r,
                              const typename S::Packet& sum) {
@@ -129,8 +138,9 @@ class SumRuns {
   DepthRange cut_[std::max<Index>(Keys / TileSize<Scalar>::panel, 1)];  // gaps are whole panels
 };
 
-/// The sums of a block of keys while its runs go by: R rows of C packets, in memory that stays in L1. The last run goes to o, with
-/// what came before it: o = r·o + block. Without r, o starts from 0.
+/// The sums of a block of keys while its runs go by: R rows of C packets, in memory that stays in
+/// L1. The last run goes to o, with what came before it: o = r·o + block. Without r, o starts from
+/// 0.
 template <class S, int R, int C>
 class BlockSums {
   using Scalar = typename S::Scalar;
@@ -141,8 +151,8 @@ class BlockSums {
   BlockSums& operator=(const BlockSums&) = delete;
 
   /// Takes the sums of a run.
-  /// WHY  each case by itself, with offsets that are constants: g++ brings addresses that are not into registers before the loop of
-  ///      the run, and from there to the stack
+  /// WHY  each case by itself, with offsets that are constants: g++ brings addresses that are not
+  ///      into registers before the loop of the run, and from there to the stack
   ATTN_INLINE void add(typename S::Packet (&run)[std::size_t{R}][std::size_t{C}], bool first,
                        bool last) {
     if (!first) {

@@ -1,4 +1,5 @@
-// attn/kernel/schedule.h: which worker attends what: chunks of rows, and on request parts of the keys.
+// attn/kernel/schedule.h: which worker attends what: chunks of rows, and on request parts of the
+// keys.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -27,8 +28,8 @@ auto shared_parts(const Problem& problem, const ScratchSize<typename Problem::Sc
   }
 }
 
-/// Attends all rows of the problem, up to `workers` at a time; `memory` holds ScratchSize::total() scalars for each, and those of
-/// shared_parts().
+/// Attends all rows of the problem, up to `workers` at a time; `memory` holds ScratchSize::total()
+/// scalars for each, and those of shared_parts().
 template <class Problem, class Executor>
 void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
              typename Problem::Scalar* memory, int workers, const Executor& executor) {

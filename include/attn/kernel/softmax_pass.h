@@ -1,15 +1,17 @@
-// attn/kernel/softmax_pass.h: softmax, log-softmax and log-sum-exp of vectors in strided memory, with the engine's own stage 3.
+// attn/kernel/softmax_pass.h: softmax, log-softmax and log-sum-exp of vectors in strided memory,
+// with the engine's own stage 3.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../detail/masks.h"
+#include "../mask/interval.h"
 #include "online_softmax.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// n vectors of `length` scores in memory: element (vector, j) at data[vector·vector_stride + j·element_stride].
+/// n vectors of `length` scores in memory: element (vector, j) at data[vector·vector_stride +
+/// j·element_stride].
 template <class T>
 struct Vectors {
   T* data;
@@ -19,12 +21,15 @@ struct Vectors {
 enum class SoftmaxResult { weights, log_weights, logsumexp };
 
 // WHAT     weights p = exp(s − m) / l,  log-weights (s − m) − log l,  or log-sum-exp m + log l     of each vector
-// PICTURE  a strip of vectors is brought to rows of scratch (converted, masked), whatever its strides: whole where 32 KiB hold
-//          at least one, else in blocks of 256 scores; pass 1 folds the blocks into (m, l), pass 2 writes the results
+// PICTURE  a strip of vectors is brought to rows of scratch (converted, masked), whatever its
+//          strides: whole where 32 KiB hold at least one, else in blocks of 256 scores; pass 1
+//          folds the blocks into (m, l), pass 2 writes the results
 // TRAFFIC  vectors that fit are read and weighed once, longer ones twice
-// WHY      32 KiB stay in L2 and hold 7 rows of 1024 floats, so that neighbouring columns of a row-major matrix, which share
-//          cache lines, are brought together. (Blocks of 256 throughout took two exp a score: 1.4 ms for 1024 × 1024 floats.)
-// EDGES    lanes beyond the length and hidden scores are −∞; a vector with nothing visible gives zeros, −∞ and −∞
+// WHY      32 KiB stay in L2 and hold 7 rows of 1024 floats, so that neighbouring columns of a
+//          row-major matrix, which share cache lines, are brought together. (Blocks of 256
+//          throughout took two exp a score: 1.4 ms for 1024 × 1024 floats.)
+// EDGES    lanes beyond the length and hidden scores are −∞; a vector with nothing visible gives
+//          zeros, −∞ and −∞
 // NUMERICS the state is that of attention: lanes are summed apart and reduced once
 template <SoftmaxResult Result, class Scalar, class Input, class Output, class Mask>
 class SoftmaxPass {
@@ -129,7 +134,8 @@ class SoftmaxPass {
     }
   }
 
-  /// Brings a block of the strip to scratch, hides, and finds the lanes' maxima; returns the block's end in whole panels.
+  /// Brings a block of the strip to scratch, hides, and finds the lanes' maxima; returns the
+  /// block's end in whole panels.
   Index load(Index block) {
     const Index length = std::min(block_length_, scores_.length - block),
                 end = round_up(length, Size::panel);

@@ -1,30 +1,36 @@
-// attn/kernel/stored_panels.h: stages 1 and 4 on panels as a cache stores them, for a chunk of few rows (decoding).
+// attn/kernel/stored_panels.h: stages 1 and 4 on panels as a cache stores them, for a chunk of few
+// rows (decoding).
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
 #include "pack.h"
-#include "scores.h"
+#include "dot_products.h"
 #include "weighted_sum.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     the scores of scores.h and the sums of weighted_sum.h, with the same bits, from panels of half, bfloat16, int8 or the
-//          scalar itself: widened in registers on the way
-// PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times the chains
-// LIMIT    memory: each number is read once, from U streams. What a block costs when it lies in L2 overlaps its reading only in part
-//          (Zen 5, 30 GB/s): with 4 rows on a head 2.4 to 3 µs beside 8.7, so gqa4k of floats reaches 0.84 (g++; clang 0.76) of the
-//          bandwidth; of bfloat16 1.1 µs beside 4.4, so dec4k, at 1.0 for floats, is 1.55 × as fast, not 2 ×; of int8 2.6 to 3 ×
-// TRAFFIC  while a block goes by, the same lines of the one that is read next are asked for: a block of the head, or the next head's
-// EDGES    as in scores.h and weighted_sum.h
-// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the register tile
+// WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, from
+//          panels of half, bfloat16, int8 or the scalar itself: widened in registers on the way
+// PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times
+//          the chains
+// LIMIT    memory: each number is read once, from U streams. What a block costs when it lies in L2
+//          overlaps its reading only in part (Zen 5, 30 GB/s): with 4 rows on a head 2.4 to 3 µs
+//          beside 8.7, so gqa4k of floats reaches 0.84 (g++; clang 0.76) of the bandwidth; of
+//          bfloat16 1.1 µs beside 4.4, so dec4k, at 1.0 for floats, is 1.55 × as fast, not 2 ×; of
+//          int8 2.6 to 3 ×
+// TRAFFIC  while a block goes by, the same lines of the one that is read next are asked for: a
+//          block of the head, or the next head's
+// EDGES    as in dot_products.h and weighted_sum.h
+// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the
+//          register tile
 
 /// Panels side by side for R rows of numbers stored as T.
-/// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the registers; the narrower the numbers,
-///      the more of them memory brings a cycle.
+/// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the
+///      registers; the narrower the numbers, the more of them memory brings a cycle.
 template <class Scalar, class T>
 constexpr int panels_beside(int rows) {
   constexpr int kMost = sizeof(T) < sizeof(Scalar) ? 4 : 2;
@@ -34,12 +40,15 @@ constexpr int panels_beside(int rows) {
   return panels;
 }
 
-/// acc[i][u·C + v] += Σ_t a[i, t] · b_u[t, v] over steps [begin, end) of U panels, `apart` numbers from one to the next;
-/// see multiply_accumulate. `next`: what lies in b's place in the block that is read next.
-/// WHY  a whole block ahead, into L2: a few KiB ahead in each stream leave the beginnings of U panels unasked for, a quarter to half of
-///      all where a panel is 4 KiB, and the change from keys to values. Narrow numbers line after line, as the panels lie; where
-///      they are wide and a panel takes pages, in the order of use. Of the bandwidth of reading (one Zen 5 core, AVX-512,
-///      g++, of 30 GB/s), 2 KiB ahead → so: int8 dec4k 0.63 → 0.77, gqa4k 0.43 → 0.67, bfloat16 dec4k 0.77 → 0.83, float gqa4k 0.82 → 0.83
+/// acc[i][u·C + v] += Σ_t a[i, t] · b_u[t, v] over steps [begin, end) of U panels, `apart` numbers
+/// from one to the next; see multiply_accumulate. `next`: what lies in b's place in the block that
+/// is read next.
+/// WHY  a whole block ahead, into L2: a few KiB ahead in each stream leave the beginnings of U
+///      panels unasked for, a quarter to half of all where a panel is 4 KiB, and the change from
+///      keys to values. Narrow numbers line after line, as the panels lie; where they are wide and
+///      a panel takes pages, in the order of use. Of the bandwidth of reading (one Zen 5 core,
+///      AVX-512, g++, of 30 GB/s), 2 KiB ahead → so: int8 dec4k 0.63 → 0.77, gqa4k 0.43 → 0.67,
+///      bfloat16 dec4k 0.77 → 0.83, float gqa4k 0.82 → 0.83
 template <class S, int R, int U, int RowStep, int GroupStep, class T>
 ATTN_INLINE void multiply_accumulate_stored(
     typename S::Packet (
@@ -202,7 +211,8 @@ void widen_numbers(const T* from, Index n, typename S::Scalar* to) {
   for (Index i = 0; i < n; i += S::width) S::store(to + i, detail::load_converted<S>(from + i));
 }
 
-/// Scores of the keys [begin, end) of a block times the keys' scales, `begin` being the first of a panel; lane_max follows.
+/// Scores of the keys [begin, end) of a block times the keys' scales, `begin` being the first of a
+/// panel; lane_max follows.
 template <class S>
 void scale_scores(int rows, const typename S::Scalar* scales, Index begin, Index end,
                   typename S::Scalar* s, typename S::Scalar* lane_max) {

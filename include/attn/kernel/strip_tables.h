@@ -1,11 +1,12 @@
-// attn/kernel/strip_tables.h: biases and bool masks that lie by columns, brought to a strip's rows a panel of keys at a time.
+// attn/kernel/strip_tables.h: biases and bool masks that lie by columns, brought to a strip's rows
+// a panel of keys at a time.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
-#include "../detail/mask_algebra.h"
-#include "../detail/scores.h"
+#include "../mask/algebra.h"
+#include "../score/modifiers.h"
 #include "tile_size.h"
 #include "turn.h"
 
@@ -13,12 +14,16 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     the numbers of a strip's rows and a panel of keys, as rows of a tile, from a matrix whose rows are neighbours in memory
-// PICTURE  W rows of W keys are loaded as columns, turned, and stored as rows; heads of a group that share the matrix share a row of the
-//          tile. Where each has its own, rows that follow each other are not neighbours, and are gathered one by one, key by key
-// WHY      loaded along keys, each number comes from a line of its own, and each line again for every row: over the time of a row-major
-//          matrix, a bias on 4 heads of 1024 × 1024, d = 16, took 3.4, so 1.3; bools on 4096 × 4096 2.1, so 1.07 (Zen 4, AVX-512)
-// EDGES    rows behind the strip's are read with them, as far as their sequence has rows; keys that are not there read 0
+// WHAT     the numbers of a strip's rows and a panel of keys, as rows of a tile, from a matrix
+//          whose rows are neighbours in memory
+// PICTURE  W rows of W keys are loaded as columns, turned, and stored as rows; heads of a group
+//          that share the matrix share a row of the tile. Where each has its own, rows that follow
+//          each other are not neighbours, and are gathered one by one, key by key
+// WHY      loaded along keys, each number comes from a line of its own, and each line again for
+//          every row: over the time of a row-major matrix, a bias on 4 heads of 1024 × 1024, d =
+//          16, took 3.4, so 1.3; bools on 4096 × 4096 2.1, so 1.07 (Zen 4, AVX-512)
+// EDGES    rows behind the strip's are read with them, as far as their sequence has rows; keys that
+//          are not there read 0
 template <class S, class T>
 class StripTable {
   using Scalar = typename S::Scalar;
@@ -75,7 +80,8 @@ class StripTable {
   Index first_ = 0;
 };
 
-/// A mask of a strip a panel of keys at a time: its tables from tiles where they lie by columns, all else from the mask itself.
+/// A mask of a strip a panel of keys at a time: its tables from tiles where they lie by columns,
+/// all else from the mask itself.
 ///   load(key)                  the panel that begins with this key
 ///   lanes(i, row, key)         the mask's lanes for the strip's row i, out of that panel
 template <class S, class Mask>

@@ -1,4 +1,5 @@
-// attn/kernel/strips.h: rows shared by strips, the tallest of which the register tile takes at once.
+// attn/kernel/strips.h: rows shared by strips, the tallest of which the register tile takes at
+// once.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -10,7 +11,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// Strips share their rows evenly, so that none is much lower than the register tile: the first `higher` have one row more.
+/// Strips share their rows evenly, so that none is much lower than the register tile: the first
+/// `higher` have one row more.
 struct Strips {
   Index count = 0, low = 0, higher = 0;
 

@@ -11,7 +11,8 @@ namespace kernel {
 /// What of a block is wanted where its panels are opened.
 enum class Pack { keys, keys_and_values };
 
-/// Panels [first, last) of a block, up to its key `end`; `full`: all rows of the strip see all these keys.
+/// Panels [first, last) of a block, up to its key `end`; `full`: all rows of the strip see all
+/// these keys.
 struct Segment {
   Index first, last, end;
   bool full;

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../detail/load.h"
+#include "../base/load.h"
 #include "online_softmax.h"
 #include "register_tile.h"
 #include "row_sums.h"
@@ -12,12 +12,16 @@ inline namespace ATTN_ABI {
 namespace kernel {
 
 // WHAT     O[i, c] = r[i]·O[i, c] + Σ_j p[i, j] · v[j, c]     R rows × one panel of features, j over the visited runs of keys
-// TRAFFIC  registers as in register_tile.h; a panel of V (C·W scalars a key) streams from L2 once a strip, p stays in L1
-// EDGES    runs are whole multiples of 4 keys: packed V is zero beyond the visible keys, and p is 0 for hidden ones
-// NUMERICS runs, blocks and compensation as in row_sums.h; a key that the row does not see adds +0, so a block that it does not
-//          see at all (r = 1) changes nothing: rows do not notice their tile mates
+// TRAFFIC  registers as in register_tile.h; a panel of V (C·W scalars a key) streams from L2 once a
+//          strip, p stays in L1
+// EDGES    runs are whole multiples of 4 keys: packed V is zero beyond the visible keys, and p is 0
+//          for hidden ones
+// NUMERICS runs, blocks and compensation as in row_sums.h; a key that the row does not see adds +0,
+//          so a block that it does not see at all (r = 1) changes nothing: rows do not notice their
+//          tile mates
 
-/// One run. A function of its own: in a loop over runs g++ carries the accumulators through the stack at every group of steps.
+/// One run. A function of its own: in a loop over runs g++ carries the accumulators through the
+/// stack at every group of steps.
 template <class S, int R, int C>
 ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S::Scalar* v,
                                   const DepthRange* pieces, int count, bool first, bool last,
@@ -58,9 +62,10 @@ struct ValuesInPanels {
   }
 };
 
-// The same sums where a hidden pair may meet a NaN or an infinity in V: hidden pairs are left out instead of adding 0·v, which
-// would be NaN. Each (row, lane) is the same chain without its +0 terms, so the bits are those of accumulate_panel for rows whose
-// visible values are finite. Rare, so it is written for shortness. (values: ValuesInPanels, or those of in_place.h.)
+// The same sums where a hidden pair may meet a NaN or an infinity in V: hidden pairs are left out
+// instead of adding 0·v, which would be NaN. Each (row, lane) is the same chain without its +0
+// terms, so the bits are those of accumulate_panel for rows whose visible values are finite. Rare,
+// so it is written for shortness. (values: ValuesInPanels, or those of in_place.h.)
 template <class S, class Values>
 void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const Values& values,
                         const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
@@ -88,8 +93,8 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
   }
 }
 
-/// o = r·o + p·v over all features; `finite`: see PackedKeys::finite(). panel_stride: scalars from one panel of V to
-/// the next. The last panel may be half a panel wide: one packet instead of two.
+/// o = r·o + p·v over all features; `finite`: see PackedKeys::finite(). panel_stride: scalars from
+/// one panel of V to the next. The last panel may be half a panel wide: one packet instead of two.
 template <class S>
 void weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p,
                   const typename S::Scalar* v, Index panel_stride, const DepthRange* runs,

@@ -1,0 +1,83 @@
+// attn/call/layer_panels.h: a layer's weights as the register tile reads them. Plumbing of
+// multi_head_attention.h.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../base/aligned_buffer.h"
+#include "../kernel/projection.h"
+#include "../multi_head_weights.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// Memory of a packed weight matrix: in the object where its size is known to the compiler.
+template <class Scalar, Index Size>
+class PanelMemory {
+ public:
+  void resize(Index) {}
+  Scalar* data() { return data_; }
+  const Scalar* data() const { return data_; }
+
+ private:
+  alignas(64) Scalar data_[std::size_t{Size}] = {};
+};
+template <class Scalar>
+class PanelMemory<Scalar, Eigen::Dynamic> {
+ public:
+  void resize(Index n) {
+    if (data_.size() != n) data_ = AlignedBuffer<Scalar>(n);
+  }
+  Scalar* data() { return data_.data(); }
+  const Scalar* data() const { return data_.data(); }
+
+ private:
+  AlignedBuffer<Scalar> data_;
+};
+
+/// One projection: W in panels as it is stored, b in the scalar of the computation.
+template <class Storage, int Features>
+class PackedProjection {
+ public:
+  using Scalar = compute_t<Storage>;
+  using Panels = kernel::PanelWeights<Scalar, Storage>;
+
+  template <class Weight, class Bias>
+  void pack(const Weight& w, const Bias& b) {
+    inputs_ = w.rows();
+    outputs_ = w.cols();
+    panels_.resize(Panels::size(inputs_, outputs_));
+    kernel::pack_weights<Scalar>(
+        inputs_, outputs_, [&](Index c, Index n) { return w(c, n); }, panels_.data());
+    bias_.resize(Panels::columns(outputs_));
+    for (Index n = 0; n < Panels::columns(outputs_); ++n)
+      bias_.data()[n] = n < b.size() ? Scalar(b(n)) : Scalar(0);
+  }
+  Panels view() const { return {panels_.data(), bias_.data(), inputs_, outputs_}; }
+  /// Not so once it has been moved from.
+  bool holds_weights() const { return panels_.data() != nullptr; }
+
+ private:
+  static constexpr bool kFixed = Features != Eigen::Dynamic;
+  PanelMemory<Storage, kFixed ? Panels::size(Features, Features) : Index(Eigen::Dynamic)> panels_;
+  PanelMemory<Scalar, kFixed ? Panels::columns(Features) : Index(Eigen::Dynamic)> bias_;
+  Index inputs_ = 0, outputs_ = 0;
+};
+
+/// All four of a layer.
+template <class Storage, int Features>
+struct PackedLayer {
+  PackedProjection<Storage, Features> query, key, value, output;
+
+  template <class Weights>
+  void pack(const Weights& w) {
+    query.pack(w.query, w.query_bias);
+    key.pack(w.key, w.key_bias);
+    value.pack(w.value, w.value_bias);
+    output.pack(w.output, w.output_bias);
+  }
+};
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

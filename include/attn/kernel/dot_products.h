@@ -1,0 +1,137 @@
+// attn/kernel/dot_products.h: stage 1, s = (scale · q) · kᵀ for a strip of rows against panels of
+// keys.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+#include <utility>
+
+#include "online_softmax.h"
+#include "register_tile.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+/// Raises the lanes of each row to the row's maxima out of the folded ones.
+template <class S, std::size_t F, int... Row>
+ATTN_INLINE void raise_maxima(const typename S::Packet (&folded)[F], typename S::Scalar* lane_max,
+                              std::integer_sequence<int, Row...>) {
+  const auto raise = [lane_max](int row, const typename S::Packet& largest) {
+    typename S::Scalar* at = lane_max + row * S::width;
+    S::store(at, S::max(S::load(at), largest));
+  };
+  (raise(Row, S::template unfold<Row % S::folded>(folded[Row / S::folded])), ...);
+}
+
+// WHAT     S[i, j] = Σ_c q[i, c] · k[j, c]    R rows × the keys of panels [first, last)                // S: (R, keys)
+//          and lane_max[i], one packet a row, raised to the maximum of S[i, ·] in some lane: the
+//          row maximum before its last reduction
+// TRAFFIC  registers as in register_tile.h; a panel of K (d_k · C·W scalars, 4 KiB at d_k = 64 with
+//          AVX2) comes from L1 or L2 once a strip; the strip of Q stays in L1
+// EDGES    keys beyond the packed ones are zero columns: hide_beyond() takes their scores out, in a
+//          pass of its own, because a second use of the accumulators behind the loop made g++ spill
+//          them within it (AVX2, −11 %). A last panel of which only the first packet holds keys is
+//          computed with C = 1; the second packet is then not written.
+//          (lane_max counts for nothing where the caller goes over the scores again: it passes a
+//          throw-away)
+// LIMIT    the multiply-adds, and the stores behind them: on Zen 5 a store of a packet takes the
+//          read ports of two multiply-adds (24 stores behind 1536 of those: 0.97; measured
+//          0.976–0.98, AVX-512)
+// WHY      the maxima are folded, four rows (of double two) to a packet, and stay in registers from
+//          panel to panel: a load and a store of each row's behind every panel cost another 0.025.
+//          A pass of its own over the scores cost as much again.
+// NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost
+//          (exp keeps it)
+template <class S, int R, int C>
+ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
+                                Index depth, Index first, Index last, typename S::Scalar* s,
+                                typename S::Scalar* lane_max) {
+  using Scalar = typename S::Scalar;
+  using Packet = typename S::Packet;
+  using Size = TileSize<Scalar>;
+  constexpr int kFolded = S::folded, kFolds = (R + kFolded - 1) / kFolded;
+  Packet largest[std::size_t{kFolds}];  // of rows kFolded·f, …, folded
+  ATTN_UNROLL
+  for (int f = 0; f < kFolds; ++f) largest[f] = S::set(no_maximum<Scalar>());
+  for (Index panel = first; panel < last; ++panel) {
+    Packet acc[std::size_t{R}][std::size_t{C}];
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) acc[i][v] = S::set(Scalar(0));
+    }
+    const DepthRange all{0, depth};
+    multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(
+        acc, q, k + panel * depth * Size::panel, &all, 1);
+    auto* out = s + panel * Size::panel;
+    ATTN_UNROLL
+    for (int f = 0; f < kFolds; ++f) {
+      Packet rows[std::size_t{kFolded}];
+      ATTN_UNROLL
+      for (int x = 0; x < kFolded; ++x) {
+        const int i = f * kFolded + x < R ? f * kFolded + x : R - 1;
+        rows[x] = acc[i][0];
+        ATTN_UNROLL
+        for (int v = 1; v < C; ++v) rows[x] = S::max(rows[x], acc[i][v]);
+      }
+      largest[f] = S::max(largest[f], S::fold_max(rows));
+    }
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) S::store(out + i * Size::score_stride + v * S::width, acc[i][v]);
+    }
+  }
+  raise_maxima<S>(largest, lane_max, std::make_integer_sequence<int, R>());
+}
+
+/// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end`
+/// on, up to a whole depth step (which may be several packets: 4 of width 1).
+template <class S>
+void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar* lane_max) {
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
+  const Index panel = end / Size::panel * Size::panel;
+  for (Index j = panel; j < round_up(end, Size::depth); j += S::width) {
+    const Index held = std::clamp<Index>(end - j, 0, S::width);
+    const auto there = S::less(S::iota(), S::set(Scalar(int(held))));
+    for (int i = 0; i < rows; ++i) {
+      const auto score =
+          S::select(there, S::load(s + i * Size::score_stride + j), S::set(hidden_score<Scalar>()));
+      S::store(s + i * Size::score_stride + j, score);
+      S::store(lane_max + i * S::width, S::max(score, S::load(lane_max + i * S::width)));
+    }
+  }
+}
+
+/// Scores of `rows` packed query rows against the packed key panels [first, last) of a block, which
+/// hold its keys up to `end`; see score_panels. lane_max is raised to the maxima. unused_max: rows
+/// packets that may be overwritten.
+template <class S>
+void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth,
+            Index first, Index last, Index end, typename S::Scalar* s, typename S::Scalar* lane_max,
+            typename S::Scalar* unused_max) {
+  using Size = TileSize<typename S::Scalar>;
+  if (first >= last) return;
+  const Index whole = end / Size::panel, tail = whole < last ? end - whole * Size::panel : 0;
+  const bool half = Size::packets == 2 && tail <= S::width;
+  // Nothing to hide where keys fill the first packet, if that is a whole depth step.
+  const bool hides = tail > 0 && !(half && tail == S::width && tail % Size::depth == 0);
+  with_rows<typename S::Scalar>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value;
+    if (first < whole) score_panels<S, R, Size::packets>(q, k, depth, first, whole, s, lane_max);
+    if (tail == 0) return;
+    typename S::Scalar* const largest = hides ? unused_max : lane_max;
+    if (half) {
+      score_panels<S, R, 1>(q, k, depth, whole, last, s, largest);
+    } else {
+      score_panels<S, R, Size::packets>(q, k, depth, whole, last, s, largest);
+    }
+  });
+  if (hides) hide_beyond<S>(rows, end, s, lane_max);
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

@@ -64,17 +64,19 @@ struct TileSize {
   }
 
   /// Keys of one run of a weighted sum: a chain in registers.
-  /// WHY  half an ulp for each key of a run is what a sum may err by. 64 take 1 to 2 % of pre1k and
-  ///      long4k beside one chain a block, 32 take 3 to 5 %, 16 take 6 to 7 % (Zen 4, AVX-512, g++
-  ///      and clang): each run ends in 24 additions, loads and stores.
-  static constexpr Index sum_run = 64;
+  /// WHY  exactness: half an ulp for each key of a run is what a sum may err by. With V = 1 and one
+  ///      score above all others, which are alike and in [−1, 1], 32 stay below 7.8e-7 of 1 in
+  ///      float, 64 reach 1.2e-6 and one chain a block 5e-6. Each run ends in 24 additions, loads
+  ///      and stores: beside one chain a block 32 take 3 to 5 % of pre1k and long4k, 64 take 1 to
+  ///      2 %, 16 take 6 to 7 % (Zen 4, AVX-512, g++ and clang)
+  static constexpr Index sum_run = 32;
   /// Keys of one run of a row sum, whose terms are spread over the lanes of a panel: chains of 16
   /// at most.
   static constexpr Index lane_run = panel * 16 < max_key_block ? Index(panel * 16) : max_key_block;
 
   /// Keys whose blocks are summed plainly, before they are settled with compensation.
-  /// WHY  four blocks: compensated with every block, sums took 2.5 to 4 % of long4k (Zen 4,
-  ///      AVX-512), and of what they err by four additions are little beside a run. Part of the
+  /// WHY  sixteen blocks: compensated with every block, sums took 2.5 to 4 % of long4k (Zen 4,
+  ///      AVX-512), and of what they err by sixteen additions are little beside a run. Part of the
   ///      bits contract, as blocks are: absolute multiples.
   static constexpr Index settled_keys = 16 * max_key_block;
 

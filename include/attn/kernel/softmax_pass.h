@@ -25,7 +25,7 @@ enum class SoftmaxResult { weights, log_weights, logsumexp };
 // WHY      32 KiB stay in L2 and hold 7 rows of 1024 floats, so that neighbouring columns of a row-major matrix, which share
 //          cache lines, are brought together. (Blocks of 256 throughout took two exp a score: 1.4 ms for 1024 × 1024 floats.)
 // EDGES    lanes beyond the length and hidden scores are −∞; a vector with nothing visible gives zeros, −∞ and −∞
-// NUMERICS the state is that of attention: lanes are summed apart and reduced once
+// NUMERICS the lanes of attention: 256 scores from +0, added with compensation (row_sums.h), and reduced once
 template <SoftmaxResult Result, class Scalar, class Input, class Output, class Mask>
 class SoftmaxPass {
   using S = detail::Simd<Scalar>;

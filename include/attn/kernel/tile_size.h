@@ -57,15 +57,15 @@ struct TileSize {
   }
 
   /// Keys of one run of a weighted sum: a chain in registers.
-  /// WHY  half an ulp for each key of a run is what a sum may err by. 64 take 1 to 2 % of pre1k and long4k beside one chain a block, 32
-  ///      take 3 to 5 %, 16 take 6 to 7 % (Zen 4, AVX-512, g++ and clang): each run ends in 24 additions, loads and stores.
+  /// WHY  half an ulp for each key of a run is what a sum may err by at most. Beside one chain a block, runs of 64 take 1.5 % of pre1k and
+  ///      long4k (g++; clang 0.7), of 32 3 % (1 to 3), of 16 7 % and more (Zen 4, AVX-512): each ends in 24 additions, loads and stores.
   static constexpr Index sum_run = 64;
   /// Keys of one run of a row sum, whose terms are spread over the lanes of a panel: chains of 16 at most.
   static constexpr Index lane_run = panel * 16 < max_key_block ? Index(panel * 16) : max_key_block;
 
   /// Keys whose blocks are summed plainly, before they are settled with compensation.
-  /// WHY  four blocks: compensated with every block, sums took 2.5 to 4 % of long4k (Zen 4, AVX-512), and of what they err by four
-  ///      additions are little beside a run. Part of the bits contract, as blocks are: absolute multiples.
+  /// WHY  a compensated addition is 14 operations: with every block they took 3 % of long4k, every 1024 keys 2 %, every 4096 nothing that
+  ///      shows (Zen 4, AVX-512); 16 plain additions are little beside a run. Part of the bits contract, as blocks are.
   static constexpr Index settled_keys = 16 * max_key_block;
 
   /// Distance between two rows of scores in the strip.

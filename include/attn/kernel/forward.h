@@ -11,6 +11,7 @@
 //         s = modify(s), hide(s) where the mask is not known to be full          // 2  modify.h, score.h, mask.h
 //         r = state.update(s)                                                    // 3  online_softmax.h: s becomes exp(s − max)
 //         o = r · o + s · v                                                      // 4  weighted_sum.h
+//     every 4096 keys (and after each part of them) settle state and o           //    key_parts.h: added with compensation, and 0
 //     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish.h, row_outputs.h
 //     weights and scores, where they are asked for                               //    pair_outputs.h
 //
@@ -155,7 +156,8 @@ class ForwardPass {
     if (!settled_) settle();
     settle_states<S>(0, rows_.count(), work_.size.features, part, work_.settled);
   }
-  /// Adds what the chunk's rows have seen since the last time to what is settled.
+  /// Adds what the chunk's rows have seen since the last time to what is settled. Strips that have
+  /// seen nothing have nothing to add, and to rows that have not it changes nothing.
   void settle() {
     const RowStates<Scalar>& states = work_;
     if (!std::exchange(settled_, true)) {

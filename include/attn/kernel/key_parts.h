@@ -1,5 +1,5 @@
-// attn/kernel/key_parts.h: keys cut into parts, each attended by itself, and their states merged in
-// order (split_keys()).
+// attn/kernel/key_parts.h: states of rows settled in the order of the keys: of keys that went by,
+// and of parts cut by split_keys().
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -43,8 +43,8 @@ inline Scalar no_maximum() {
 // EDGES    whole packets: lanes of hidden keys hold −∞ and become +0. With MarkHidden they become
 //          hidden_weight() after they have been summed as 0 (see weighted_sum.h).
 // NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that
-//          value row. Each row decides its own r. A lane's sum of the block starts from +0 and is
-//          added to l with compensation (row_sums.h); lanes are reduced once, at the end.
+//          value row. Each row decides its own r. A lane's sum of the block starts from +0, and l
+//          goes on from block to block as in row_sums.h; lanes are reduced once, at the end.
 template <class S>
 struct OnlineSoftmax {
   using Scalar = typename S::Scalar;

@@ -1,5 +1,5 @@
-// attn/kernel/row_sums.h: how sums over keys are made: short runs from +0, a block's sum of those,
-// blocks with compensation.
+// attn/kernel/row_sums.h: how sums over keys are made: short runs from +0, blocks of those, and
+// many blocks with compensation.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -30,7 +30,8 @@ enum class SoftmaxResult { weights, log_weights, logsumexp };
 //          throughout took two exp a score: 1.4 ms for 1024 × 1024 floats.)
 // EDGES    lanes beyond the length and hidden scores are −∞; a vector with nothing visible gives
 //          zeros, −∞ and −∞
-// NUMERICS the state is that of attention: lanes are summed apart and reduced once
+// NUMERICS the lanes of attention: 256 scores from +0, added with compensation (row_sums.h), and
+//          reduced once
 template <SoftmaxResult Result, class Scalar, class Input, class Output, class Mask>
 class SoftmaxPass {
   using S = detail::Simd<Scalar>;

@@ -163,9 +163,10 @@ ATTN_NOINLINE void accumulate_stored_run(
 }
 
 template <class S, int R, int U, class T>
-void accumulate_stored(const typename S::Scalar* p, const T* v, const T* next, Index panel_stride,
-                       const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
-                       typename S::Scalar* o, Index o_stride) {
+ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, const T* next,
+                                     Index panel_stride, const DepthRange* runs, int run_count,
+                                     const typename S::Scalar* rescale, typename S::Scalar* o,
+                                     Index o_stride) {
   using Scalar = typename S::Scalar;
   constexpr int C = U * TileSize<Scalar>::packets;
   BlockSums<S, R, C> block(rescale, o, o_stride);

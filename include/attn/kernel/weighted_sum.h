@@ -38,9 +38,10 @@ ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S:
 }
 
 template <class S, int R, int C>
-void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
-                      const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
-                      typename S::Scalar* o, Index o_stride) {
+ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
+                                    const DepthRange* runs, int run_count,
+                                    const typename S::Scalar* rescale, typename S::Scalar* o,
+                                    Index o_stride) {
   using Scalar = typename S::Scalar;
   BlockSums<S, R, C> block(rescale, o, o_stride);
   SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);

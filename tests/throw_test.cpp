@@ -162,47 +162,50 @@ TEST(APoolThatThrows, IsNotRunBehindTheCall) {
   pool.run_late();
 }
 
-/// A layer that decodes five tokens behind twenty.
+/// A layer that decodes some tokens behind twenty.
 struct Decoding {
+  static constexpr Index kBefore = 20;
+  Index tokens;
   attn::MultiHeadAttention<float> mha;
   attn::KeyValueCache<float> cache;
   Matrix X, whole, Y, before;
 
-  explicit Decoding(Index d_model)
-      : mha(support::random_layer<float>(attn::MultiHeadOptions(d_model, 2))),
-        cache(attn::KeyValueCacheOptions(40, 2, d_model / 2)),
-        X(numbers(25, d_model, 1)),
-        Y(numbers(5, d_model, 2)) {
+  Decoding(Index n, Index d_model)
+      : tokens(n),
+        mha(support::random_layer<float>(attn::MultiHeadOptions(d_model, 2))),
+        cache(attn::KeyValueCacheOptions(kBefore + n, 2, d_model / 2)),
+        X(numbers(kBefore + n, d_model, 1)),
+        Y(numbers(n, d_model, 2)) {
     before = Y;
     whole = mha(X, attn::causal());
-    (void)mha.decode(X.topRows(20), cache);
+    (void)mha.decode(X.topRows(kBefore), cache);
   }
   template <class... Options>
   void decode(const Options&... options) {
-    mha.decode(X.bottomRows(5), cache, attn::into(Y), options...);
+    mha.decode(X.bottomRows(tokens), cache, attn::into(Y), options...);
   }
   /// Either it threw and nothing has happened, or it is done; then back to the beginning.
   void expect_all_or_nothing(bool threw) {
-    ASSERT_EQ(cache.length(), threw ? 20 : 25);
-    EXPECT_TRUE(same_bits(Y, threw ? before : Matrix(whole.bottomRows(5))));
-    cache.truncate(20);
+    ASSERT_EQ(cache.length(), threw ? kBefore : kBefore + tokens);
+    EXPECT_TRUE(same_bits(Y, threw ? before : Matrix(whole.bottomRows(tokens))));
+    cache.truncate(kBefore);
     decode();
-    EXPECT_TRUE(same_bits(Y, whole.bottomRows(5)));
-    cache.truncate(20);
+    EXPECT_TRUE(same_bits(Y, whole.bottomRows(tokens)));
+    cache.truncate(kBefore);
     Y = before;
   }
 };
 
 TEST(APoolThatThrows, LeavesTheCacheAndTheOutputOfDecodeAsTheyWere) {
   with_every_pool([](ThrowingPool& pool) {
-    Decoding d(384);  // weights that several workers read
+    Decoding d(200, 128);  // work for several workers
     const int thrown = throw_at_each(
         pool.fuse, [&] { d.decode(attn::on(pool)); },
         [&](bool threw) {
           pool.run_late();
           d.expect_all_or_nothing(threw);
         });
-    EXPECT_EQ(thrown, 4) << "projected by four workers, projected back by two";
+    EXPECT_GE(thrown, 5) << "projected, attended, projected back: each by several workers";
   });
 }
 
@@ -256,7 +259,7 @@ TEST(AFunctorThatThrows, LeavesAttentionUsable) {
 }
 
 TEST(AFunctorThatThrows, LeavesTheCacheAndTheOutputOfDecodeAsTheyWere) {
-  Decoding d(8);
+  Decoding d(5, 8);
   Fuse fuse;
   const int thrown = throw_at_each(
       fuse, [&] { d.decode(attn::score([&](float s, attn::At) { return fuse(), s; })); },

@@ -17,6 +17,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <type_traits>
 
@@ -40,11 +41,11 @@ inline constexpr bool has_packets_v =
 /// Vector registers of the target; sizes the register tile.
 inline constexpr int kVectorRegisters = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
 
-/// a == b, written so that programs that ask for -Wfloat-equal stay silent: here it is meant. False
-/// where one is NaN.
+/// a == b, through the standard library, so that programs that ask for -Wfloat-equal stay silent:
+/// here it is meant.
 template <class Scalar>
 ATTN_INLINE bool equal(const Scalar& a, const Scalar& b) {
-  return a <= b && a >= b;
+  return std::equal_to<Scalar>()(a, b);
 }
 
 /// Width 1: the packet is the scalar itself. Arithmetic on expression-template scalars

@@ -170,7 +170,8 @@ template <class S>
 ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin, Index end) {
   using Scalar = typename S::Scalar;
   const Index whole = begin + (end - begin) / S::width * S::width;
-  const auto zero = S::set(Scalar(0)), there = S::less(S::iota(), S::set(Scalar(int(end - whole))));
+  const auto zero = S::set(Scalar(0));
+  const auto there = S::less(S::iota(), S::set(Scalar(int(end - whole))));
   auto some = zero;
   for (int i = 0; i < rows; ++i, s += TileSize<Scalar>::score_stride) {
     auto least = zero;

@@ -178,8 +178,10 @@ TEST(Parallel, NoMoreWorkersAreWokenThanTheWorkPaysFor) {
   EXPECT_EQ(attend(16, 16, 4, 16), 0);
   EXPECT_EQ(attend(1, 500, 8, 16), 0);
   EXPECT_EQ(attend(1024, 1024, 8, 16), 8);
-  EXPECT_EQ(attend(1, 40000, 8, 16), 8);   // decoding: few products, many bytes
-  EXPECT_EQ(attend(600, 4000, 1, 16), 4);  // chunks of rows: no worker without one
+  EXPECT_EQ(attend(1, 40000, 8, 16), 8);  // decoding: few products, many bytes
+  // No worker without a chunk of rows.
+  const Index chunk = attn::kernel::TileSize<float>::chunk_rows(600, 8);
+  EXPECT_EQ(attend(600, 4000, 1, 16), (600 + chunk - 1) / chunk);
   int before = 0;
   for (const Index tokens : {16, 32, 64, 128, 256, 512, 1024}) {
     const int tasks = attend(tokens, tokens, 8, 16);

@@ -32,7 +32,8 @@ ATTN_INLINE void turn(Index rows, Index columns, const Value& value, const Put& 
         ATTN_UNROLL
         for (int i = 0; i < S::width; ++i) tile[i] = value(r + i, c);
       } else {
-        for (int i = 0; i < S::width; ++i) tile[i] = i < held ? value(r + i, c) : tile[0];
+        tile[0] = value(r, c);
+        for (int i = 1; i < S::width; ++i) tile[i] = i < held ? value(r + i, c) : tile[0];
       }
       S::transpose(tile);
       if (count == S::width) {

@@ -223,9 +223,8 @@ TEST_F(DecodeErrors, NameBothNumbers) {
             "attn::KeyValueCache::append: 11 tokens for sequence 0, which holds 40 of at most 50");
   EXPECT_EQ(error(attn::sequence_length(1)).substr(0, 63),
             "attn::KeyValueCache::append: key has 5 sequences, the cache has");
-  EXPECT_EQ(
-      error(attn::cache_sequences({1})),
-      "attn::KeyValueCache::append: cache_sequences: entry 0 is 1, the cache has 1 sequence");
+  EXPECT_EQ(error(attn::cache_sequences({1})),
+            "attn::KeyValueCache::append: cache_sequences: entry 0 is 1, the cache has 1 sequence");
   EXPECT_EQ(error(attn::rotary(attn::pairing::half_split)).substr(0, 80),
             "attn::KeyValueCache::append: called with rotary() of 6 features, half_split, seq");
   expect_untouched();

@@ -24,6 +24,7 @@
 #include "mask/mask_functor.h"
 #include "mask/positions.h"
 #include "mask/segments.h"
+#include "mask/tree.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -86,7 +87,7 @@ auto keep(Matrix&& B) {
       "attn::keep: expected a matrix of bool; for numbers write keep(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
-  return detail::BoolMask<decltype(source), true>(std::move(source));
+  return detail::BoolMask<decltype(source), detail::SeesTrue>(std::move(source));
 }
 /// Attends where B is false: keep with the other polarity.
 template <class Matrix>
@@ -96,7 +97,7 @@ auto hide(Matrix&& B) {
       "attn::hide: expected a matrix of bool; for numbers write hide(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
-  return detail::BoolMask<decltype(source), false>(std::move(source));
+  return detail::BoolMask<decltype(source), detail::SeesFalse>(std::move(source));
 }
 
 /// Sequence b has lengths[b] keys; what lies behind them is padding. One entry serves all

@@ -62,8 +62,8 @@ class ModifyScores {
       for (Index n = segment.first; n < segment.last; ++n)
         g(Segment{n, n + 1, std::min(segment.end, (n + 1) * Size::panel), segment.full});
     };
-    if constexpr (kBiases) {
-      const auto& table = problem_.modify.bias.table;
+    if constexpr (Modify::kReadsTable) {
+      const auto& table = problem_.modify.table();
       if (table.by_columns()) {
         const auto cursor = rows_.from(first);
         StripTable<S, typename std::decay_t<decltype(table)>::Scalar> biases(table, cursor, rows,
@@ -87,9 +87,6 @@ class ModifyScores {
   }
 
  private:
-  static constexpr bool kBiases =
-      !std::is_same_v<std::decay_t<decltype(std::declval<Modify>().bias)>, detail::Unmodified>;
-
   /// The mask as it is asked row by row.
   struct AnyRow {
     const Mask& mask;

@@ -136,7 +136,8 @@ struct Replay {
             for (Index j = part.first * Size::panel; j < part.end; j += S::width) {
               const auto score = S::load(s + j);
               if (at == stage::softcapped) {
-                S::store(s + j, modify.softcap.template apply<S>(score, cursor.row, block + j));
+                S::store(s + j, modify.template apply_until<S, stage::softcapped>(score, cursor.row,
+                                                                                  block + j));
               } else {
                 const auto there = S::less(
                     S::iota(), S::set(Scalar(int(std::min<Index>(part.end - j, S::width)))));

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "../base/operand.h"
+#include "../base/asked.h"
 #include "../score/rotary_table.h"
 #include "row_sums.h"
 
@@ -16,8 +17,7 @@ namespace kernel {
 
 using detail::Operand;
 
-/// An optional operand that is not there.
-struct Absent {};
+using detail::Absent;
 
 /// The query offset of a sequence, whoever computes it: erased, so that the engine is not
 /// instantiated anew for every way to name it.
@@ -59,6 +59,13 @@ struct Problem {
   Rotation rotation{};  ///< of queries and keys by their positions, or Absent
   Parts parts{};        ///< of the keys (key_parts.h), or Absent
 };
+
+/// (Parts are taken where they are made: copies of fresh stores wait for these.)
+template <class Query, class Key, class Value, class Output, class Scalar, class Mask, class Modify,
+          class Residual, class Saved, class Rotation, class Parts>
+Problem(const detail::CallShape&, Query, Key, Value, Output, Scalar, Mask, Modify, OffsetOf,
+        Residual, Saved, Rotation, Parts)
+    -> Problem<Query, Key, Value, Output, Mask, Modify, Residual, Saved, Rotation, Parts>;
 
 constexpr Index whole_lines(Index n) {
   return round_up(n, 16);

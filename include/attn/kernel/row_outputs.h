@@ -3,6 +3,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <tuple>
+
+#include "../base/asked.h"
 #include "online_softmax.h"
 #include "problem.h"
 #include "register_tile.h"
@@ -11,20 +14,73 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// Which outputs there are beside the output; each an operand or Absent.
-template <class LogSumExp, class MaxLogit, class Entropy, class Weights, class Scores>
+// What is saved of a finished row, which the softmax leaves with its maximum m, its sum l (0: it
+// has seen no key) and, where kReadsMoment, its moment t (below): value(m, l, t).
+struct LogSumExpOfRow {
+  static constexpr const char* kName = "logsumexp";
+  static constexpr bool kReadsMoment = false;
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_logsumexp twice in one call");
+  }
+  template <class Scalar>
+  static Scalar value(const Scalar& m, const Scalar& l, const Scalar&) {
+    using std::log;
+    return detail::equal(l, Scalar(0)) ? hidden_score<Scalar>() : Scalar(m + Scalar(log(l)));
+  }
+};
+struct MaxLogitOfRow {
+  static constexpr const char* kName = "max_logit";
+  static constexpr bool kReadsMoment = false;
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_max_logit twice in one call");
+  }
+  template <class Scalar>
+  static Scalar value(const Scalar& m, const Scalar& l, const Scalar&) {
+    const Scalar zero_or_nan = (l - l) * Scalar(0);
+    return detail::equal(l, Scalar(0)) ? hidden_score<Scalar>() : Scalar(m + zero_or_nan);
+  }
+};
+struct EntropyOfRow {
+  static constexpr const char* kName = "entropy";
+  static constexpr bool kReadsMoment = true;
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_entropy twice in one call");
+  }
+  template <class Scalar>
+  static Scalar value(const Scalar&, const Scalar& l, const Scalar& t) {
+    using std::log;
+    return detail::equal(l, Scalar(0)) ? Scalar(0) : Scalar(Scalar(log(l)) - Scalar(t / l));
+  }
+};
+
+/// All of them. Another one is such a type, and its name here.
+using RowNumbers = detail::Order<LogSumExpOfRow, MaxLogitOfRow, EntropyOfRow>;
+
+/// A number of each row, and the operand that it is written to.
+template <class Number, class To>
+struct RowOutput {
+  static constexpr bool kReadsMoment = Number::kReadsMoment;
+  To to;
+
+  template <class Scalar>
+  void write(const QueryRow& row, const Scalar& m, const Scalar& l, const Scalar& t) const {
+    *to.row(row.sequence, row.head, row.row) = typename To::Scalar(Number::value(m, l, t));
+  }
+};
+
+/// The outputs beside the output: of pairs, each a target or Absent, and of rows.
+template <class Weights, class Scores, class... Rows>
 struct Saved {
-  LogSumExp logsumexp;
-  MaxLogit max_logit;
-  Entropy entropy;
   Weights weights;
   Scores scores;
+  std::tuple<Rows...> rows;
 
-  static constexpr bool kLogSumExp = !std::is_same_v<LogSumExp, Absent>;
-  static constexpr bool kMaxLogit = !std::is_same_v<MaxLogit, Absent>;
-  static constexpr bool kEntropy = !std::is_same_v<Entropy, Absent>;
-  static constexpr bool kWeights = !std::is_same_v<Weights, Absent>;
-  static constexpr bool kScores = !std::is_same_v<Scores, Absent>;
+  static constexpr bool kEntropy = (false || ... || Rows::kReadsMoment);
+  static constexpr bool kWeights = detail::is_there_v<Weights>;
+  static constexpr bool kScores = detail::is_there_v<Scores>;
   static constexpr bool kOverHeads = [] {
     if constexpr (kWeights) {
       return Weights::kAverages;
@@ -33,26 +89,10 @@ struct Saved {
     }
   }();
 
-  Saved(LogSumExp l, MaxLogit m, Entropy e, Weights w, Scores s)
-      : logsumexp(l), max_logit(m), entropy(e), weights(w), scores(s) {}
-
-  /// Saves a finished row: m, l and t as the softmax left them (t only with an entropy).
+  /// Saves a finished row: m, l and t as the softmax left them (t only where it is read).
   template <class Scalar>
   void write(const QueryRow& row, const Scalar& m, const Scalar& l, const Scalar& t) const {
-    using std::log;
-    const bool empty = detail::equal(l, Scalar(0));
-    const auto put = [&row](const auto& to, const Scalar& value) {
-      using Stored = typename std::decay_t<decltype(to)>::Scalar;
-      *to.row(row.sequence, row.head, row.row) = Stored(value);
-    };
-    if constexpr (kLogSumExp)
-      put(logsumexp, empty ? hidden_score<Scalar>() : Scalar(m + Scalar(log(l))));
-    if constexpr (kMaxLogit) {
-      const Scalar zero_or_nan = (l - l) * Scalar(0);
-      put(max_logit, empty ? hidden_score<Scalar>() : Scalar(m + zero_or_nan));
-    }
-    if constexpr (kEntropy)
-      put(entropy, empty ? Scalar(0) : Scalar(Scalar(log(l)) - Scalar(t / l)));
+    std::apply([&](const auto&... output) { (output.write(row, m, l, t), ...); }, rows);
   }
 };
 

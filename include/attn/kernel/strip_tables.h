@@ -97,11 +97,11 @@ class StripMask {
  private:
   const Mask& mask_;
 };
-template <class S, bool Value>
-class StripMask<S, detail::BoundBool<Value>> {
+template <class S, class Sees>
+class StripMask<S, detail::BoundBool<Sees>> {
  public:
   template <class Cursor>
-  StripMask(const detail::BoundBool<Value>& mask, const Cursor& cursor, int rows, Index length)
+  StripMask(const detail::BoundBool<Sees>& mask, const Cursor& cursor, int rows, Index length)
       : mask_(mask), table_(mask.table, cursor, rows, length) {}
   void load(Index key) {
     if (mask_.by_columns()) table_.load(key);
@@ -110,11 +110,11 @@ class StripMask<S, detail::BoundBool<Value>> {
     if (!mask_.by_columns()) return mask_.template lanes<S>(row, key);
     const auto value = S::load(table_.row(i) + (key - table_.first()));
     const auto is_true = S::less(S::set(typename S::Scalar(0)), value);
-    return Value ? is_true : S::mask_not(is_true);
+    return Sees::value ? is_true : S::mask_not(is_true);
   }
 
  private:
-  const detail::BoundBool<Value>& mask_;
+  const detail::BoundBool<Sees>& mask_;
   StripTable<S, bool> table_;
 };
 template <class S, class A>

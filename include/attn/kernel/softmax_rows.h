@@ -22,7 +22,7 @@ struct SoftmaxMemory {
   SettledRows<Scalar> settled;
 };
 
-// WHAT     m, l by lanes, o and (for entropies) t of each row; what comes next of a strip at a time:
+// WHAT     m, l by lanes, o and (for entropies) t of each row of a chunk:
 //            clear()      no row has seen a key
 //            advance()    m' = max(m, block), r = exp(m − m'), before the scores become weights
 //            weigh()      p = exp(s − m') in place, l = r·l + Σ p     (o = r·o + p·v is the caller's)
@@ -148,7 +148,8 @@ class SoftmaxRows {
 };
 
 // WHAT     advance(), and t = Σ_j p_j · (s_j − m) of each row beside l = Σ_j p_j, for the entropy
-//          log l − t / l; when the maximum moves from m to m':  t' = r · (t + (m − m') · l) + Σ p · (s − m'),  r = exp(m − m')
+//          log l − t / l. When the maximum moves from m to m':
+//            t' = r · (t + (m − m') · l) + Σ p · (s − m'),   r = exp(m − m')
 // EDGES    after start(). A hidden pair adds 0, not 0 · −∞; a row that has seen nothing (r = 0)
 //          starts from 0
 // NUMERICS both terms of the entropy are ≥ 0: nothing cancels. A block that a row does not see adds

@@ -83,7 +83,7 @@ inline detail::Window window(Index left, Index right) { return {left, right}; }
 template <class Matrix>
 auto keep(Matrix&& B) {
   static_assert(
-      detail::is_score_table<Matrix, true>(),
+      detail::is_bool_table<Matrix>(),
       "attn::keep: expected a matrix of bool; for numbers write keep(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
@@ -93,7 +93,7 @@ auto keep(Matrix&& B) {
 template <class Matrix>
 auto hide(Matrix&& B) {
   static_assert(
-      detail::is_score_table<Matrix, true>(),
+      detail::is_bool_table<Matrix>(),
       "attn::hide: expected a matrix of bool; for numbers write hide(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
@@ -186,7 +186,7 @@ detail::Tree tree(Parents&& parents) {
 /// Requires   block ≥ 1, and those shapes                    (std::invalid_argument from the call that uses it, otherwise)
 template <class Matrix>
 auto block_sparse(Matrix&& B, Index block) {
-  static_assert(detail::is_score_table<Matrix, true>(),
+  static_assert(detail::is_bool_table<Matrix>(),
                 "attn::block_sparse: expected a matrix of bool, an entry for each block x block "
                 "pairs; for numbers write block_sparse(B.array() > 0, block)");
   auto source = detail::score_source(std::forward<Matrix>(B));

@@ -79,12 +79,8 @@ ATTN_NOINLINE void project_run(const typename S::Scalar* x, const typename S::Sc
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = Size::packets;
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
-  }
-  multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(acc, x, w, &run, 1);
+  clear<S>(acc);
+  multiply_accumulate<S>(acc, PackedStrip<typename S::Scalar, R>{x}, w, Runs{&run, 1});
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     ATTN_UNROLL

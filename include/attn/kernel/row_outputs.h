@@ -8,7 +8,6 @@
 #include "../base/asked.h"
 #include "online_softmax.h"
 #include "problem.h"
-#include "register_tile.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -94,54 +93,6 @@ struct Saved {
   void write(const QueryRow& row, const Scalar& m, const Scalar& l, const Scalar& t) const {
     std::apply([&](const auto&... output) { (output.write(row, m, l, t), ...); }, rows);
   }
-};
-
-// WHAT     t = Σ_j p_j · (s_j − m) of each row beside l = Σ_j p_j, for the entropy log l − t / l
-//          when the maximum moves from m to m':  t' = r · (t + (m − m') · l) + Σ p · (s − m'),  r = exp(m − m')
-// EDGES    a hidden pair adds 0, not 0 · −∞; a row that has seen nothing (r = 0) starts from 0
-// NUMERICS both terms of the entropy are ≥ 0: nothing cancels. A block that a row does not see adds
-//          +0 under r = 1
-template <class S, class Saved>
-class EntropyStep {
-  using Scalar = typename S::Scalar;
-  using Size = TileSize<Scalar>;
-
- public:
-  /// Before the maxima advance.
-  EntropyStep(int rows, const Scalar* m) {
-    if constexpr (Saved::kEntropy) {
-      for (int i = 0; i < rows; ++i) before_[i] = m[i];
-    }
-  }
-  /// After that, before the scores become weights and the sums l are rescaled.
-  void operator()(int rows, const Scalar* m, const Scalar* r, const Scalar* s,
-                  const DepthRange* runs, int run_count, const Scalar* lanes, Scalar* t) const {
-    if constexpr (Saved::kEntropy) {
-      for (int i = 0; i < rows; ++i, s += Size::score_stride, lanes += Size::panel) {
-        auto sum = S::set(Scalar(0));
-        for (int n = 0; n < run_count; ++n) {
-          for (Index j = runs[n].begin; j < runs[n].end; j += S::width)
-            sum = S::add(sum, term(S::sub(S::load(s + j), S::set(m[i]))));
-        }
-        alignas(64) Scalar carried[S::width] = {};
-        if (!detail::equal(r[i], Scalar(0))) {
-          const Scalar moved = before_[i] - m[i];
-          const auto old = S::fmadd(S::set(moved), S::set(reduce_lanes<S>(lanes)), S::set(t[i]));
-          S::store(carried, S::mul(S::set(r[i]), old));
-        }
-        t[i] = carried[0] + S::reduce_add(sum);
-      }
-    }
-  }
-
- private:
-  static ATTN_INLINE typename S::Packet term(const typename S::Packet& x) {
-    const auto p = detail::exp_nonpositive<S>(x), zero = S::set(Scalar(0));
-    return S::select(S::less(zero, p), S::mul(p, x), zero);
-  }
-
-  struct Nothing {};
-  std::conditional_t<Saved::kEntropy, Scalar[Size::rows], Nothing> before_;
 };
 
 }  // namespace kernel

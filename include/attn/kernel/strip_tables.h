@@ -131,35 +131,34 @@ class StripMask<S, detail::Not<A>> {
  private:
   StripMask<S, A> a_;
 };
+/// Two masks at once; how they are joined is said below.
 template <class S, class A, class B>
-class StripMask<S, detail::And<A, B>> {
+class StripMasks {
  public:
-  template <class Cursor>
-  StripMask(const detail::And<A, B>& mask, const Cursor& cursor, int rows, Index length)
+  template <class Mask, class Cursor>
+  StripMasks(const Mask& mask, const Cursor& cursor, int rows, Index length)
       : a_(mask.a, cursor, rows, length), b_(mask.b, cursor, rows, length) {}
   void load(Index key) { a_.load(key), b_.load(key); }
-  ATTN_INLINE typename S::Mask lanes(int i, const QueryRow& row, Index key) const {
-    return S::mask_and(a_.lanes(i, row, key), b_.lanes(i, row, key));
-  }
 
- private:
+ protected:
   StripMask<S, A> a_;
   StripMask<S, B> b_;
 };
 template <class S, class A, class B>
-class StripMask<S, detail::Or<A, B>> {
+class StripMask<S, detail::And<A, B>> : public StripMasks<S, A, B> {
  public:
-  template <class Cursor>
-  StripMask(const detail::Or<A, B>& mask, const Cursor& cursor, int rows, Index length)
-      : a_(mask.a, cursor, rows, length), b_(mask.b, cursor, rows, length) {}
-  void load(Index key) { a_.load(key), b_.load(key); }
+  using StripMasks<S, A, B>::StripMasks;
   ATTN_INLINE typename S::Mask lanes(int i, const QueryRow& row, Index key) const {
-    return S::mask_or(a_.lanes(i, row, key), b_.lanes(i, row, key));
+    return S::mask_and(this->a_.lanes(i, row, key), this->b_.lanes(i, row, key));
   }
-
- private:
-  StripMask<S, A> a_;
-  StripMask<S, B> b_;
+};
+template <class S, class A, class B>
+class StripMask<S, detail::Or<A, B>> : public StripMasks<S, A, B> {
+ public:
+  using StripMasks<S, A, B>::StripMasks;
+  ATTN_INLINE typename S::Mask lanes(int i, const QueryRow& row, Index key) const {
+    return S::mask_or(this->a_.lanes(i, row, key), this->b_.lanes(i, row, key));
+  }
 };
 
 }  // namespace kernel

@@ -47,7 +47,7 @@ inline namespace ATTN_ABI {
 ///            allocated with into(Y) from the second call of the same sizes on, or from the first
 ///            after reserve(). One row reads the weights once, at the speed of memory
 /// Accuracy   sums over runs of 64 features, and those one after the other: X·W + b errs by at most
-///            (65 + in / 64) · ε/2 of |X|·|W| + |b|. With inputs in [−1, 1] and weights of unit scale
+///            (65 + in / 64) · ε/2 of |X|·|W| + |b|. On inputs in [−1, 1] and unit-scale weights
 ///            float stays within 1e-6 up to 512 features, 2e-6 up to 4096, 4e-6 up to 16384
 ///            (tests/linear_test.cpp); the activations' own: activation.h
 ///            Example: examples/06_encoder.cpp

@@ -13,6 +13,7 @@
 // results of less than 1.1e-36 (double: 1.6e-305) may be 0. NaN gives NaN.
 #pragma once
 
+#include "base/asked.h"
 #include "base/functor.h"
 #include "base/load.h"
 #include "base/sigmoids.h"
@@ -24,10 +25,18 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// Base of what a linear layer takes for an activation. No option_base: other calls refuse it.
-struct activation_base {};
-template <class T>
-using is_activation = std::is_base_of<activation_base, T>;
+struct ActivationOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1,
+                  "attn::Linear: two activations in one call: write one functor that does both, "
+                  "activation([](auto x) { return ...; })");
+  }
+};
+/// Base of what a linear layer takes for an activation.
+struct activation_base : option_base {
+  using Kind = ActivationOption;
+};
 
 struct Relu {
   template <class S>

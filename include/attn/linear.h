@@ -153,27 +153,16 @@ class Linear {
     }
   }
 
-  template <class X, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  template <class X, class... Options>
   [[nodiscard]] auto operator()(X&& x, Options&&... options) {
-    return returned(&workspace_, std::forward<X>(x), options...);
+    return call(&workspace_, std::forward<X>(x), options...);
   }
-  template <class X, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-  void operator()(X&& x, Options&&... options) {
-    call(&workspace_, std::forward<X>(x), options...);
-  }
-  template <class X, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  template <class X, class... Options>
   [[nodiscard]] auto operator()(X&& x, Options&&... options) const {
-    check_lent<Options...>();
-    return returned(nullptr, std::forward<X>(x), options...);
-  }
-  template <class X, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-  void operator()(X&& x, Options&&... options) const {
-    check_lent<Options...>();
-    call(nullptr, std::forward<X>(x), options...);
+    static_assert(detail::given_v<detail::UseOption, Options...>,
+                  "attn::Linear: a const layer has no scratch of its own: add the option "
+                  "use(workspace)");
+    return call(nullptr, std::forward<X>(x), options...);
   }
 
   /// Makes room for calls of up to so many rows by up to so many workers, in the layer's own
@@ -203,12 +192,6 @@ class Linear {
     return options;
   }
 
-  template <class... Options>
-  static constexpr void check_lent() {
-    static_assert(detail::count_v<detail::is_use, Options...> == 1,
-                  "attn::Linear: a const layer has no scratch of its own: add the option "
-                  "use(workspace)");
-  }
   void check_holds(const char* function) const {
     if (!panels_.holds_weights()) {
       detail::fail(detail::text(
@@ -222,17 +205,7 @@ class Linear {
   }
 
   template <class X, class... Options>
-  auto returned(Workspace<Compute>* own, X&& x, const Options&... options) const {
-    static_assert(!detail::is_tensor_view_v<X>,
-                  "attn: a strided view has no matrix of its own shape to return: write "
-                  "into(bhld(...)) or into(Y)");
-    typename detail::layer_result<X, Out>::type Y;
-    const auto target = into(Y);
-    call(own, std::forward<X>(x), options..., target);
-    return Y;
-  }
-  template <class X, class... Options>
-  void call(Workspace<Compute>* own, X&& x, const Options&... options) const {
+  auto call(Workspace<Compute>* own, X&& x, const Options&... options) const {
     detail::check_linear_options<Options...>();
     static_assert(detail::is_dense_v<X> || detail::is_tensor_view_v<X>,
                   "attn::Linear: the input is a matrix, rows x features, or a strided view of one "
@@ -242,15 +215,34 @@ class Linear {
                        compute_t<typename detail::operand_traits<detail::bare_t<X>>::Scalar>>,
         "attn::Linear: input, weights and output must compute in one scalar: cast one of them");
     const auto input = detail::lift(std::forward<X>(x));
-    const detail::LinearContext<Scalar> layer = context(own);
+    const auto layer = context(own);
+    if constexpr (detail::given_v<detail::IntoOption, Options...>) {
+      run<X>(layer, input, detail::Asked(options...));
+    } else {
+      static_assert(!detail::is_tensor_view_v<X>,
+                    "attn: a strided view has no matrix of its own shape to return: write "
+                    "into(bhld(...)) or into(Y)");
+      typename detail::layer_result<X, Out>::type Y;
+      const auto target = into(Y);
+      run<X>(layer, input, detail::Asked(options..., target));
+      return Y;
+    }
+  }
+  /// On the stack, where the compiler knows that all fits there.
+  template <class X, class Held, class... Options>
+  static void run(const detail::LinearContext<Scalar>& layer, const Held& held,
+                  const detail::Asked<Options...>& asked) {
+    const auto input = detail::given_rows(kName, "the input", held);
     using OnStack =
         detail::LinearStack<Scalar, In, Out, detail::max_rows<X>(), detail::bare_t<Options>...>;
     if constexpr (OnStack::kFits) {
       alignas(64) Compute scratch[std::size_t{OnStack::kScalars}];
       const detail::UseStack<Compute> stack(nullptr, scratch);
-      detail::run_linear(layer, input, options..., stack);
+      asked.all([&](const auto&... options) {
+        detail::run_linear(layer, input, detail::Asked(options..., stack));
+      });
     } else {
-      detail::run_linear(layer, input, options...);
+      detail::run_linear(layer, input, asked);
     }
   }
 

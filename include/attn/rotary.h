@@ -132,7 +132,7 @@ template <class T, class Angles, class... Options>
       (is_of_kind_v<Options, IntoOption, UseOption, BatchOption, QueryOffsetOption> && ...),
       "attn::rotate: takes into(), query_offset(), sequences(), sequence_length() and "
       "use()");
-  check_options<Options...>();
+  check_given<Options...>();
   if constexpr (given_v<IntoOption, Options...>) {
     rotate_into(std::forward<T>(X), rotation, Asked(rotation, options...));
   } else {

@@ -45,7 +45,7 @@ struct SoftmaxFunctor {
     static_assert(
         (is_of_kind_v<Options, MaskOption, IntoOption, ColumnWiseOption, QueryOffsetOption> && ...),
         "attn::softmax: its options are into(P), colwise(), query_offset(), and masks");
-    check_options<Options...>();
+    check_given<Options...>();
     static_assert(!given_v<ColumnWiseOption, Options...> || !given_v<MaskOption, Options...>,
                   "attn::softmax: masks are for rows: without colwise()");
     using Scalar = compute_t<typename bare_t<Matrix>::Scalar>;
@@ -273,7 +273,7 @@ auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logs
                 "attn::merge: its options are into(O) and save_logsumexp(l)");
   static_assert((writes_matrix_v<bare_t<Options>> && ...),
                 "attn::merge: its outputs are matrices, no views");
-  check_options<Options...>();
+  check_given<Options...>();
   // Expressions are evaluated before anything is written that they read.
   const auto held_a = hold(output_a.derived()), held_b = hold(output_b.derived());
   const auto held_la = hold(logsumexp_a.derived()), held_lb = hold(logsumexp_b.derived());

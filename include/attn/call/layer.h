@@ -9,6 +9,7 @@
 #include "attend.h"
 #include "layer_panels.h"
 #include "layer_scratch.h"
+#include "projected_rows.h"
 #include "matrix_source.h"
 
 namespace attn {
@@ -26,14 +27,6 @@ struct LayerContext {
   Panels query, key, value, output;
   Workspace<Scalar>* own;
 };
-
-/// The rows of an operand in order, those of all its sequences.
-template <class T>
-kernel::Rows<T> rows_of(const TensorView<T>& view) {
-  return {view.data, std::max<Index>(view.tokens, 1), view.sequence_stride, view.token_stride,
-          view.feature_stride};
-}
-inline kernel::NoRows rows_of(Absent) { return {}; }
 
 inline void check_input(const char* function, const char* name, const TensorExtent& input,
                         Index features) {

@@ -10,15 +10,11 @@
 #include "../kernel/projection_jobs.h"
 #include "../linear_weights.h"
 #include "options.h"
+#include "projected_rows.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
-
-template <class Option>
-inline constexpr bool is_linear_option_v =
-    is_into<Option>::value || is_activation<Option>::value || is_residual<Option>::value ||
-    is_residual_of_query<Option>::value || is_executor<Option>::value || is_use<Option>::value;
 
 /// Every mistake in the options of a linear layer that the types alone show.
 template <class... Options>
@@ -28,20 +24,13 @@ constexpr void check_linear_options() {
                 "output, residual(R) for what is added to it");
   static_assert((!is_activation_functor<bare_t<Options>>::value && ...),
                 "attn::Linear: an activation without its parentheses: write gelu()");
-  static_assert(((is_linear_option_v<bare_t<Options>> || is_operand_v<Options> ||
-                  is_activation_functor<bare_t<Options>>::value) &&
+  static_assert(((is_of_kind_v<Options, IntoOption, ActivationOption, ResidualOption,
+                               ExecutorOption, UseOption> ||
+                  is_operand_v<Options> || is_activation_functor<bare_t<Options>>::value) &&
                  ...),
                 "attn::Linear: its options are into(Y), one of relu(), gelu(), gelu_tanh(), silu() "
                 "and activation(f), residual(R), parallel(n) or on(pool), use(workspace)");
-  static_assert(count_v<is_activation, Options...> <= 1,
-                "attn::Linear: two activations in one call: write one functor that does both, "
-                "activation([](auto x) { return ...; })");
-  static_assert(count_v<is_residual, Options...> + count_v<is_residual_of_query, Options...> <= 1,
-                "attn::Linear: two residuals in one call: add the matrices, residual(A + B)");
-  static_assert(count_v<is_into, Options...> <= 1, "attn::Linear: two outputs in one call");
-  static_assert(count_v<is_use, Options...> <= 1, "attn::Linear: two workspaces in one call");
-  static_assert(count_v<is_executor, Options...> <= 1,
-                "attn::Linear: threads asked for twice: one of parallel(n) and on(pool)");
+  check_kinds<Options...>();
 }
 
 /// How many workers a call is worth, how they share it, and the scratch that this takes.
@@ -84,9 +73,9 @@ inline void check_linear_scratch(const char* function, const LinearOptions& size
 /// Scratch of a call of compile-time sizes, on the stack where it fits.
 template <class Storage, int In, int Out, int MaxRows, class... Options>
 struct LinearStack {
-  static constexpr bool kBounded =
-      In != Eigen::Dynamic && MaxRows != Eigen::Dynamic &&
-      count_v<is_executor, Options...> + count_v<is_use, Options...> == 0;
+  static constexpr bool kBounded = In != Eigen::Dynamic && MaxRows != Eigen::Dynamic &&
+                                   !given_v<ExecutorOption, Options...> &&
+                                   !given_v<UseOption, Options...>;
   static constexpr Index kScalars =
       kBounded ? LinearScratch<Storage>(LinearOptions(In, Out), MaxRows, 1).total() : 1;
   static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
@@ -122,19 +111,14 @@ CallShape linear_shape(const char* function, const LinearOptions& sizes, const T
   return shape;
 }
 
-/// What is added to the output: a view, or kernel::NoRows.
-template <class Scalar, class T, class... Options>
+/// What is added to the output: a view, or Absent.
+template <class Scalar, class T, class Asked>
 auto linear_residual(const CallShape& shape, const LinearOptions& sizes,
-                     const TensorView<const T>& input, const Options&... options) {
-  const NoOption none{};
-  if constexpr (count_v<is_residual, Options...> == 1) {
-    const auto& lifted = pick<is_residual>(none, options...).lifted;
-    static_assert(std::is_same_v<compute_t<typename bare_t<decltype(lifted)>::Scalar>, Scalar>,
-                  "attn::residual: the residual must compute in the layer's scalar: cast it");
-    return place_like_output(shape, "residual", read_only(lifted.view(shape.function, "residual")),
-                             lifted.kStacked)
-        .view;
-  } else if constexpr (count_v<is_residual_of_query, Options...> == 1) {
+                     const TensorView<const T>& input, const Asked& asked) {
+  using Option = bare_t<decltype(asked.template get<ResidualOption>())>;
+  if constexpr (!is_there_v<Option>) {
+    return Absent{};
+  } else if constexpr (std::is_same_v<Option, ResidualOfQuery>) {
     if (sizes.in_features() != sizes.out_features()) {
       fail(text(shape.function, ": residual() adds the input, ", sizes.in_features(),
                 " features, to the output, ", sizes.out_features(),
@@ -142,38 +126,30 @@ auto linear_residual(const CallShape& shape, const LinearOptions& sizes,
     }
     return input;
   } else {
-    return kernel::NoRows{};
+    static_assert(std::is_same_v<compute_t<typename Option::Scalar>, Scalar>,
+                  "attn::residual: the residual must compute in the layer's scalar: cast it");
+    return bind<ResidualOption, Scalar>(shape, asked).view;
   }
 }
 
-template <class Scalar, class... Options>
-auto linear_activation(const Options&... options) {
-  if constexpr (count_v<is_activation, Options...> == 0) {
-    return kernel::Unchanged{};
+template <class Scalar, class Asked>
+auto linear_activation(const Asked& asked) {
+  if constexpr (Asked::template has<ActivationOption>()) {
+    return asked.template get<ActivationOption>().template bind<Scalar>();
   } else {
-    const NoOption none{};
-    return pick<is_activation>(none, options...).template bind<Scalar>();
+    return kernel::Unchanged{};
   }
 }
 
-/// Rows of a view as the kernel walks them; none where there is no view.
-template <class T>
-kernel::Rows<T> linear_rows(const TensorView<T>& view) {
-  return {view.data, std::max<Index>(view.tokens, 1), view.sequence_stride, view.token_stride,
-          view.feature_stride};
-}
-inline kernel::NoRows linear_rows(kernel::NoRows none) { return none; }
-
-template <class Storage, class Held, class... Options>
-void run_linear(const LinearContext<Storage>& layer, const Held& held, const Options&... options) {
+template <class Storage, class Input, class Asked>
+void run_linear(const LinearContext<Storage>& layer, const GivenRows<Input>& given,
+                const Asked& asked) {
   using Scalar = compute_t<Storage>;
   constexpr const char* function = LinearContext<Storage>::function;
-  const NoOption none{};
-
-  const auto input = read_only(held.view(function, "the input"));
-  const CallShape shape = linear_shape(function, layer.sizes, input, held.kStacked);
-  const auto residual = linear_residual<Scalar>(shape, layer.sizes, input, options...);
-  const auto& target = pick<is_into>(none, options...);
+  const TensorView<Input>& input = given.view;
+  const CallShape shape = linear_shape(function, layer.sizes, input, given.stacked);
+  const auto residual = linear_residual<Scalar>(shape, layer.sizes, input, asked);
+  const auto& target = asked.template get<IntoOption>();
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(target)>::Scalar>, Scalar>,
                 "attn::Linear: input, weights and output must compute in one scalar: cast one of "
                 "them");
@@ -181,37 +157,29 @@ void run_linear(const LinearContext<Storage>& layer, const Held& held, const Opt
   Outputs outputs(function);
   outputs.add("output", output_memory);
   outputs.keep_from("the input", input);
-  if constexpr (!std::is_same_v<bare_t<decltype(residual)>, kernel::NoRows>)
-    outputs.keep_from("residual", residual, 0);
-  const Serial serial;
-  const auto& executor = pick<is_executor>(serial, options...);
-  check_workers(function, executor);
+  if constexpr (is_there_v<decltype(residual)>) outputs.keep_from("residual", residual, 0);
+  const auto& executor = executor_of(function, asked);
   check_linear_scratch(function, layer.sizes, executor.workers());
 
   const Index rows = shape.queries.total();
   const LinearScratch<Storage> size(layer.sizes, rows, executor.workers());
   Workspace<Scalar> brought;
-  Scalar* const memory = [&] {
-    if constexpr (count_v<is_use, Options...> == 1) {
-      return pick<is_use>(none, options...).reserve_rows(size.total());
-    } else {
-      return (layer.own != nullptr ? *layer.own : brought).reserve_rows(size.total());
-    }
-  }();
+  Scalar* const memory =
+      workspace_of(layer.own != nullptr ? layer.own : &brought, asked).reserve_rows(size.total());
   auto output = target.prepare(shape, output_memory);
   output.commit();
 
-  using Sink = kernel::MatrixSink<Scalar, decltype(linear_rows(output.to.view)),
-                                  decltype(linear_rows(residual)),
-                                  decltype(linear_activation<Scalar>(options...))>;
+  using Sink =
+      kernel::MatrixSink<Scalar, decltype(rows_of(output.to.view)), decltype(rows_of(residual)),
+                         decltype(linear_activation<Scalar>(asked))>;
   using Panels = kernel::PanelWeights<Scalar, Storage>;
   std::atomic<Index> drawn{0};
   executor.run(kernel::with_pieces(size.workers, size.worker.pieces(rows)), [&](int worker) {
     const kernel::Projector<Simd<Scalar>, Storage> project(size.worker,
                                                            memory + worker * size.worker.total());
-    const Sink sink{project.tile(), linear_rows(output.to.view), linear_rows(residual),
-                    linear_activation<Scalar>(options...)};
-    project(drawn, kernel::InputJob(linear_rows(input), rows,
+    const Sink sink{project.tile(), rows_of(output.to.view), rows_of(residual),
+                    linear_activation<Scalar>(asked)};
+    project(drawn, kernel::InputJob(rows_of(input), rows,
                                     kernel::Target<Panels, Sink>{layer.weights, sink}));
   });
 }

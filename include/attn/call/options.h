@@ -50,9 +50,9 @@ constexpr bool makes_option() {
          std::is_same_v<bare_t<T>, CausalMaker>;
 }
 
-/// Every mistake that the types alone show, said in words.
+/// Every mistake that the types of any call's options alone show, said in words.
 template <class... Options>
-constexpr void check_options() {
+constexpr void check_given() {
   static_assert((!is_bool_matrix<Options>() && ...),
                 "attn: a matrix of bool among the options: write keep(B) (attend where true) or "
                 "hide(B) (attend where false)");
@@ -62,11 +62,26 @@ constexpr void check_options() {
   static_assert((!makes_option<Options>() && ...),
                 "attn: an option without its parentheses: write causal(), window(left, right), "
                 "alibi(slopes), ...");
-  static_assert(((is_option_v<Options> || makes_option<Options>()) && ...),
-                "attn: unknown option: options are made by causal(), window(), keep(), "
-                "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
   check_kinds<Options...>();
   check_positions<Options...>();
+}
+
+/// The options of attention.
+template <class Option>
+inline constexpr bool is_attention_option_v =
+    is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SoftcapOption, BiasOption,
+                 AlibiOption, ScoreOption, SinkOption, RotaryOption, BatchOption, IntoOption,
+                 kernel::LogSumExpOfRow, kernel::MaxLogitOfRow, kernel::EntropyOfRow, WeightsOption,
+                 ScoresOption, ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
+                 ExecutorOption, SplitKeysOption>;
+/// The same of a call of attention.
+template <class... Options>
+constexpr void check_options() {
+  check_given<Options...>();
+  static_assert(
+      ((is_attention_option_v<Options> || makes_option<Options>() || is_operand_v<Options>)&&...),
+      "attn: unknown option: options are made by causal(), window(), keep(), "
+      "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
 }
 
 /// How the call's tokens fall into sequences, as its batch option says; one sequence without.

@@ -213,7 +213,8 @@ TEST(PyTorchWeights, AreRefusedWhereTheModuleIsAnother) {
   EXPECT_EQ(refusal(wide, view),
             "attn::load: in_proj_weight joins inputs of one width, query has 4 features, key 3, "
             "value 3: give q_, k_ and v_proj_weight");
-  EXPECT_EQ(refusal(mha, view), "attn::load: in_proj_bias is null, the layer has one");
+  EXPECT_EQ(refusal(mha, view),
+            "attn::load: needs either in_proj_bias or q_, k_ and v_proj_bias, has neither");
   view.in_proj_bias = p;
   EXPECT_EQ(refusal(mha, view), "attn::load: out_proj_weight is null, the layer has one");
   view.out_proj_weight = view.out_proj_bias = p;
@@ -286,7 +287,7 @@ TEST(KerasWeights, AreRefusedWhereTheLayerIsAnother) {
   EXPECT_EQ(refusal(view),
             "attn::load: key_bias is given, the layer has none; it has where it is made with "
             "MultiHeadOptions(...).in_bias() and .out_bias()");
-  view.value_kernel = nullptr;
+  view.key_bias = view.value_kernel = nullptr;
   EXPECT_EQ(refusal(view), "attn::load: value_kernel is null, the layer has one");
 }
 

@@ -46,6 +46,7 @@ struct LayerScratch {
             std::max(queries, keys),
             std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
                       sizes.heads() * sizes.value_dim()}),
+            std::min(sizes.heads() * sizes.key_dim(), sizes.output_features()),
             std::max(project, project_back))) {}
 
   /// The most that calls of up to these sizes take.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "../base/call_shape.h"
 #include "pack.h"
 #include "register_tile.h"
 #include "strips.h"
@@ -36,13 +37,14 @@ namespace kernel {
 //          One chain over all of K would err by √runs more: 2.4e-6 instead of 7.6e-7 at most in a
 //          layer of 512 features with biases
 
-/// A packed weight matrix as the kernel reads it. `bias` has whole panels, zeros where there is
-/// none.
+/// A packed weight matrix, or some of its panels, as the kernel reads it. `bias` has whole panels,
+/// zeros where there is none.
 template <class Scalar, class Stored>
 struct PanelWeights {
   const Stored* panels = nullptr;
   const Scalar* bias = nullptr;
   Index inputs = 0, outputs = 0;
+  Index first_column = 0;  ///< of the matrix that these are panels of
 
   static constexpr Index depth(Index inputs) {
     return round_up(inputs, Index(TileSize<Scalar>::depth));
@@ -54,6 +56,17 @@ struct PanelWeights {
     return depth(inputs) * columns(outputs);
   }
   Index depth() const { return depth(inputs); }
+  const Stored& operator()(Index c, Index n) const {
+    constexpr Index kPanel = TileSize<Scalar>::panel;
+    return panels[n / kPanel * kPanel * depth() + c * kPanel + n % kPanel];
+  }
+  Index panel_count() const { return columns(outputs) / TileSize<Scalar>::panel; }
+  /// Panels [begin, end), not empty.
+  PanelWeights part(Index begin, Index end) const {
+    const Index first = begin * TileSize<Scalar>::panel;
+    return {panels + first * depth(), bias + first, inputs,
+            std::min(end * TileSize<Scalar>::panel, outputs) - first, first_column + first};
+  }
 };
 
 /// W, element (c, n) by a function, into panels.
@@ -105,22 +118,29 @@ void project_panel(const typename S::Scalar* x, const typename S::Scalar* w, Ind
     project_run<S, R>(x, w, {begin, std::min(begin + kRun, depth)}, y, y_stride, y, y_stride);
 }
 
-/// Sizes of the scratch of one worker.
+/// How rows and columns fall into the pieces that workers draw, and the scratch of one worker.
 template <class Scalar, class Stored>
 struct ProjectionScratch {
   using Size = TileSize<Scalar>;
   Index piece_rows, depth;  ///< of the deepest weights
+  Index column_parts;       ///< that the panels of a piece's weights are cut into
 
   /// Where `workers` share `rows` rows: four pieces for each, so that none waits long for the last.
-  static constexpr ProjectionScratch of(Index rows, Index inputs, int workers) {
+  /// WHY  columns are cut first: every piece of rows reads all of its weights from memory, which is
+  ///      what few rows wait for; the rows that a part of the columns packs anew cost little.
+  static constexpr ProjectionScratch of(Index rows, Index inputs, Index outputs, int workers) {
     const Index depth = PanelWeights<Scalar, Stored>::depth(inputs);
-    const Index share = round_up((rows + 4 * workers - 1) / (4 * workers), Index(Size::rows));
-    const Index all = workers > 1 ? share : round_up(rows, Index(Size::rows));
-    const Index most = Size::piece_rows(depth);
-    return {all < Size::rows ? Index(Size::rows) : all < most ? all : most, depth};
+    const Index panels = PanelWeights<Scalar, Stored>::columns(outputs) / Size::panel;
+    const Index wanted = workers > 1 ? 4 * Index(workers) : 1;
+    const Index by_rows = ceiling(wanted, panels);  // where there are too few panels
+    const Index share = round_up(ceiling(rows, by_rows), Index(Size::rows));
+    const Index piece = std::clamp(share, Index(Size::rows), Size::piece_rows(depth));
+    const Index row_pieces = std::max<Index>(ceiling(rows, piece), 1);
+    return {piece, depth, std::min(ceiling(wanted, row_pieces), panels)};
   }
 
-  constexpr Index pieces(Index rows) const { return (rows + piece_rows - 1) / piece_rows; }
+  constexpr Index row_pieces(Index rows) const { return ceiling(rows, piece_rows); }
+  constexpr Index pieces(Index rows) const { return row_pieces(rows) * column_parts; }
   constexpr Index strips() const { return round_up(piece_rows * depth, 16); }
   constexpr Index tile() const { return Size::rows * Size::panel; }
   /// Panels stored narrower than they are computed in are widened one at a time.
@@ -128,6 +148,9 @@ struct ProjectionScratch {
     return std::is_same_v<Scalar, Stored> ? 0 : depth * Size::panel;
   }
   constexpr Index total() const { return round_up(strips() + tile() + widened(), 16); }
+
+ private:
+  static constexpr Index ceiling(Index n, Index of) { return (n + of - 1) / of; }
 };
 
 /// `rows` rows into strips at `to`; row_of(i) is the address of row i.
@@ -146,7 +169,7 @@ void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index fe
   }
 }
 
-/// All columns of one projection for the rows of a piece. `widened`: room for one panel where
+/// The columns of some weights for the rows of a piece. `widened`: room for one panel where
 /// weights are stored narrowly; `sink`: where tiles go (see RowsSink).
 template <class S, class Stored, class Sink>
 void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index rows,
@@ -172,8 +195,9 @@ void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index
       with_rows<Scalar>(strips.rows(strip), [&](auto count) {
         constexpr int R = decltype(count)::value;
         project_panel<S, R>(strips_of_x + first * depth, panel, depth, weights.bias + column,
-                            sink.address(first_row + first, column), sink.stride());
-        sink.finish(first_row + first, R, column, columns);
+                            sink.address(first_row + first, weights.first_column + column),
+                            sink.stride());
+        sink.finish(first_row + first, R, weights.first_column + column, columns);
       });
     }
   }
@@ -198,33 +222,71 @@ struct RowsSink {
   void finish(Index, Index, Index, Index) const {}
 };
 
-/// Tiles go to any matrix, rounded to its storage, a residual added before: address(row) of either,
-/// or a null `residual`.
-template <class Scalar, class Output, class Residual>
+/// In place of an activation: Y = X·W + b.
+struct Unchanged {};
+
+/// Tiles go to any matrix, rounded to its storage, through an activation, a residual added before
+/// the rounding: address(row) of either, or a null `residual`.
+/// WHY  the epilogue takes the tile from L1, not from the accumulators: 24 loads and stores beside
+///      the 24·K multiply-adds of a tile, and one function for each activation, not one for each
+///      height of a strip.
+template <class Scalar, class Output, class Residual, class Activation = Unchanged>
 struct MatrixSink {
+  using S = detail::Simd<Scalar>;
   Scalar* tile;  ///< one tile, whole
   Output output;
   Residual residual;
+  Activation activation = {};
 
   Scalar* address(Index, Index) const { return tile; }
   Index stride() const { return TileSize<Scalar>::panel; }
   void finish(Index row, Index rows, Index column, Index columns) const {
+    if constexpr (!std::is_same_v<Activation, Unchanged>) {
+      for (Index i = 0; i < rows; ++i) {
+        Scalar* const y = tile + i * stride();
+        for (Index n = 0; n < columns; n += S::width)
+          S::store(y + n, activation.template apply<S>(S::load(y + n), columns - n));
+      }
+    }
     write(tile, stride(), row, rows, column, columns);
   }
+  /// Rows that have been through the activation. What is behind `columns` is read, not written.
   void write(const Scalar* from, Index from_stride, Index row, Index rows, Index column,
              Index columns) const {
     using Stored = typename Output::Scalar;
-    for (Index i = 0; i < rows; ++i, from += from_stride) {
-      Stored* y = output.row(row + i) + column * output.feature_stride;
-      if constexpr (Residual::kPresent) {
-        const auto* x = residual.row(row + i) + column * residual.feature_stride;
-        for (Index n = 0; n < columns; ++n) {
-          y[n * output.feature_stride] =
-              Stored(Scalar(Scalar(x[n * residual.feature_stride]) + from[n]));
-        }
-      } else {
-        for (Index n = 0; n < columns; ++n) y[n * output.feature_stride] = Stored(from[n]);
+    if (detail::by_columns(output.row_stride, output.feature_stride)) {
+      for (Index n = 0; n < columns; ++n) {
+        for (Index i = 0; i < rows; ++i)
+          *element(output, row + i, column + n) =
+              Stored(added(from[i * from_stride + n], row + i, column + n));
       }
+      return;
+    }
+    for (Index i = 0; i < rows; ++i, from += from_stride) {
+      Stored* const y = element(output, row + i, column);
+      for (Index n = 0; n < columns; n += S::width) {
+        const Index lanes = std::min<Index>(columns - n, S::width);
+        typename S::Packet sum = S::load(from + n);
+        if constexpr (Residual::kPresent) {
+          const Index step = residual.feature_stride;
+          const auto* const x = element(residual, row + i, column + n);
+          sum = S::add(detail::load_strided<S>(x, step, lanes), sum);
+        }
+        detail::store_strided<S>(y + n * output.feature_stride, output.feature_stride, sum, lanes);
+      }
+    }
+  }
+
+ private:
+  template <class Rows>
+  static auto* element(const Rows& rows, Index row, Index column) {
+    return rows.row(row) + column * rows.feature_stride;
+  }
+  Scalar added(const Scalar& y, Index row, Index column) const {
+    if constexpr (Residual::kPresent) {
+      return Scalar(Scalar(*element(residual, row, column)) + y);
+    } else {
+      return y;
     }
   }
 };

@@ -147,9 +147,4 @@ class BertFile {
   bool pre_norm_ = false;
 };
 
-inline Encoder load_bert(const std::filesystem::path& path, const BertOptions& options) {
-  const auto file = safetensors::File::read(path);
-  return BertFile(file, options).load();
-}
-
 }  // namespace encoder

@@ -61,15 +61,15 @@ bool try_tiny(const std::filesystem::path& path, const char* type, bool pre_norm
 
   encoder::BertOptions options;
   options.heads = sizes.heads;
-  Encoder model = encoder::load_bert(path, options);
+  const auto file = safetensors::File::read(path);
+  Encoder model = encoder::BertFile(file, options).load();
   const Matrix X = model(Batch(sentences));
 
   const double error = largest_error(X, sentences, {numbers, sizes, pre_norm, options.epsilon});
   const Matrix alone = model(Batch({sentences.back()}));
   const bool same = alone == X.bottomRows(alone.rows());
   std::printf("  %-4s  %s  %9.1f KiB    %.1e          %s\n", type, pre_norm ? "pre " : "post",
-              double(std::filesystem::file_size(path)) / 1024, error,
-              same ? "the same bits" : "OTHER BITS");
+              double(file.bytes()) / 1024, error, same ? "the same bits" : "OTHER BITS");
   return error < 4e-6 && same;
 }
 
@@ -105,6 +105,7 @@ std::vector<int> parse_ids(const std::string& list) {
 }
 
 int run_model(const std::filesystem::path& path, const std::vector<std::string>& arguments) {
+  const auto file = safetensors::File::read(path);
   auto options = encoder::BertOptions::read(path.parent_path() / "config.json");
   Sentences sentences;
   for (const std::string& argument : arguments) {
@@ -116,7 +117,7 @@ int run_model(const std::filesystem::path& path, const std::vector<std::string>&
     }
   }
   if (!options) safetensors::refuse("no config.json beside it: say heads=N, the attention heads");
-  Encoder model = encoder::load_bert(path, *options);
+  Encoder model = encoder::BertFile(file, *options).load();
   const Batch batch(sentences);
 
   const auto start = std::chrono::steady_clock::now();

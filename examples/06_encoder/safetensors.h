@@ -160,6 +160,7 @@ class File {
     return File(std::move(bytes));
   }
 
+  std::size_t bytes() const { return bytes_.size(); }
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
   bool has(const std::string& name) const { return tensors_.count(name) != 0; }
   const Tensor& tensor(const std::string& name) const {

@@ -73,10 +73,11 @@ bool try_tiny(const std::filesystem::path& path, const char* type, bool pre_norm
   return error < 4e-6 && same;
 }
 
-int try_tiny_models(const std::filesystem::path& folder) {
+int try_tiny_models(const std::filesystem::path& program) {
   const Sentences sentences = {
       {2, 7, 11, 42, 3}, {2, 7, 11, 43, 3}, {2, 99, 3}, {2, 5, 5, 5, 8, 13, 21, 34, 55, 89, 3}};
-  const std::filesystem::path path = folder / "tiny.safetensors";
+  const std::filesystem::path path =
+      std::filesystem::path(program).replace_filename("tiny.safetensors");
   std::printf(
       "A BERT of random numbers: 2 blocks of 48 features and 4 heads; 4 sentences, 24 tokens\n"
       "  file  norm           size    from plain loops  a sentence alone, and in the batch\n");
@@ -85,8 +86,8 @@ int try_tiny_models(const std::filesystem::path& folder) {
     for (const char* type : {"F32", "F16", "BF16"})
       right = try_tiny(path, type, pre_norm, sentences) && right;
   }
-  std::printf("\nThe last one is %s; it runs like a model of yours:\n", path.string().c_str());
-  std::printf("  06_encoder %s heads=4 2,7,11,42,3 2,99,3\n", path.filename().string().c_str());
+  std::printf("\nThe last file runs like a model of yours:\n  %s %s heads=4 2,7,11,42,3 2,99,3\n",
+              program.string().c_str(), path.string().c_str());
   return right ? 0 : 1;
 }
 
@@ -133,7 +134,7 @@ int run_model(const std::filesystem::path& path, const std::vector<std::string>&
 
 int main(int count, char** arguments) {
   try {
-    if (count == 1) return try_tiny_models(std::filesystem::path(arguments[0]).parent_path());
+    if (count == 1) return try_tiny_models(arguments[0]);
     return run_model(arguments[1], {arguments + 2, arguments + count});
   } catch (const std::exception& error) {
     std::printf("%s: %s\n", arguments[count > 1], error.what());

@@ -191,8 +191,11 @@ TEST(BertFiles, HaveTheirOptionsInAConfiguration) {
     return "nothing was refused";
   };
   EXPECT_EQ(error(R"({"num_attention_heads": 2, "hidden_act": "relu"})"),
-            "the activation is \"relu\", this encoder has gelu");
-  for (const char* text : {"", "[]", "{}", R"({"num_attention_heads": "many"})"})
+            "config.json: hidden_act is \"relu\", ours is gelu");
+  EXPECT_EQ(error(R"({"num_attention_heads": 2, "model_type": "roberta", "pad_token_id": -7})"),
+            "config.json: pad_token_id is no small number");
+  for (const char* text :
+       {"", "[]", "{}", R"({"num_attention_heads": "many"})", R"({"num_attention_heads": 2.5})"})
     EXPECT_EQ(error(text).rfind("config.json", 0), 0u) << error(text);
   std::filesystem::remove(path);
   EXPECT_FALSE(BertOptions::read(path));

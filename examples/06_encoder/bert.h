@@ -25,16 +25,24 @@ struct BertOptions {
     std::ifstream file(path);
     if (!file) return std::nullopt;
     const safetensors::Json config = safetensors::Json::parse(file);
-    const std::string activation = config.value("hidden_act", "gelu");
-    if (activation != "gelu")
-      refuse("the activation is ", safetensors::quoted(activation), ", this encoder has gelu");
+    const auto only = [&](const char* field, const std::string& ours) {
+      const std::string theirs = config.value(field, ours);
+      if (theirs != ours) refuse(field, " is ", safetensors::quoted(theirs), ", ours is ", ours);
+    };
+    only("hidden_act", "gelu");
+    only("position_embedding_type", "absolute");
+    const auto number = [&](const char* field) {
+      const auto& value = config.at(field);
+      if (!value.is_number_unsigned() || value > 1'000'000) refuse(field, " is no small number");
+      return value.get<Index>();
+    };
     BertOptions options;
-    options.heads = config.at("num_attention_heads");
+    options.heads = number("num_attention_heads");
     options.epsilon = config.value("layer_norm_eps", options.epsilon);
     if (config.value("model_type", "").find("roberta") != std::string::npos)
-      options.first_position = config.value("pad_token_id", Index(1)) + 1;
+      options.first_position = number("pad_token_id") + 1;
     return options;
-  } catch (const safetensors::Json::exception& error) {
+  } catch (const std::exception& error) {
     refuse("config.json: ", error.what());
   }
 };
@@ -55,9 +63,7 @@ class BertFile {
     model.positions = table("embeddings.position_embeddings.weight");
     model.type = table("embeddings.token_type_embeddings.weight").row(0);
     model.embeddings_norm = norm("embeddings.LayerNorm");
-    const std::size_t count = count_blocks();
-    model.blocks.reserve(count);
-    for (std::size_t n = 0; n < count; ++n)
+    for (std::size_t n = 0, count = count_blocks(); n < count; ++n)
       model.blocks.push_back(block("encoder.layer." + std::to_string(n) + "."));
     if (pre_norm_) model.last_norm = norm("LayerNorm");
     return model;
@@ -121,7 +127,7 @@ class BertFile {
       if (name.compare(0, layer.size(), layer) == 0)
         count = std::max(count, std::size_t(std::strtoul(&name[layer.size()], nullptr, 10)) + 1);
     }
-    return std::min(count, file_.tensors().size());
+    return count;
   }
 
   bool has(const std::string& name) const { return file_.has(prefix_ + name); }

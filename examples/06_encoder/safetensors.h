@@ -46,14 +46,15 @@ template <class... Parts>
   throw std::runtime_error(message.str());
 }
 
-/// A name as messages show it: a damaged file's may be of any length.
+/// Names and shapes as messages show them: a damaged file's may be of any length.
 inline std::string quoted(const std::string& name) {
   return '"' + (name.size() <= 100 ? name : name.substr(0, 100) + "...") + '"';
 }
 inline std::string text(const Shape& shape) {
   std::string list;
-  for (const Index n : shape) list += (list.empty() ? "" : ", ") + std::to_string(n);
-  return '[' + list + ']';
+  for (std::size_t i = 0; i < shape.size() && i < 8; ++i)
+    list += (i == 0 ? "" : ", ") + std::to_string(shape[i]);
+  return '[' + list + (shape.size() <= 8 ? "]" : ", ...]");
 }
 
 /// The header as JSON. Of a name that stands twice a parser keeps one in silence; not here.
@@ -215,12 +216,17 @@ class File {
         std::memcpy(&stored, data, sizeof stored);
         numbers.data()[i] = float(stored);
       }
-      return numbers;
     };
-    if (from.type == "F32") return widen(float());
-    if (from.type == "F16") return widen(Eigen::half());
-    if (from.type == "BF16") return widen(Eigen::bfloat16());
-    refuse("tensor ", quoted(name), " is of type ", from.type, ", needs F32, F16 or BF16");
+    if (from.type == "F32") {
+      widen(float());
+    } else if (from.type == "F16") {
+      widen(Eigen::half());
+    } else if (from.type == "BF16") {
+      widen(Eigen::bfloat16());
+    } else {
+      refuse("tensor ", quoted(name), " is of type ", from.type, ", needs F32, F16 or BF16");
+    }
+    return numbers;
   }
 
   std::string bytes_;

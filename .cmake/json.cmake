@@ -1,4 +1,5 @@
 # nlohmann-json, which examples/06_encoder reads with: an installed one, else a download of the headers.
+include_guard(DIRECTORY)  # a directory has its own imported targets
 find_package(nlohmann_json CONFIG QUIET)
 if(NOT nlohmann_json_FOUND)
   if(NOT FETCHCONTENT_SOURCE_DIR_NLOHMANN_JSON)

@@ -113,6 +113,7 @@ struct Simd {
   static void transpose(Packet (&)[1]) {}
   static void prefetch(const void*) {}
   static void prefetch_far(const void*) {}
+  static void prefetch_to_write(const void*) {}
 };
 
 /// Eigen's packets: float and double on every target that Eigen vectorizes.
@@ -246,6 +247,8 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE void prefetch(const void* p) { ATTN_PREFETCH(p); }
   /// The same for what is needed so late that it would not stay in L1.
   static ATTN_INLINE void prefetch_far(const void* p) { ATTN_PREFETCH_FAR(p); }
+  /// The same for what will be written, not read.
+  static ATTN_INLINE void prefetch_to_write(const void* p) { ATTN_PREFETCH_WRITE(p); }
 
   /// |x| without its significand: +∞ for infinities and NaN, finite for all else.
   static ATTN_INLINE Packet exponent_bits(Packet a) {

@@ -1,4 +1,5 @@
-// attn/framework_weights.h: a layer's weights from and to the memory of PyTorch, Keras, GPT-2 and BERT.
+// attn/framework_weights.h: a layer's weights from and to the memory of PyTorch, Keras, GPT-2 and
+// BERT.
 // SPDX-License-Identifier: MIT
 //
 //   ours, Y = X·W + b      PyTorchView, y = x·Wᵀ + b                  KerasView, einsum             JoinedView, y = x·W + b
@@ -18,10 +19,10 @@ namespace attn {
 inline namespace ATTN_ABI {
 
 /// The parameters of torch.nn.MultiheadAttention where they lie, contiguous; null: the module has
-/// none. Give in_proj_weight, or the three separate ones, as the module has them where kdim or vdim
-/// differ from embed_dim, and as three torch.nn.Linear have them: BERT's query, key and value (its
-/// out_proj is attention.output.dense). The biases alike; a projection without one among others that
-/// have one has a bias of zeros.
+/// none. Give in_proj_weight, or the three separate ones: so the module has them where kdim or vdim
+/// differ from embed_dim, and so have three torch.nn.Linear, as BERT's query, key and value (its
+/// out_proj is attention.output.dense). The biases alike; where one of the three has none and the
+/// others have, give zeros.
 /// \tparam T  any real type; const where they are only loaded
 template <class T>
 struct PyTorchView {

@@ -50,7 +50,7 @@ struct LayerShape {
 ///            it was. Calls on one object follow each other; a const object takes its scratch from
 ///            use(workspace) and may be shared by threads that bring one each. Y may be any of the
 ///            inputs
-/// Cost       sizeof(Scalar) bytes a weight, columns padded to whole panels (32 floats with AVX-512);
+/// Cost       sizeof(Scalar) bytes a weight, columns padded to panels (32 floats with AVX-512);
 ///            2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y),
 ///            none is allocated from the second call of the same sizes on, or from the first after
 ///            reserve()

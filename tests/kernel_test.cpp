@@ -203,12 +203,11 @@ TYPED_TEST(Kernel, ScoresAreDotProductsOfEveryRowCount) {
     for (int R = 1; R <= Size::rows; ++R) {
       for (Index end = 3 * P + 1; end <= 4 * P; ++end) {
         Buffer<TypeParam> q(R * depth, 1), k(panels * P * depth, 2),
-            s(Size::rows * Size::score_stride), lane_max(Size::rows * S::width),
-            unused(Size::rows * S::width);
+            s(Size::rows * Size::score_stride), lane_max(Size::rows * S::width);
         s.fill(99);
         lane_max.fill(-7);
-        kernel::scores<S>(R, q.data(), k.data(), depth, 1, 4, end, s.data(), lane_max.data(),
-                          unused.data());
+        kernel::scores<S>(R, q.data(), k.data(), depth, {1, 4, end, true}, s.data(),
+                          lane_max.data());
         for (int i = 0; i < Size::rows; ++i) {
           TypeParam largest = -7;
           for (Index j = 0; j < panels * P; ++j) {
@@ -242,7 +241,7 @@ TYPED_TEST(Kernel, ScoresOfNoPanelWriteNothing) {
   Buffer<TypeParam> q(Size::rows * 4), k(Size::panel * 4), s(Size::rows * Size::score_stride),
       lane_max(Size::rows * S::width);
   const auto before = s.copy();
-  kernel::scores<S>(Size::rows, q.data(), k.data(), 4, 1, 1, Size::panel, s.data(), lane_max.data(),
+  kernel::scores<S>(Size::rows, q.data(), k.data(), 4, {1, 1, Size::panel, true}, s.data(),
                     lane_max.data());
   EXPECT_EQ(s.copy(), before);
 }
@@ -270,8 +269,8 @@ TYPED_TEST(Kernel, WeightedSumRescalesAndAddsTheRunsOfEveryRowCount) {
             if (n % Size::score_stride != 1 || finite) p[n] = std::abs(p[n]);
           }
           const auto before = o.copy();
-          kernel::weighted_sum<S>(R, features, finite, p.data(), v.data(), keys * P, runs,
-                                  run_count, rescale.data(), o.data(), stride);
+          kernel::weighted_sum<S>(R, features, finite, p.data(), v.data(), keys * P,
+                                  {runs, run_count}, rescale.data(), o.data(), stride);
           for (int i = 0; i < Size::rows; ++i) {
             for (Index c = 0; c < features; ++c) {
               const TypeParam old = before[static_cast<std::size_t>(i * stride + c)];
@@ -359,8 +358,9 @@ TYPED_TEST(Kernel, WeighTurnsScoresIntoWeightsAndSumsThemByLane) {
         for (Index j = last; j < end; ++j) s[i * all + j] = hidden;
       }
       const auto scores = s.copy(), before = lanes.copy();
-      const auto weigh = mark ? Softmax::template weigh<true> : Softmax::template weigh<false>;
-      weigh(rows, m.data(), rescale.data(), s.data(), all, runs, 2, lanes.data());
+      const auto weigh = mark ? Softmax::template weigh<kernel::Hidden::marked>
+                              : Softmax::template weigh<kernel::Hidden::zero>;
+      weigh(rows, m.data(), rescale.data(), s.data(), all, {runs, 2}, lanes.data());
       for (int i = 0; i < rows; ++i) {
         std::vector<double> sums;
         for (Index lane = 0; lane < P; ++lane)
@@ -419,7 +419,7 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
       for (Index i = 0; i < R; ++i)
         kernel::pack_query<S>(source.token(i), 1, features, depth, TypeParam(0.3), i, R, q.data());
       for (Index end = 1; end <= keys; end += end < 2 * P ? 1 : 7) {
-        Buffer<TypeParam> k(keys * depth), v(keys * padded), unused(Size::rows * S::width);
+        Buffer<TypeParam> k(keys * depth), v(keys * padded);
         kernel::pack_keys<S>(source, 0, {0, end}, features, depth, k.data());
         kernel::pack_values<S>(source, 0, {0, end}, features, keys, v.data());
         const Index last = (end + P - 1) / P;
@@ -428,8 +428,8 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         lane_max.fill(-100);
         Buffer<TypeParam> s2(R * Size::score_stride), lane_max2(R * S::width), o2(R * padded, 4);
         lane_max2.fill(-100);
-        kernel::scores<S>(R, q.data(), k.data(), depth, 0, last, end, s.data(), lane_max.data(),
-                          unused.data());
+        kernel::scores<S>(R, q.data(), k.data(), depth, {0, last, end, true}, s.data(),
+                          lane_max.data());
         kernel::scores_in_place<S>(R, q.data(), source, 0, end, features, s2.data(),
                                    lane_max2.data());
         const Index written = kernel::round_up(end, std::max<Index>(S::width, Size::depth));
@@ -444,7 +444,7 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         for (Index n = 0; n < R * Size::score_stride; ++n)  // weights: 0 where no key is
           s[n] = n % Size::score_stride < end ? std::abs(s[n]) : TypeParam(0);
         const kernel::DepthRange run{0, kernel::round_up(end, Size::depth)};
-        kernel::weighted_sum<S>(R, features, true, s.data(), v.data(), keys * P, &run, 1,
+        kernel::weighted_sum<S>(R, features, true, s.data(), v.data(), keys * P, {&run, 1},
                                 rescale.data(), o.data(), padded);
         kernel::weighted_sum_in_place<S>(R, features, s.data(), source, 0, end, rescale.data(),
                                          o2.data(), padded);

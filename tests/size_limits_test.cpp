@@ -103,15 +103,15 @@ TEST(QueryOffset, AtTheEndsIsRefusedWhereItIsReadAsANumber) {
   const auto steeper = score([](auto s, auto at) { return s - at.query; });
   const auto shorter = score([](float s, At) { return s; });
   using Even = decltype(even);
-  static_assert(detail::reads_positions_v<detail::bare_t<Even>> &&
-                detail::reads_positions_v<decltype(causal() && !even)> &&
-                detail::reads_positions_v<decltype(even || causal())>);
-  static_assert(detail::reads_positions_v<decltype(alibi(1.f))> &&
-                detail::reads_positions_v<decltype(rotary(pairing::interleaved))> &&
-                detail::reads_positions_v<detail::bare_t<decltype(steeper)>> &&
-                detail::reads_positions_v<detail::bare_t<decltype(shorter)>>);
-  static_assert(!detail::reads_positions_v<decltype(causal() || window(1, 1))> &&
-                !detail::reads_positions_v<decltype(softcap(1.f))>);
+  static_assert(detail::PositionOf<detail::bare_t<Even>>::read &&
+                detail::PositionOf<decltype(causal() && !even)>::read &&
+                detail::PositionOf<decltype(even || causal())>::read);
+  static_assert(detail::PositionOf<decltype(alibi(1.f))>::read &&
+                detail::PositionOf<decltype(rotary(pairing::interleaved))>::read &&
+                detail::PositionOf<detail::bare_t<decltype(steeper)>>::read &&
+                detail::PositionOf<detail::bare_t<decltype(shorter)>>::read);
+  static_assert(!detail::PositionOf<decltype(causal() || window(1, 1))>::read &&
+                !detail::PositionOf<decltype(softcap(1.f))>::read);
   const MatrixXf X = MatrixXf::Zero(2, 2);
   const std::string needs =
       ", needs at most " + std::to_string(kMax / 4 * 2) +

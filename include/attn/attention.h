@@ -29,17 +29,13 @@
 // where all sizes are fixed; the free function without use(ws) allocates its scratch for the call.
 #pragma once
 
-#include "call/attend.h"
+#include "call/attention_call.h"
+#include "call/cache_source.h"
 #include "layout.h"  // heads() and batches, of which the options below speak
 #include "rotary.h"  // rotary()
 
 namespace attn {
 inline namespace ATTN_ABI {
-namespace detail {
-template <class Storage>
-struct GivenCache;  // call/cache_source.h
-}
-
 /// Computes softmax(scale · Q Kᵀ, modified and masked) V row by row, without ever holding the Lq ×
 /// Lk scores.
 ///
@@ -65,19 +61,10 @@ struct GivenCache;  // call/cache_source.h
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867);
 ///            Dao 2023, FlashAttention-2 (arXiv:2307.08691). Example: examples/01_attention.cpp
 template <class Query, class Key, class Value, class... Options,
-          std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
+          std::enable_if_t<!detail::is_cache_v<Key>, int> = 0>
 [[nodiscard]] auto attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
   return detail::attend_or_return<Scalar>(
-      "attn::attention", nullptr, std::forward<Query>(Q),
-      detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
-      std::forward<Options>(options)...);
-}
-template <class Query, class Key, class Value, class... Options,
-          std::enable_if_t<detail::writes_v<Key, Options...>, int> = 0>
-void attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
-  using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
-  detail::attend_or_return<Scalar>(
       "attn::attention", nullptr, std::forward<Query>(Q),
       detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
       std::forward<Options>(options)...);
@@ -105,57 +92,17 @@ class ScaledDotProductAttention {
  public:
   using Compute = compute_t<Scalar>;
 
-  template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
-  [[nodiscard]] auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
-    return call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
-                std::forward<Options>(options)...);
+  template <class Query, class Key, class... Rest>
+  [[nodiscard]] auto operator()(Query&& Q, Key&& K, Rest&&... rest) {
+    return call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K),
+                std::forward<Rest>(rest)...);
   }
-  template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<detail::writes_v<Key, Options...>, int> = 0>
-  void operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) {
-    call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
-         std::forward<Options>(options)...);
-  }
-  template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<detail::returns_v<Key, Options...>, int> = 0>
-  [[nodiscard]] auto operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
-    check_lent<Options...>();
-    return call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
-                std::forward<Options>(options)...);
-  }
-  template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<detail::writes_v<Key, Options...>, int> = 0>
-  void operator()(Query&& Q, Key&& K, Value&& V, Options&&... options) const {
-    check_lent<Options...>();
-    call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Value>(V),
-         std::forward<Options>(options)...);
-  }
-
-  /// The same on a cache (kv_cache.h).
-  template <class Query, class Storage, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
-  [[nodiscard]] auto operator()(Query&& Q, const KeyValueCache<Storage>& cache,
-                                Options&&... options) {
-    return call(&workspace_, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
-  }
-  template <class Query, class Storage, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-  void operator()(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) {
-    call(&workspace_, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
-  }
-  template <class Query, class Storage, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
-  [[nodiscard]] auto operator()(Query&& Q, const KeyValueCache<Storage>& cache,
-                                Options&&... options) const {
-    check_lent<Options...>();
-    return call(nullptr, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
-  }
-  template <class Query, class Storage, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-  void operator()(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) const {
-    check_lent<Options...>();
-    call(nullptr, std::forward<Query>(Q), cache, std::forward<Options>(options)...);
+  template <class Query, class Key, class... Rest>
+  [[nodiscard]] auto operator()(Query&& Q, Key&& K, Rest&&... rest) const {
+    static_assert(detail::given_v<detail::UseOption, Rest...>,
+                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
+                  "the option use(workspace)");
+    return call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Rest>(rest)...);
   }
 
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
@@ -177,33 +124,28 @@ class ScaledDotProductAttention {
  private:
   static constexpr const char* kName = "attn::ScaledDotProductAttention";
 
-  template <class Query, class Key, class Value, class... Options,
-            std::enable_if_t<!detail::is_cache_v<Key>, int> = 0>
-  static auto call(Workspace<Compute>* own, Query&& Q, Key&& K, Value&& V, Options&&... options) {
-    return run(own, std::forward<Query>(Q),
-               detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
-               std::forward<Options>(options)...);
-  }
-  template <class Query, class Storage, class... Options>
-  static auto call(Workspace<Compute>* own, Query&& Q, const KeyValueCache<Storage>& cache,
-                   Options&&... options) {
-    return run(own, std::forward<Query>(Q), detail::GivenCache<Storage>(cache),
-               std::forward<Options>(options)...);
-  }
-  template <class Query, class Given, class... Options>
-  static auto run(Workspace<Compute>* own, Query&& Q, const Given& given, Options&&... options) {
+  /// Q, K, V and options, or Q, a cache (kv_cache.h) and options.
+  template <class Query, class Key, class... Rest>
+  static auto call(Workspace<Compute>* own, Query&& Q, Key&& K, Rest&&... rest) {
     using Needed = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
     static_assert(!detail::is_operand_v<Query> || std::is_same_v<Compute, Needed>,
                   "attn::ScaledDotProductAttention: the operands compute in another scalar than "
                   "this functor's");
-    return detail::attend_or_return<Compute>(kName, own, std::forward<Query>(Q), given,
-                                             std::forward<Options>(options)...);
+    if constexpr (detail::is_cache_v<Key>) {
+      return detail::attend_or_return<Compute>(kName, own, std::forward<Query>(Q),
+                                               detail::given_cache(K), std::forward<Rest>(rest)...);
+    } else {
+      return attend_to(own, std::forward<Query>(Q), std::forward<Key>(K),
+                       std::forward<Rest>(rest)...);
+    }
   }
-  template <class... Options>
-  static constexpr void check_lent() {
-    static_assert(detail::count_v<detail::is_use, Options...> == 1,
-                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
-                  "the option use(workspace)");
+  template <class Query, class Key, class Value, class... Options>
+  static auto attend_to(Workspace<Compute>* own, Query&& Q, Key&& K, Value&& V,
+                        Options&&... options) {
+    return detail::attend_or_return<Compute>(
+        kName, own, std::forward<Query>(Q),
+        detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
+        std::forward<Options>(options)...);
   }
 
   Workspace<Compute> workspace_;

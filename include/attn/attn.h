@@ -21,6 +21,9 @@
 #include "framework_weights.h"     //    from and to PyTorch and Keras
 #include "initializers.h"          //    random weights
 #include "multi_head_attention.h"  // 6  project, attend, project, add
+#include "activation.h"            //    relu, gelu, silu and your own
+#include "linear_weights.h"        //    the sizes and weights of a linear layer
+#include "linear.h"                // 6  act(X·W + b) + residual
 #include "output.h"     //      where results go
 #include "workspace.h"  //      scratch memory
 #include "parallel.h"   //      several threads for one call

@@ -107,7 +107,7 @@ class KeyValueCache {
   ///            otherwise; the cache is then as it was)
   template <class Key, class Value, class... Options>
   void append(Key&& K, Value&& V, const Options&... options) {
-    detail::append_to<Storage>(store_, std::forward<Key>(K), std::forward<Value>(V), options...);
+    detail::append_given<Storage>(store_, std::forward<Key>(K), std::forward<Value>(V), options...);
   }
 
   /// Tokens of a sequence: the position of the next one.
@@ -251,18 +251,10 @@ class KeyValueCache {
 /// Semantics  masks, biases and saved outputs count keys by their positions in the sequence, as for
 ///            the whole K and V
 /// Cost       as attention(); no keys or values are packed but those of the newest panel
-template <class Query, class Storage, class... Options,
-          std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+template <class Query, class Storage, class... Options>
 [[nodiscard]] auto attention(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) {
   return detail::attend_or_return<kernel::cache_compute_t<Storage>>(
-      "attn::attention", nullptr, std::forward<Query>(Q), detail::GivenCache<Storage>(cache),
-      std::forward<Options>(options)...);
-}
-template <class Query, class Storage, class... Options,
-          std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-void attention(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) {
-  detail::attend_or_return<kernel::cache_compute_t<Storage>>(
-      "attn::attention", nullptr, std::forward<Query>(Q), detail::GivenCache<Storage>(cache),
+      "attn::attention", nullptr, std::forward<Query>(Q), detail::given_cache(cache),
       std::forward<Options>(options)...);
 }
 

@@ -24,6 +24,7 @@
 #include "mask/mask_functor.h"
 #include "mask/positions.h"
 #include "mask/segments.h"
+#include "mask/tree.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -82,21 +83,21 @@ inline detail::Window window(Index left, Index right) { return {left, right}; }
 template <class Matrix>
 auto keep(Matrix&& B) {
   static_assert(
-      detail::is_score_table<Matrix, true>(),
+      detail::is_bool_table<Matrix>(),
       "attn::keep: expected a matrix of bool; for numbers write keep(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
-  return detail::BoolMask<decltype(source), true>(std::move(source));
+  return detail::BoolMask<decltype(source), detail::SeesTrue>(std::move(source));
 }
 /// Attends where B is false: keep with the other polarity.
 template <class Matrix>
 auto hide(Matrix&& B) {
   static_assert(
-      detail::is_score_table<Matrix, true>(),
+      detail::is_bool_table<Matrix>(),
       "attn::hide: expected a matrix of bool; for numbers write hide(B.array() > 0), or bias(B) to "
       "add them");
   auto source = detail::score_source(std::forward<Matrix>(B));
-  return detail::BoolMask<decltype(source), false>(std::move(source));
+  return detail::BoolMask<decltype(source), detail::SeesFalse>(std::move(source));
 }
 
 /// Sequence b has lengths[b] keys; what lies behind them is padding. One entry serves all
@@ -185,7 +186,7 @@ detail::Tree tree(Parents&& parents) {
 /// Requires   block ≥ 1, and those shapes                    (std::invalid_argument from the call that uses it, otherwise)
 template <class Matrix>
 auto block_sparse(Matrix&& B, Index block) {
-  static_assert(detail::is_score_table<Matrix, true>(),
+  static_assert(detail::is_bool_table<Matrix>(),
                 "attn::block_sparse: expected a matrix of bool, an entry for each block x block "
                 "pairs; for numbers write block_sparse(B.array() > 0, block)");
   auto source = detail::score_source(std::forward<Matrix>(B));

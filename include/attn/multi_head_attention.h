@@ -142,31 +142,14 @@ class MultiHeadAttention {
     edit([&](Weights& w) { assign("output", w.output, w.output_bias, W, b...); });
   }
 
-  template <class Query, class... Rest,
-            std::enable_if_t<detail::count_v<detail::is_into, Rest...> == 0, int> = 0>
+  template <class Query, class... Rest>
   [[nodiscard]] auto operator()(Query&& Xq, Rest&&... rest) {
-    return returned<Query>([&](auto& target) {
-      call(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)..., target);
-    });
+    return call(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
   }
-  template <class Query, class... Rest,
-            std::enable_if_t<(detail::count_v<detail::is_into, Rest...> > 0), int> = 0>
-  void operator()(Query&& Xq, Rest&&... rest) {
-    call(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
-  }
-  template <class Query, class... Rest,
-            std::enable_if_t<detail::count_v<detail::is_into, Rest...> == 0, int> = 0>
+  template <class Query, class... Rest>
   [[nodiscard]] auto operator()(Query&& Xq, Rest&&... rest) const {
     check_lent<Rest...>();
-    return returned<Query>([&](auto& target) {
-      call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)..., target);
-    });
-  }
-  template <class Query, class... Rest,
-            std::enable_if_t<(detail::count_v<detail::is_into, Rest...> > 0), int> = 0>
-  void operator()(Query&& Xq, Rest&&... rest) const {
-    check_lent<Rest...>();
-    call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+    return call(nullptr, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
   }
 
   /// The next tokens of the cache's sequences: projects x, appends its keys and values to the
@@ -185,30 +168,14 @@ class MultiHeadAttention {
   /// Cost       one reading of the weights and the cache; no allocation from the second call of as
   ///            many tokens on, or from the first after reserve_decode(). With split_keys() and
   ///            several workers, scratch grows with the cache
-  template <class X, class Stored, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  template <class X, class Stored, class... Options>
   [[nodiscard]] auto decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) {
-    return returned<X>([&](auto& target) {
-      decode_with(&workspace_, std::forward<X>(x), cache, options..., target);
-    });
+    return decode_with(&workspace_, std::forward<X>(x), cache, options...);
   }
-  template <class X, class Stored, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-  void decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) {
-    decode_with(&workspace_, std::forward<X>(x), cache, options...);
-  }
-  template <class X, class Stored, class... Options,
-            std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+  template <class X, class Stored, class... Options>
   [[nodiscard]] auto decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) const {
     check_lent<Options...>();
-    return returned<X>(
-        [&](auto& target) { decode_with(nullptr, std::forward<X>(x), cache, options..., target); });
-  }
-  template <class X, class Stored, class... Options,
-            std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-  void decode(X&& x, KeyValueCache<Stored>& cache, Options&&... options) const {
-    check_lent<Options...>();
-    decode_with(nullptr, std::forward<X>(x), cache, options...);
+    return decode_with(nullptr, std::forward<X>(x), cache, options...);
   }
 
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be
@@ -274,7 +241,7 @@ class MultiHeadAttention {
 
   template <class... Rest>
   static constexpr void check_lent() {
-    static_assert(detail::count_v<detail::is_use, Rest...> == 1,
+    static_assert(detail::given_v<detail::UseOption, Rest...>,
                   "attn::MultiHeadAttention: a const layer has no scratch of its own: add the "
                   "option use(workspace)");
   }
@@ -297,33 +264,43 @@ class MultiHeadAttention {
             own};
   }
 
-  /// The matrix that write(into(Y)) fills.
-  template <class Query, class Write>
-  static auto returned(const Write& write) {
-    static_assert(!detail::is_tensor_view_v<Query>,
-                  "attn: a strided view has no matrix of its own shape to return: write "
-                  "into(bhld(...)) or into(Y)");
-    typename detail::layer_result<Query, DModel>::type Y;
-    auto target = into(Y);
-    write(target);
-    return Y;
+  /// write(asked) with an output among the options: the one given, or a matrix, which is returned.
+  template <class Query, class Write, class... Options>
+  static auto write_or_return(const Write& write, Options&... options) {
+    if constexpr (detail::given_v<detail::IntoOption, Options...>) {
+      write(detail::Asked(options...));
+    } else {
+      static_assert(!detail::is_tensor_view_v<Query>,
+                    "attn: a strided view has no matrix of its own shape to return: write "
+                    "into(bhld(...)) or into(Y)");
+      typename detail::layer_result<Query, DModel>::type Y;
+      auto target = into(Y);
+      write(detail::Asked(options..., target));
+      return Y;
+    }
   }
 
   template <class X, class Stored, class... Options>
-  void decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
+  auto decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
                    Options&&... options) const {
     detail::check_options<Options...>();
     static_assert(std::is_same_v<Compute, kernel::cache_compute_t<Stored>>,
                   "attn::MultiHeadAttention::decode: the cache computes in another scalar than the "
                   "layer");
-    const auto input = held(std::forward<X>(x));
-    detail::run_layer(context("attn::MultiHeadAttention::decode", own), input, input, input,
-                      detail::KeysOfCache<Stored>{cache}, options...);
+    static constexpr const char* function = "attn::MultiHeadAttention::decode";
+    const auto held = hold_input(std::forward<X>(x));
+    return write_or_return<X>(
+        [&](const auto& asked) {
+          const auto layer = context(function, own);
+          const auto input = detail::given_rows(function, "query", held);
+          detail::LayerCall(layer, input, input, input, asked).run(cache);
+        },
+        options...);
   }
 
   /// Holds the inputs: one that stands for several is held once.
   template <class Query, class... Rest>
-  void call(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const {
+  auto call(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const {
     constexpr int kOperands = 1 + detail::leading_operands<Rest...>();
     static_assert(kOperands <= 3,
                   "attn::MultiHeadAttention: takes X, (Xq, Xkv) or (Xq, Xk, Xv), then options; a "
@@ -331,27 +308,26 @@ class MultiHeadAttention {
     static_assert((!detail::is_cache_v<Rest> && ...),
                   "attn::MultiHeadAttention: a KeyValueCache among the arguments: write "
                   "decode(x, cache)");
-    const auto query = held(std::forward<Query>(Xq));
-    constexpr int kRows = detail::max_rows<Query>();
+    const auto query = hold_input(std::forward<Query>(Xq));
     if constexpr (kOperands == 1) {
-      run<kRows, kRows>(own, query, query, query, rest...);
+      return run<Query, Query>(own, query, query, query, rest...);
     } else if constexpr (kOperands == 2) {
       const auto split = [&](auto&& Xkv, auto&&... options) {
-        const auto both = held(std::forward<decltype(Xkv)>(Xkv));
-        run<kRows, detail::max_rows<decltype(Xkv)>()>(own, query, both, both, options...);
+        const auto both = hold_input(std::forward<decltype(Xkv)>(Xkv));
+        return run<Query, decltype(Xkv)>(own, query, both, both, options...);
       };
-      split(std::forward<Rest>(rest)...);
+      return split(std::forward<Rest>(rest)...);
     } else {
       const auto split = [&](auto&& Xk, auto&& Xv, auto&&... options) {
-        const auto key = held(std::forward<decltype(Xk)>(Xk));
-        const auto value = held(std::forward<decltype(Xv)>(Xv));
-        run<kRows, detail::max_rows<decltype(Xk)>()>(own, query, key, value, options...);
+        const auto key = hold_input(std::forward<decltype(Xk)>(Xk));
+        const auto value = hold_input(std::forward<decltype(Xv)>(Xv));
+        return run<Query, decltype(Xk)>(own, query, key, value, options...);
       };
-      split(std::forward<Rest>(rest)...);
+      return split(std::forward<Rest>(rest)...);
     }
   }
   template <class T>
-  static auto held(T&& x) {
+  static auto hold_input(T&& x) {
     static_assert(detail::is_dense_v<T> || detail::is_tensor_view_v<T>,
                   "attn::MultiHeadAttention: the inputs are matrices, tokens x features, or "
                   "strided views of one head; the layer splits them into heads itself");
@@ -363,20 +339,35 @@ class MultiHeadAttention {
     return detail::lift(std::forward<T>(x));
   }
 
-  template <int MaxQueries, int MaxKeys, class Query, class Key, class Value, class... Options>
-  void run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
+  template <class GivenQuery, class GivenKey, class Query, class Key, class Value, class... Options>
+  auto run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
            Options&... options) const {
     detail::check_options<Options...>();
-    const detail::LayerContext<Scalar> layer = context(kName, own);
-    using OnStack = detail::LayerStack<Scalar, DModel, Heads, MaxQueries, MaxKeys, Options...>;
-    if constexpr (OnStack::kFits && detail::count_v<detail::is_executor, Options...> == 0 &&
-                  detail::count_v<detail::is_use, Options...> == 0) {
+    return write_or_return<GivenQuery>(
+        [&](const auto& asked) {
+          run_with<GivenQuery, GivenKey>(context(kName, own), query, key, value, asked);
+        },
+        options...);
+  }
+  /// On the stack, where the compiler knows that all fits there.
+  template <class GivenQuery, class GivenKey, class Query, class Key, class Value, class... Options>
+  static void run_with(const detail::LayerContext<Scalar>& layer, const Query& query,
+                       const Key& key, const Value& value, const detail::Asked<Options...>& asked) {
+    using OnStack = detail::LayerStack<Scalar, DModel, Heads, detail::max_rows<GivenQuery>(),
+                                       detail::max_rows<GivenKey>(), Options...>;
+    const auto run = [&](const auto& all) {
+      detail::LayerCall{layer, detail::given_rows(layer.function, "query", query),
+                        detail::given_rows(layer.function, "key", key),
+                        detail::given_rows(layer.function, "value", value), all}
+          .run();
+    };
+    if constexpr (OnStack::kFits) {
       alignas(64) Compute rows[OnStack::kRows];
       alignas(64) Compute attention[OnStack::kAttention];
-      detail::UseStack<Compute> stack(attention, rows);
-      detail::run_layer(layer, query, key, value, detail::OwnKeys{}, options..., stack);
+      const detail::UseStack<Compute> stack(attention, rows);
+      asked.all([&](auto&... options) { run(detail::Asked(options..., stack)); });
     } else {
-      detail::run_layer(layer, query, key, value, detail::OwnKeys{}, options...);
+      run(asked);
     }
   }
 

@@ -60,7 +60,7 @@ auto save_row(Output&& out) {
 /// Cost       a logarithm a row
 template <class Output>
 auto save_logsumexp(Output&& l) {
-  return detail::save_row<detail::LogSumExpOfRow>(std::forward<Output>(l));
+  return detail::save_row<kernel::LogSumExpOfRow>(std::forward<Output>(l));
 }
 
 /// Saves the largest score that the softmax sees, of every row and head; −∞ for a row that sees no
@@ -71,7 +71,7 @@ auto save_logsumexp(Output&& l) {
 /// Cost       none: the softmax needs it
 template <class Output>
 auto save_max_logit(Output&& m) {
-  return detail::save_row<detail::MaxLogitOfRow>(std::forward<Output>(m));
+  return detail::save_row<kernel::MaxLogitOfRow>(std::forward<Output>(m));
 }
 
 /// Saves the entropy of every row's weights in nats, −Σ_j w_j log w_j = log Σ_j p_j − Σ_j p_j (s_j
@@ -81,7 +81,7 @@ auto save_max_logit(Output&& m) {
 /// Cost       a second exp for each visible pair
 template <class Output>
 auto save_entropy(Output&& e) {
-  return detail::save_row<detail::EntropyOfRow>(std::forward<Output>(e));
+  return detail::save_row<kernel::EntropyOfRow>(std::forward<Output>(e));
 }
 
 /// For save_weights and save_scores: only these query rows, counted over all the call's query

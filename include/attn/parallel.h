@@ -23,7 +23,7 @@
 #include <utility>
 
 #include "base/check.h"
-#include "base/traits.h"
+#include "base/asked.h"
 #include "types.h"
 
 namespace attn {
@@ -83,8 +83,15 @@ struct Serial {
   }
 };
 
+struct ExecutorOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: threads asked for twice: one of parallel(n) and on(pool)");
+  }
+};
 /// parallel(n).
 struct Parallel : option_base {
+  using Kind = ExecutorOption;
   static constexpr bool kAlone = false, kMayFail = false;
   int count;
   explicit Parallel(Index n) : count(bounded_workers(n)) {}
@@ -110,6 +117,7 @@ struct has_parallel_for<Pool, std::void_t<decltype(std::declval<Pool&>().paralle
 /// (Eigen::ThreadPool).
 template <class Pool>
 struct OnPool : option_base {
+  using Kind = ExecutorOption;
   static constexpr bool kAlone = false, kMayFail = true;
   Pool* pool;
   int count;
@@ -170,19 +178,21 @@ struct OnPool : option_base {
   }
 };
 
+struct SplitKeysOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: two split_keys in one call");
+  }
+};
 /// split_keys(chunk).
 struct SplitKeys : option_base {
+  using Kind = SplitKeysOption;
   Index chunk;
   explicit SplitKeys(Index keys) : chunk(keys) {}
   void check(const char* function) const {
     if (chunk < 1) fail(text(function, ": split_keys(", chunk, "), needs at least 1 key"));
   }
 };
-
-template <class T>
-using is_split_keys = std::is_same<T, SplitKeys>;
-template <class T>
-using is_executor = std::bool_constant<std::is_same_v<T, Parallel> || is_instance_v<OnPool, T>>;
 
 }  // namespace detail
 

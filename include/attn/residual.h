@@ -10,15 +10,33 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+struct ResidualOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: two residuals in one call: add the matrices, residual(A + B)");
+  }
+};
 template <class Lifted>
 struct Residual : option_base {
-  Lifted lifted;
+  using Kind = ResidualOption;
   using Scalar = typename Lifted::Scalar;
+  Lifted lifted;
   explicit Residual(Lifted l) : lifted(std::move(l)) {}
+
+  /// Laid out as the output of a call.
+  template <class Compute>
+  auto bind(const CallShape& shape) const {
+    static_assert(std::is_same_v<compute_t<Scalar>, Compute>,
+                  "attn::residual: the residual must compute in the query's scalar: cast it");
+    return place_like_output(shape, "residual", read_only(lifted.view(shape.function, "residual")),
+                             Lifted::kStacked);
+  }
 };
 
 /// residual() of a layer.
-struct ResidualOfQuery : option_base {};
+struct ResidualOfQuery : option_base {
+  using Kind = ResidualOption;
+};
 
 }  // namespace detail
 

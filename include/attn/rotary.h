@@ -46,39 +46,52 @@ auto rotary(pairing pairs, Cosines&& cosines, Sines&& sines) {
 
 namespace detail {
 
-/// The options that rotate() takes beside the rotation.
-template <class T>
-using is_rotate_option = std::bool_constant<is_into<T>::value || is_use<T>::value ||
-                                            is_batch<T>::value || std::is_same_v<T, QueryOffset>>;
+/// What rotate() turns, and where it writes it.
+template <class Scalar, class From, class To>
+struct RotateRows {
+  const CallShape& shape;
+  Operand<From> from;
+  Operand<To> to;
+  Rotation<Scalar> rotation;
+
+  /// In scratch for a row.
+  void operator()(Scalar* scratch) const {
+    for (Index b = 0; b < shape.sequences(); ++b) {
+      for (Index i = 0; i < shape.queries.length(b); ++i) {
+        const Scalar* angles = rotation.query.of(shape.queries.begin(b) + i, i);
+        for (Index h = 0; h < shape.heads; ++h)
+          turn(angles, from.row(b, h, i), to.row(b, h, i), scratch);
+      }
+    }
+  }
+
+ private:
+  void turn(const Scalar* angles, const From* x, To* y, Scalar* row) const {
+    const Index features = from.view.features;
+    kernel::rotate_row<Simd<Scalar>>(rotation, angles, x, from.view.feature_stride, features, row);
+    for (Index c = 0; c < features; ++c) y[c * to.view.feature_stride] = To(row[c]);
+  }
+};
 
 template <class T, class Angles, class... Options>
-void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
-  static_assert(is_operand_v<T>, "attn::rotate: expected a matrix, heads(X, n) or a strided view");
-  static_assert((is_rotate_option<bare_t<Options>>::value && ...),
-                "attn::rotate: takes into(), query_offset(), sequences(), sequence_length() and "
-                "use()");
+void rotate_into(T&& X, const Rotary<Angles>& option, const Asked<Options...>& asked) {
   static constexpr const char* function = "attn::rotate";
   using Scalar = compute_t<typename operand_traits<bare_t<T>>::Scalar>;
-  using S = Simd<Scalar>;
   const auto held = lift(std::forward<T>(X));
   const auto from = read_only(held.view(function, "X"));
-  const NoOption none{};
   CallShape shape;
   shape.function = function;
   shape.heads = shape.kv_heads = from.heads;
   shape.key_dim = shape.value_dim = from.features;
-  const Batch batch = batch_of(function, options...);
+  const Batch batch = batch_of(function, asked);
   shape.queries = tokens_of(function, "X", from.extent(), held.kStacked, batch.query_offsets,
                             batch.query_length);
-  const auto offset = [&](Index sequence) {
-    return query_offset_of(shape, sequence, option, options...);
-  };
+  const auto offset = [&](Index sequence) { return query_offset_of(shape, sequence, asked); };
   const Index dims = option.checked_dims(function, shape.key_dim);
   const OperandPositions<decltype(offset)> positions(function, "X", option.angles, shape.queries,
                                                      option.has_ids ? &option.query_ids : nullptr,
                                                      offset);
-
-  auto& into_option = pick<is_into>(none, options...);
+  const auto& into_option = asked.template get<IntoOption>();
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
                 "attn::rotate: X and the output must compute in one scalar: cast one of them");
   const auto input = place(from, held.kStacked, shape.queries);
@@ -86,38 +99,18 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
   Outputs outputs(function);
   outputs.add("output", output_memory);
   outputs.keep_from("X", input.view, 0);
-  visit_tables(option,
-               [&](const char* name, const auto& table) { outputs.keep_from(name, table); });
+  option.visit_memory([&](const char* name, const auto& table) { outputs.keep_from(name, table); });
 
-  auto prepared_output = into_option.prepare(shape, output_memory);
-  const auto& output = prepared_output.to;
+  auto output = into_option.prepare(shape, output_memory);
   const Index table = RotaryTable<Scalar>::size(positions.rows(), dims);
   Workspace<Scalar> brought;
-  auto& workspace = [&]() -> Workspace<Scalar>& {
-    if constexpr (count_v<is_use, Options...> == 1) {
-      return *pick<is_use>(none, options...).workspace;
-    } else {
-      return brought;
-    }
-  }();
-  Scalar* const memory = workspace.reserve(table + from.features);
-  prepared_output.commit();
-  Scalar* const row = memory + table;
+  Scalar* const memory = workspace_of(&brought, asked).reserve(table + from.features);
+  output.commit();
   const Rotation<Scalar> rotation{
       option.pairs, dims, positions.table(option.angles, option.pairs, dims, memory), {}};
-  for (Index b = 0; b < shape.sequences(); ++b) {
-    for (Index i = 0; i < shape.queries.length(b); ++i) {
-      const Scalar* angles = rotation.query.of(shape.queries.begin(b) + i, i);
-      for (Index h = 0; h < shape.heads; ++h) {
-        using Stored = std::remove_pointer_t<decltype(output.row(b, h, i))>;
-        kernel::rotate_row<S>(rotation, angles, input.row(b, h, i), from.feature_stride,
-                              from.features, row);
-        Stored* to = output.row(b, h, i);
-        for (Index c = 0; c < from.features; ++c)
-          to[c * output.view.feature_stride] = Stored(row[c]);
-      }
-    }
-  }
+  using From = std::remove_pointer_t<decltype(from.data)>;
+  using To = typename bare_t<decltype(output.to)>::Scalar;
+  RotateRows<Scalar, From, To>{shape, input, output.to, rotation}(memory + table);
 }
 
 }  // namespace detail
@@ -131,23 +124,26 @@ void rotate_into(T&& X, const Rotary<Angles>& option, Options&&... options) {
 /// Requires   as rotary()
 /// Cost       one pass over X; scratch O(L · n), here allocated for the call unless use(workspace)
 ///            lends it
-template <class T, class Angles, class... Options,
-          std::enable_if_t<detail::count_v<detail::is_into, Options...> == 0, int> = 0>
+template <class T, class Angles, class... Options>
 [[nodiscard]] auto rotate(T&& X, const detail::Rotary<Angles>& rotation, Options&&... options) {
-  static_assert(detail::is_dense_v<T> || detail::is_heads_v<T>,
-                "attn::rotate: expected a matrix or heads(X, n); a strided view needs into(...)");
-  using Bare = detail::bare_t<T>;
-  using Traits = detail::operand_traits<Bare>;
-  using Result = Eigen::Matrix<typename Traits::Scalar, Traits::rows, Traits::cols, Traits::order>;
-  Result Y;
-  auto target = into(Y);
-  detail::rotate_into(std::forward<T>(X), rotation, options..., target);
-  return Y;
-}
-template <class T, class Angles, class... Options,
-          std::enable_if_t<(detail::count_v<detail::is_into, Options...> > 0), int> = 0>
-void rotate(T&& X, const detail::Rotary<Angles>& rotation, Options&&... options) {
-  detail::rotate_into(std::forward<T>(X), rotation, options...);
+  using namespace detail;
+  static_assert(is_operand_v<T>, "attn::rotate: expected a matrix, heads(X, n) or a strided view");
+  static_assert(
+      (is_of_kind_v<Options, IntoOption, UseOption, BatchOption, QueryOffsetOption> && ...),
+      "attn::rotate: takes into(), query_offset(), sequences(), sequence_length() and "
+      "use()");
+  check_given<Options...>();
+  if constexpr (given_v<IntoOption, Options...>) {
+    rotate_into(std::forward<T>(X), rotation, Asked(rotation, options...));
+  } else {
+    static_assert(is_dense_v<T> || is_heads_v<T>,
+                  "attn::rotate: expected a matrix or heads(X, n); a strided view needs into(...)");
+    using Traits = operand_traits<bare_t<T>>;
+    Eigen::Matrix<typename Traits::Scalar, Traits::rows, Traits::cols, Traits::order> Y;
+    auto target = into(Y);
+    rotate_into(std::forward<T>(X), rotation, Asked(rotation, options..., target));
+    return Y;
+  }
 }
 
 }  // namespace ATTN_ABI

@@ -45,7 +45,7 @@ template <class Matrix>
 auto bias(Matrix&& B) {
   static_assert(detail::is_score_shaped_v<Matrix>,
                 "attn::bias: expected a matrix to add to the scores");
-  static_assert(!detail::is_score_table<Matrix, true>(),
+  static_assert(!detail::is_bool_table<Matrix>(),
                 "attn::bias: a matrix of bool says its polarity: keep(B) attends where it is true, "
                 "hide(B) where it is false");
   auto source = detail::score_source(std::forward<Matrix>(B));

@@ -18,96 +18,107 @@ inline namespace ATTN_ABI {
 
 namespace detail {
 
+struct ColumnWiseOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: colwise() twice in one call");
+  }
+};
 /// colwise(): columns instead of rows.
-struct ColumnWise : option_base {};
+struct ColumnWise : option_base {
+  using Kind = ColumnWiseOption;
+};
 
-template <class T>
-using is_columnwise = std::is_same<T, ColumnWise>;
+/// The vectors that a softmax goes over: rows, or columns where the options say so.
+template <class Asked, class T>
+kernel::Vectors<T> vectors_of(const MatrixView<T>& m, Index count, Index length) {
+  if (Asked::template has<ColumnWiseOption>())
+    return {m.data, count, length, m.col_stride, m.row_stride};
+  return {m.data, count, length, m.row_stride, m.col_stride};
+}
 
 template <kernel::SoftmaxResult Result>
 struct SoftmaxFunctor {
+  template <class Matrix, class... Options>
+  [[nodiscard]] auto operator()(Matrix&& S, Options&&... options) const {
+    static_assert(is_dense_v<Matrix>, "attn::softmax: expected a dense Eigen matrix of scores");
+    static_assert(
+        (is_of_kind_v<Options, MaskOption, IntoOption, ColumnWiseOption, QueryOffsetOption> && ...),
+        "attn::softmax: its options are into(P), colwise(), query_offset(), and masks");
+    check_given<Options...>();
+    static_assert(!given_v<ColumnWiseOption, Options...> || !given_v<MaskOption, Options...>,
+                  "attn::softmax: masks are for rows: without colwise()");
+    using Scalar = compute_t<typename bare_t<Matrix>::Scalar>;
+    static_assert(!Eigen::NumTraits<Scalar>::IsInteger && !Eigen::NumTraits<Scalar>::IsComplex,
+                  "attn::softmax: expected real scores: cast<float>() them first");
+    const auto held = hold(std::forward<Matrix>(S));
+    if constexpr (given_v<IntoOption, Options...>) {
+      write(held.view(), Asked(options...));
+    } else {
+      result_t<bare_t<Matrix>, given_v<ColumnWiseOption, Options...> ? 1 : 0> P;
+      auto target = into(P);
+      write(held.view(), Asked(options..., target));
+      return P;
+    }
+  }
+
+ private:
+  static constexpr bool kReduced = Result == kernel::SoftmaxResult::logsumexp;
   static constexpr const char* kName = Result == kernel::SoftmaxResult::weights ? "attn::softmax"
                                        : Result == kernel::SoftmaxResult::log_weights
                                            ? "attn::log_softmax"
                                            : "attn::logsumexp";
 
-  template <class Matrix, class... Options,
-            std::enable_if_t<count_v<is_into, Options...> == 0, int> = 0>
-  [[nodiscard]] auto operator()(Matrix&& S, Options&&... options) const {
-    using Bare = bare_t<Matrix>;
-    static_assert(is_dense_v<Matrix>, "attn::softmax: expected a dense Eigen matrix of scores");
-    if constexpr (Result == kernel::SoftmaxResult::logsumexp) {
-      constexpr bool columns = count_v < is_columnwise, Options... >> 0;
-      Eigen::Matrix<typename Bare::Scalar, columns ? 1 : Bare::RowsAtCompileTime,
-                    columns ? Bare::ColsAtCompileTime : 1,
-                    columns && Bare::ColsAtCompileTime != 1 ? Eigen::RowMajor : Eigen::ColMajor>
-          l;
-      (*this)(std::forward<Matrix>(S), options..., into(l));
-      return l;
+  template <class Given, int Columns>
+  static auto result() {
+    if constexpr (!kReduced) {
+      return typename Given::PlainObject();
+    } else if constexpr (Columns == 0) {
+      return Eigen::Matrix<typename Given::Scalar, Given::RowsAtCompileTime, 1>();
     } else {
-      typename Bare::PlainObject P;
-      (*this)(std::forward<Matrix>(S), options..., into(P));
-      return P;
+      constexpr int cols = Given::ColsAtCompileTime;
+      return Eigen::Matrix < typename Given::Scalar, 1, cols,
+             cols != 1 ? Eigen::RowMajor : Eigen::ColMajor > ();
     }
   }
+  template <class Given, int Columns>
+  using result_t = decltype(result<Given, Columns>());
 
-  template <class Matrix, class... Options,
-            std::enable_if_t<(count_v<is_into, Options...> > 0), int> = 0>
-  void operator()(Matrix&& S, Options&&... options) const {
-    static_assert(is_dense_v<Matrix>, "attn::softmax: expected a dense Eigen matrix of scores");
-    static_assert(((is_mask_v<Options> || is_into<bare_t<Options>>::value ||
-                    is_columnwise<bare_t<Options>>::value ||
-                    std::is_same_v<bare_t<Options>, QueryOffset>)&&...),
-                  "attn::softmax: its options are into(P), colwise(), query_offset(), and masks");
-    check_options<Options...>();
-    constexpr bool columns = count_v < is_columnwise, Options... >> 0;
-    static_assert(!columns || count_v<is_mask, Options...> == 0,
-                  "attn::softmax: masks are for rows: without colwise()");
-    using Scalar = compute_t<typename bare_t<Matrix>::Scalar>;
-    static_assert(!Eigen::NumTraits<Scalar>::IsInteger && !Eigen::NumTraits<Scalar>::IsComplex,
-                  "attn::softmax: expected real scores: cast<float>() them first");
-
-    const auto held = hold(std::forward<Matrix>(S));
-    const auto scores = held.view();
+  template <class In, class Asked>
+  static void write(const MatrixView<In>& scores, const Asked& asked) {
+    using Scalar = compute_t<typename MatrixView<In>::Scalar>;
+    constexpr bool columns = Asked::template has<ColumnWiseOption>();
     CallShape shape;
     shape.function = kName;
     shape.queries.common_length = scores.rows;
     shape.keys.common_length = scores.cols;
-    const auto mask = bind_masks(shape, options...);
-    const Index offset = query_offset_of(shape, 0, options...);
+    const auto mask = bind_masks(shape, asked);
+    const Index offset = query_offset_of(shape, 0, asked);
 
-    const detail::NoOption none{};
-    auto& target = pick<is_into>(none, options...).target;
+    auto& target = asked.template get<IntoOption>().target;
     using Output = typename bare_t<decltype(target)>::Scalar;
     static_assert(std::is_same_v<compute_t<Output>, Scalar>,
                   "attn::softmax: scores and output must compute in one scalar: cast one of them");
-    constexpr bool reduced = Result == kernel::SoftmaxResult::logsumexp;
-    const Index rows = reduced && columns ? 1 : scores.rows,
-                cols = reduced && !columns ? 1 : scores.cols;
+    const Index rows = kReduced && columns ? 1 : scores.rows,
+                cols = kReduced && !columns ? 1 : scores.cols;
     target.check(kName, "output", rows, cols);
-    using In = typename bare_t<decltype(held)>::Scalar;
     Outputs outputs(kName);
     outputs.add("output", target.memory(rows, cols));
-    outputs.keep_from("the scores", as_tensor(scores), reduced ? Outputs::kApart : 0);
-    const auto keep_apart = [&](const char* name, const auto& input) {
-      outputs.keep_from(name, input);
-    };
-    (visit_tables(options, keep_apart), ...);
+    outputs.keep_from("the scores", as_tensor(scores), kReduced ? Outputs::kApart : 0);
+    asked.each([&](const auto& option) {
+      option.visit_memory(
+          [&](const char* name, const auto& input) { outputs.keep_from(name, input); });
+    });
     target.resizing(rows, cols).commit();
-    const auto results = target.view();
 
-    const kernel::Vectors<const In> in =
-        columns ? kernel::Vectors<const In>{scores.data, scores.cols, scores.rows,
-                                            scores.col_stride, scores.row_stride}
-                : kernel::Vectors<const In>{scores.data, scores.rows, scores.cols,
-                                            scores.row_stride, scores.col_stride};
-    const kernel::Vectors<Output> out =
-        columns ? kernel::Vectors<Output>{results.data, in.count, in.length, results.col_stride,
-                                          results.row_stride}
-                : kernel::Vectors<Output>{results.data, in.count, in.length, results.row_stride,
-                                          results.col_stride};
-    kernel::SoftmaxPass<Result, Scalar, In, Output, bare_t<decltype(mask)>>(in, out, mask,
-                                                                            offset)();
+    const Index count = columns ? scores.cols : scores.rows,
+                length = columns ? scores.rows : scores.cols;
+    const auto in = vectors_of<Asked, const In>(
+        {scores.data, scores.rows, scores.cols, scores.row_stride, scores.col_stride}, count,
+        length);
+    const auto out = vectors_of<Asked>(target.view(), count, length);
+    kernel::SoftmaxPass<Result, Scalar, std::remove_const_t<In>, Output, bare_t<decltype(mask)>>(
+        in, out, mask, offset)();
   }
 };
 
@@ -184,16 +195,38 @@ class RowBlend {
   Scalar weight_a_ = Scalar(0), weight_b_ = Scalar(0);
 };
 
-/// merge() of matrices in memory. `saved`: save_logsumexp(l), or NoOption.
-template <class IntoOption, class Saved, class A, class LA, class B, class LB>
-void merge_into(const IntoOption& into_option, const Saved& saved, const MatrixView<A>& a,
-                const MatrixView<LA>& l_a, const MatrixView<B>& b, const MatrixView<LB>& l_b) {
-  static constexpr const char* function = "attn::merge";
-  constexpr bool kSaves = !std::is_same_v<Saved, NoOption>;
+/// The rows of two results merged. `save(i, h, logsumexp)`: what becomes of the log-sum-exp.
+template <class To, class A, class LA, class B, class LB, class Save>
+void merge_rows(const MatrixView<To>& to, const MatrixView<A>& a, const MatrixView<LA>& l_a,
+                const MatrixView<B>& b, const MatrixView<LB>& l_b, const Save& save) {
   using Scalar = compute_t<typename MatrixView<A>::Scalar>;
+  const Index heads = l_a.cols, features = a.cols / heads;
+  for (Index h = 0; h < heads; ++h) {
+    for (Index i = 0; i < a.rows; ++i) {
+      // A log-sum-exp is the state of one score: its maximum, weight 1. Where there is none, the
+      // state is empty.
+      SoftmaxState<Scalar> of_a, of_b;
+      of_a.update(Scalar(l_a(i, h)));
+      of_b.update(Scalar(l_b(i, h)));
+      const SoftmaxState<Scalar> whole = merge(of_a, of_b);
+      const RowBlend<Scalar> blend(of_a, of_b);
+      for (Index c = h * features; c < (h + 1) * features; ++c)
+        to(i, c) = To(blend(Scalar(a(i, c)), Scalar(b(i, c))));
+      save(i, h, whole.logsumexp());
+    }
+  }
+}
+
+/// merge() of matrices in memory.
+template <class Asked, class A, class LA, class B, class LB>
+void merge_into(const Asked& asked, const MatrixView<A>& a, const MatrixView<LA>& l_a,
+                const MatrixView<B>& b, const MatrixView<LB>& l_b) {
+  static constexpr const char* function = "attn::merge";
+  constexpr bool kSaves = Asked::template has<kernel::LogSumExpOfRow>();
   const Index rows = a.rows, cols = a.cols, heads = l_a.cols;
   check_parts(function, a, l_a, b, l_b);
-  const auto& target = into_option.target;
+  const auto& target = asked.template get<IntoOption>().target;
+  const auto& saved = asked.template get<kernel::LogSumExpOfRow>();
   target.check(function, "output", rows, cols);
   Outputs outputs(function);
   outputs.add("output", target.memory(rows, cols));
@@ -209,26 +242,12 @@ void merge_into(const IntoOption& into_option, const Saved& saved, const MatrixV
   if constexpr (kSaves) saved.target.resizing(rows, heads).commit();
   output_size.commit();
 
-  const auto merged = target.view();
-  using Merged = typename bare_t<decltype(merged)>::Scalar;
-  const Index features = cols / heads;
-  for (Index h = 0; h < heads; ++h) {
-    for (Index i = 0; i < rows; ++i) {
-      // A log-sum-exp is the state of one score: its maximum, weight 1. Where there is none, the
-      // state is empty.
-      SoftmaxState<Scalar> of_a, of_b;
-      of_a.update(Scalar(l_a(i, h)));
-      of_b.update(Scalar(l_b(i, h)));
-      const SoftmaxState<Scalar> whole = merge(of_a, of_b);
-      const RowBlend<Scalar> blend(of_a, of_b);
-      for (Index c = h * features; c < (h + 1) * features; ++c)
-        merged(i, c) = Merged(blend(Scalar(a(i, c)), Scalar(b(i, c))));
-      if constexpr (kSaves) {
-        const auto l = saved.target.view();
-        l(i, h) = typename bare_t<decltype(l)>::Scalar(whole.logsumexp());
-      }
+  merge_rows(target.view(), a, l_a, b, l_b, [&](Index i, Index h, const auto& logsumexp) {
+    if constexpr (kSaves) {
+      const auto l = saved.target.view();
+      l(i, h) = typename bare_t<decltype(l)>::Scalar(logsumexp);
     }
-  }
+  });
 }
 
 }  // namespace detail
@@ -249,26 +268,25 @@ template <class A, class LA, class B, class LB, class... Options>
 auto merge(const Eigen::DenseBase<A>& output_a, const Eigen::DenseBase<LA>& logsumexp_a,
            const Eigen::DenseBase<B>& output_b, const Eigen::DenseBase<LB>& logsumexp_b,
            Options&&... options) {
-  static_assert(((detail::is_into<detail::bare_t<Options>>::value ||
-                  detail::is_save_logsumexp<detail::bare_t<Options>>::value) &&
-                 ...),
+  using namespace detail;
+  static_assert((is_of_kind_v<Options, IntoOption, kernel::LogSumExpOfRow> && ...),
                 "attn::merge: its options are into(O) and save_logsumexp(l)");
-  static_assert((detail::writes_matrix_v<detail::bare_t<Options>> && ...),
+  static_assert((writes_matrix_v<bare_t<Options>> && ...),
                 "attn::merge: its outputs are matrices, no views");
+  check_given<Options...>();
   // Expressions are evaluated before anything is written that they read.
-  const auto held_a = detail::hold(output_a.derived()), held_b = detail::hold(output_b.derived());
-  const auto held_la = detail::hold(logsumexp_a.derived()),
-             held_lb = detail::hold(logsumexp_b.derived());
-  const detail::NoOption none{};
-  const auto& saved = detail::pick<detail::is_save_logsumexp>(none, options...);
-  if constexpr (detail::count_v<detail::is_into, Options...> == 0) {
-    typename A::PlainObject merged(output_a.rows(), output_a.cols());
-    detail::merge_into(into(merged), saved, held_a.view(), held_la.view(), held_b.view(),
-                       held_lb.view());
-    return merged;
+  const auto held_a = hold(output_a.derived()), held_b = hold(output_b.derived());
+  const auto held_la = hold(logsumexp_a.derived()), held_lb = hold(logsumexp_b.derived());
+  const auto merge_to = [&](const auto& asked) {
+    merge_into(asked, held_a.view(), held_la.view(), held_b.view(), held_lb.view());
+  };
+  if constexpr (given_v<IntoOption, Options...>) {
+    merge_to(Asked(options...));
   } else {
-    detail::merge_into(detail::pick<detail::is_into>(none, options...), saved, held_a.view(),
-                       held_la.view(), held_b.view(), held_lb.view());
+    typename A::PlainObject merged(output_a.rows(), output_a.cols());
+    auto target = into(merged);
+    merge_to(Asked(options..., target));
+    return merged;
   }
 }
 

@@ -6,7 +6,7 @@
 #include <utility>
 
 #include "base/aligned_buffer.h"
-#include "base/traits.h"
+#include "base/asked.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -49,8 +49,15 @@ class Workspace {
 
 namespace detail {
 
+struct UseOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: two workspaces in one call");
+  }
+};
 template <class Scalar_>
 struct Use : option_base {
+  using Kind = UseOption;
   using Scalar = Scalar_;
   Workspace<Scalar>* workspace;
   explicit Use(Workspace<Scalar>& w) : workspace(&w) {}
@@ -61,6 +68,7 @@ struct Use : option_base {
 /// The same over memory on the stack, whose sizes were counted by the compiler.
 template <class Scalar_>
 struct UseStack : option_base {
+  using Kind = UseOption;
   using Scalar = Scalar_;
   Scalar *memory, *rows;
   UseStack(Scalar* m, Scalar* r) : memory(m), rows(r) {}

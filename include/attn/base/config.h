@@ -74,9 +74,11 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #if defined(__GNUC__) || defined(__clang__)
 #define ATTN_PREFETCH(p) __builtin_prefetch(p)
 #define ATTN_PREFETCH_FAR(p) __builtin_prefetch(p, 0, 2)
+#define ATTN_PREFETCH_WRITE(p) __builtin_prefetch(p, 1, 2)
 #else
 #define ATTN_PREFETCH(p) static_cast<void>(p)
 #define ATTN_PREFETCH_FAR(p) static_cast<void>(p)
+#define ATTN_PREFETCH_WRITE(p) static_cast<void>(p)
 #endif
 
 // ---- Vector types -------------------------------------------------------------------------------

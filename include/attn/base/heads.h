@@ -5,6 +5,7 @@
 
 #include "../types.h"
 #include "index_list.h"
+#include "asked.h"
 #include "sizes.h"
 
 namespace attn {
@@ -27,12 +28,21 @@ inline constexpr bool is_heads_v = is_heads<bare_t<T>>::value;
 template <class T>
 inline constexpr bool is_tensor_view_v = is_instance_v<TensorView, bare_t<T>>;
 
+struct BatchOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1,
+                  "attn: the batch is named twice: one of sequences(...) and sequence_length(...)");
+  }
+};
 /// The batch of a call: rows of queries and of keys by sequence.
 struct Sequences : option_base {
+  using Kind = BatchOption;
   IndexList query_offsets, key_offsets;
   bool same = false;  ///< keys use the queries' offsets
 };
 struct SequenceLength : option_base {
+  using Kind = BatchOption;
   Index queries = 0, keys = 0;
 };
 

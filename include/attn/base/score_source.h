@@ -64,11 +64,11 @@ auto score_source(T&& x) {
 }
 template <class T>
 inline constexpr bool is_score_shaped_v = is_dense_v<T> || is_heads_v<T> || is_tensor_view_v<T>;
-/// Shaped like scores, with bool elements if `Bool`, with others if not.
-template <class T, bool Bool>
-constexpr bool is_score_table() {
+/// Shaped like scores, with bool elements.
+template <class T>
+constexpr bool is_bool_table() {
   if constexpr (is_score_shaped_v<T>) {
-    return std::is_same_v<typename decltype(score_source(std::declval<T>()))::Scalar, bool> == Bool;
+    return std::is_same_v<typename decltype(score_source(std::declval<T>()))::Scalar, bool>;
   } else {
     return false;
   }

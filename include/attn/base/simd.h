@@ -15,6 +15,7 @@
 #pragma once
 
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -63,6 +64,7 @@ struct Simd {
   static void storeu(Scalar* p, const Packet& a) { *p = a; }
   static Packet set(const Scalar& x) { return x; }
   static Packet iota() { return Scalar(0); }
+  static Mask first_lanes(std::ptrdiff_t n) { return n > 0; }
 
   static Packet add(const Packet& a, const Packet& b) { return Packet(a + b); }
   static Packet sub(const Packet& a, const Packet& b) { return Packet(a - b); }
@@ -113,6 +115,7 @@ struct Simd {
   static void transpose(Packet (&)[1]) {}
   static void prefetch(const void*) {}
   static void prefetch_far(const void*) {}
+  static void prefetch_to_write(const void*) {}
 };
 
 /// Eigen's packets: float and double on every target that Eigen vectorizes.
@@ -132,6 +135,11 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE void storeu(Scalar* p, Packet a) { Eigen::internal::pstoreu(p, a); }
   static ATTN_INLINE Packet set(Scalar x) { return Eigen::internal::pset1<Packet>(x); }
   static ATTN_INLINE Packet iota() { return Eigen::internal::plset<Packet>(Scalar(0)); }
+  /// The first n lanes; none of them, or all, where n lies outside.
+  static ATTN_INLINE Mask first_lanes(std::ptrdiff_t n) {
+    const std::ptrdiff_t held = n < 0 ? 0 : n < width ? n : width;
+    return less(iota(), set(Scalar(int(held))));
+  }
 
   static ATTN_INLINE Packet add(Packet a, Packet b) { return Eigen::internal::padd(a, b); }
   static ATTN_INLINE Packet sub(Packet a, Packet b) { return Eigen::internal::psub(a, b); }
@@ -246,6 +254,8 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   static ATTN_INLINE void prefetch(const void* p) { ATTN_PREFETCH(p); }
   /// The same for what is needed so late that it would not stay in L1.
   static ATTN_INLINE void prefetch_far(const void* p) { ATTN_PREFETCH_FAR(p); }
+  /// The same for what will be written, not read.
+  static ATTN_INLINE void prefetch_to_write(const void* p) { ATTN_PREFETCH_WRITE(p); }
 
   /// |x| without its significand: +∞ for infinities and NaN, finite for all else.
   static ATTN_INLINE Packet exponent_bits(Packet a) {

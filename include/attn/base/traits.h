@@ -16,9 +16,6 @@ struct TensorView;
 template <class Storage>
 class KeyValueCache;
 
-/// Base of every option of attention(...): lets the call tell options from matrices.
-struct option_base {};
-
 namespace detail {
 
 template <class T>

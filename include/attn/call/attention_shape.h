@@ -8,7 +8,8 @@
 #include "../kernel/key_parts.h"
 #include "../kernel/problem.h"
 #include "../score/rotary_table.h"
-#include "lift.h"
+#include "../parallel.h"
+#include "saved_outputs.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -138,22 +139,30 @@ constexpr Index scratch_scalars(const AttentionShape& s) {
   return most;
 }
 
+/// Sizes of a call that are known to the compiler, else Dynamic: query rows, d_k, key rows, d_v.
+template <int Queries, int KeyDim, int Keys, int ValueDim>
+struct FixedSizes {
+  static constexpr int kQueries = Queries, kKeyDim = KeyDim, kKeys = Keys, kValueDim = ValueDim;
+  static constexpr bool kKnown = Queries != Eigen::Dynamic && KeyDim != Eigen::Dynamic &&
+                                 Keys != Eigen::Dynamic && ValueDim != Eigen::Dynamic;
+};
+using DynamicSizes = FixedSizes<Eigen::Dynamic, Eigen::Dynamic, Eigen::Dynamic, Eigen::Dynamic>;
+
 /// Scratch that fits the stack: all sizes are known to the compiler, and few.
-template <class Query, class Source, bool Rotates, bool Splits, bool SavesPairs>
-struct stack_scratch {
-  using q = operand_traits<Query>;
-  using Scalar = compute_t<typename q::Scalar>;
-  static constexpr bool known = q::rows != Eigen::Dynamic && q::cols != Eigen::Dynamic &&
-                                Source::kKeys != Eigen::Dynamic &&
-                                Source::kValueDim != Eigen::Dynamic;
-  static constexpr Index total =
-      known ? scratch_scalars<Scalar>(
-                  {q::rows, Source::kKeys, q::cols, Source::kValueDim, 1, 1, 1, 1,
-                   Rotates ? Index(q::cols) : 0, Splits ? 1 : 0, false, SavesPairs},
-                  1)
-            : 0;
-  static constexpr bool value =
-      known && total * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT);
+template <class Scalar, class Sizes, class Asked>
+struct StackScratch {
+  static constexpr Index kTotal =
+      Sizes::kKnown
+          ? scratch_scalars<Scalar>(
+                {Sizes::kQueries, Sizes::kKeys, Sizes::kKeyDim, Sizes::kValueDim, 1, 1, 1, 1,
+                 Asked::template has<RotaryOption>() ? Index(Sizes::kKeyDim) : 0,
+                 Asked::template has<SplitKeysOption>() ? 1 : 0, false,
+                 Asked::template has<WeightsOption>() || Asked::template has<ScoresOption>()},
+                1)
+          : 0;
+  static constexpr bool kFits =
+      Sizes::kKnown && kTotal * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT) &&
+      !Asked::template has<ExecutorOption>();
 };
 
 }  // namespace detail

@@ -3,23 +3,13 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "attend.h"
+#include "options.h"
 #include "../mask/cache_mask.h"
-#include "../kernel/cache_memory.h"
+#include "../kernel/cached_keys.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
-
-/// A cache given in place of keys and values.
-template <class Storage>
-struct GivenCache {
-  static constexpr bool kFromCache = true;
-  static constexpr int kResultCols = Eigen::Dynamic;
-  const kernel::CacheStore& store;
-
-  explicit GivenCache(const KeyValueCache<Storage>& cache) : store(cache.store_) {}
-};
 
 /// A cache's memory as an output of the calls that append to it.
 inline OutputMemory<const unsigned char> cache_memory(const kernel::CacheStore& store) {
@@ -34,16 +24,6 @@ inline void check_holds(const char* function, const kernel::CacheLayout& layout)
   }
 }
 
-template <class Query, class Storage>
-constexpr void check_operand_types(const GivenCache<Storage>*) {
-  static_assert(is_operand_v<Query>,
-                "attn: the query is an Eigen matrix, heads(X, n) of one, or a strided view (bhld, "
-                "blhd, lbhd)");
-  using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
-  static_assert(std::is_same_v<Scalar, kernel::cache_compute_t<Storage>>,
-                "attn: the query computes in another scalar than the cache: cast it");
-}
-
 /// Columns without heads() are the heads of a cache side by side.
 template <class T>
 TensorView<T> split_heads(TensorView<T> view, bool stacked, Index features) {
@@ -56,11 +36,10 @@ TensorView<T> split_heads(TensorView<T> view, bool stacked, Index features) {
 }
 
 /// How rotary() turned keys: what has to agree between append and attention.
-template <class... Options>
-Index turned_code(const char* function, Index key_dim, const Options&... options) {
-  if constexpr (count_v<is_rotary, Options...> == 1) {
-    const NoOption none{};
-    const auto& option = pick<is_rotary>(none, options...);
+template <class Asked>
+Index turned_code(const char* function, Index key_dim, const Asked& asked) {
+  if constexpr (Asked::template has<RotaryOption>()) {
+    const auto& option = asked.template get<RotaryOption>();
     return 2 * option.checked_dims(function, key_dim) +
            (option.pairs == pairing::half_split ? 1 : 0);
   } else {
@@ -83,11 +62,10 @@ inline Index chosen_sequence(const char* function, const IndexList* chosen, Inde
   }
   return sequence;
 }
-template <class... Options>
-const IndexList* chosen_list(const Options&... options) {
-  if constexpr (count_v<is_cache_sequences, Options...> == 1) {
-    const NoOption none{};
-    return &pick<is_cache_sequences>(none, options...).list;
+template <class Asked>
+const IndexList* chosen_list(const Asked& asked) {
+  if constexpr (Asked::template has<CacheSequencesOption>()) {
+    return &asked.template get<CacheSequencesOption>().list;
   } else {
     return nullptr;
   }
@@ -106,12 +84,15 @@ inline void check_chosen(const char* function, const char* name, Index given,
   }
 }
 
-/// Keys and values of a cache, as attend() asks for them.
-template <class Storage, bool AllKeys>
-class CacheSource {
- public:
-  static constexpr int kKeys = Eigen::Dynamic, kValueDim = Eigen::Dynamic;
+/// Which of a cache's keys a row sees before the masks of the call.
+enum class KeysSeen { by_position, all };
 
+/// Keys and values of a cache: the source of a call (matrix_source.h says what is asked of one).
+template <class Storage, KeysSeen Seen>
+class CacheSource {
+  static constexpr bool kAllKeys = Seen == KeysSeen::all;
+
+ public:
   CacheSource(const char* function, const kernel::CacheStore& store, const IndexList* chosen)
       : memory_(store.layout(), store.memory()), chosen_(chosen), store_(store) {
     const kernel::CacheLayout& layout = memory_.layout();
@@ -119,7 +100,7 @@ class CacheSource {
     lengths_.first = &memory_.sequence(0).length;
     lengths_.step = Index(sizeof(kernel::CacheSequence) / sizeof(Index));
     lengths_.chosen = chosen;
-    if (AllKeys && layout.window != 0) {
+    if (kAllKeys && layout.window != 0) {
       fail(text(function, ": all_keys() on a ring, which forgets keys by position"));
     }
   }
@@ -129,9 +110,9 @@ class CacheSource {
   TensorView<T> query(const TensorView<T>& view, bool stacked) const {
     return split_heads(view, stacked, memory_.layout().key_dim);
   }
-  template <class... Options>
+  template <class Asked>
   CallShape shape(const char* function, const OperandShape& query, const Batch& batch,
-                  const Options&... options) {
+                  const Asked& asked) {
     const kernel::CacheLayout& layout = memory_.layout();
     const TensorExtent& q = query.extent;
     if (q.features != layout.key_dim) {
@@ -157,14 +138,14 @@ class CacheSource {
         tokens_of(function, "query", q, query.stacked, batch.query_offsets, batch.query_length);
     const Index sequences = shape.sequences(),
                 held = chosen_ != nullptr ? chosen_->size() : layout.sequences;
-    if (AllKeys && held == 1 && sequences != 1) {
+    if (kAllKeys && held == 1 && sequences != 1) {
       shape.shared_keys = true;
     } else {
       check_chosen(function, "query", sequences, chosen_, layout.sequences);
     }
     shape.keys.sequences = shape.shared_keys ? 1 : sequences;
     shape.keys.cached = &lengths_;
-    const Index turned = turned_code(function, layout.key_dim, options...);
+    const Index turned = turned_code(function, layout.key_dim, asked);
     for (Index b = 0; b < shape.keys.sequences; ++b) {
       const Index sequence = chosen_sequence(function, chosen_, b, layout.sequences);
       const kernel::CacheSequence& state = memory_.sequence(sequence);
@@ -178,39 +159,40 @@ class CacheSource {
     return shape;
   }
 
-  template <class... Options>
-  auto masks(const CallShape& shape, const Options&... options) const {
-    static_assert(!AllKeys || asks_for_offset<Options...>() == nullptr,
+  template <class Asked>
+  auto masks(const CallShape& shape, const Asked& asked) const {
+    using Position = PositionOf<Asked>;
+    static_assert(!kAllKeys || Position::asks == nullptr,
                   "attn: all_keys() beside a mask that hides keys by position: causal(), "
                   "prefix_lm() or tree()");
-    static_assert(!AllKeys || offsets_named_v<Options...> == 1 ||
-                      (count_v<is_rotary, Options...> + count_v<is_alibi, Options...> == 0 &&
-                       !(false || ... || position_of<Options>::relative)),
+    static_assert(!kAllKeys || Position::named == 1 ||
+                      !(Asked::template has<RotaryOption>() || Asked::template has<AlibiOption>() ||
+                        Position::relative),
                   "attn: all_keys() leaves open where the queries are, which window(), alibi() or "
                   "rotary() asks: name it, query_offset(n) puts the first query at key n");
     const kernel::CacheLayout& layout = memory_.layout();
     CacheMask own;
-    own.causal = !AllKeys && asks_for_offset<Options...>() == nullptr;
+    own.causal = !kAllKeys && Position::asks == nullptr;
     if (layout.window != 0) {
       own.window = layout.window;
       own.pinned = layout.pinned;
     }
-    if constexpr (count_v<is_mask, Options...> == 0) {
+    if constexpr (!Asked::template has<MaskOption>()) {
       return own;
     } else {
-      auto others = bind_masks(shape, options...);
+      auto others = bind_masks(shape, asked);
       return And<CacheMask, decltype(others)>(own, others);
     }
   }
 
   /// Rows are the last of the sequence; refuses more rows than it has, and rows whose keys a ring
   /// has lost.
-  template <class... Options>
-  Index query_offset(const CallShape& shape, Index sequence, const Options&... options) const {
-    if constexpr (AllKeys) {
-      return query_offset_of(shape, sequence, options...);
+  template <class Asked>
+  Index query_offset(const CallShape& shape, Index sequence, const Asked& asked) const {
+    if constexpr (kAllKeys) {
+      return query_offset_of(shape, sequence, asked);
     } else {
-      static_assert(offsets_named_v<Options...> == 0,
+      static_assert(PositionOf<Asked>::named == 0,
                     "attn: a cache knows the positions of its rows, the last of each sequence: "
                     "leave out query_offset(), causal_from() and causal(align::...)");
       const kernel::CacheLayout& layout = memory_.layout();
@@ -232,16 +214,16 @@ class CacheSource {
     }
   }
   template <class Scalar, class Angles, class Offset>
-  auto rotary(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset) const {
-    return BoundQueryRotary<Scalar, Angles, Offset>(shape, option, offset);
+  auto rotation(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset) const {
+    return QueryRotation<Scalar, Angles, Offset>(shape, option, offset);
   }
 
   auto key(const CallShape&) const {
     return kernel::CacheOperand<Storage>{&memory_, chosen_, shared_};
   }
-  auto value(const CallShape&) const { return kernel::Absent{}; }
+  auto value(const CallShape&) const { return Absent{}; }
   template <class Visit>
-  void visit(const CallShape&, const Visit& visit) const {
+  void visit_memory(const CallShape&, const Visit& visit) const {
     visit("the cache", store_.view());
   }
   Index scratch_keys(const CallShape&) const {
@@ -256,11 +238,35 @@ class CacheSource {
   bool shared_ = false;
 };
 
-template <class Storage, class... Options>
-auto open_source(const char* function, const GivenCache<Storage>& given,
-                 const Options&... options) {
-  return CacheSource<Storage, count_v<is_all_keys, Options...> == 1>(function, given.store,
-                                                                     chosen_list(options...));
+/// A cache given in place of keys and values.
+template <class Storage>
+struct GivenCache {
+  static constexpr int kKeys = Eigen::Dynamic, kValueDim = Eigen::Dynamic,
+                       kResultCols = Eigen::Dynamic;
+  const kernel::CacheStore& store;
+
+  explicit GivenCache(const KeyValueCache<Storage>& cache) : store(cache.store_) {}
+
+  template <class Query>
+  static constexpr void check_types() {
+    static_assert(
+        is_operand_v<Query>,
+        "attn: the query is an Eigen matrix, heads(X, n) of one, or a strided view (bhld, "
+        "blhd, lbhd)");
+    using Scalar = compute_t<typename operand_traits<bare_t<Query>>::Scalar>;
+    static_assert(std::is_same_v<Scalar, kernel::cache_compute_t<Storage>>,
+                  "attn: the query computes in another scalar than the cache: cast it");
+  }
+  template <class Asked>
+  auto open(const char* function, const Asked& asked) const {
+    constexpr KeysSeen seen =
+        Asked::template has<AllKeysOption>() ? KeysSeen::all : KeysSeen::by_position;
+    return CacheSource<Storage, seen>(function, store, chosen_list(asked));
+  }
+};
+template <class Storage>
+GivenCache<Storage> given_cache(const KeyValueCache<Storage>& cache) {
+  return GivenCache<Storage>(cache);
 }
 
 }  // namespace detail

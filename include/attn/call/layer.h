@@ -6,8 +6,11 @@
 #include "../kernel/projection_jobs.h"
 #include "../layout.h"
 #include "append.h"
+#include "attend.h"
 #include "layer_panels.h"
 #include "layer_scratch.h"
+#include "projected_rows.h"
+#include "matrix_source.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -25,30 +28,6 @@ struct LayerContext {
   Workspace<Scalar>* own;
 };
 
-/// An option of the layer as attention gets it: what the layer does itself is not passed on.
-template <class Option>
-auto& passed_on(Option& option) {
-  using Bare = bare_t<Option>;
-  if constexpr (is_into<Bare>::value || is_residual<Bare>::value ||
-                std::is_same_v<Bare, ResidualOfQuery>) {
-    static const option_base nothing{};
-    return nothing;
-  } else {
-    return option;
-  }
-}
-
-/// The rows of an operand in order, those of all its sequences.
-template <class T>
-kernel::Rows<T> rows_of(const TensorView<T>& view) {
-  return {view.data, std::max<Index>(view.tokens, 1), view.sequence_stride, view.token_stride,
-          view.feature_stride};
-}
-template <class T>
-kernel::Rows<T> rows_of(const Operand<T>& operand) {
-  return rows_of(operand.view);
-}
-
 inline void check_input(const char* function, const char* name, const TensorExtent& input,
                         Index features) {
   if (input.heads != 1) {
@@ -58,38 +37,6 @@ inline void check_input(const char* function, const char* name, const TensorExte
   if (input.features != features) {
     fail(text(function, ": ", name, " has ", input.features, " features, the layer takes ",
               features));
-  }
-}
-
-/// Whose keys and values a call attends to: those it projects, or those of a cache once they are
-/// appended.
-struct OwnKeys {
-  static constexpr bool kCached = false;
-};
-template <class Stored>
-struct KeysOfCache {
-  static constexpr bool kCached = true;
-  KeyValueCache<Stored>& cache;
-
-  void check(const char* function, const MultiHeadOptions& layer) const {
-    check_holds(function, GivenCache(cache).store.layout());
-    if (cache.kv_heads() != layer.kv_heads() || cache.key_dim() != layer.key_dim() ||
-        cache.value_dim() != layer.value_dim()) {
-      fail(text(function, ": the cache has ", cache.kv_heads(), " heads of ", cache.key_dim(),
-                " and ", cache.value_dim(), " features, the layer's keys and values ",
-                layer.kv_heads(), " of ", layer.key_dim(), " and ", layer.value_dim()));
-    }
-  }
-};
-
-/// An option of decode() as append() gets it.
-template <class Option>
-auto& for_append(Option& option) {
-  if constexpr (is_append_option<bare_t<Option>>::value) {
-    return option;
-  } else {
-    static const option_base nothing{};
-    return nothing;
   }
 }
 
@@ -115,231 +62,291 @@ class AppendedTokens {
   bool kept_ = false;
 };
 
-/// The output projection of rows. sink_of(tile): where a worker's tiles go.
-template <class Storage, class Executor, class Projector, class Scalar, class SinkOf>
-void project_rows(const LayerContext<Storage>& layer, const LayerScratch<Scalar, Storage>& size,
-                  const Executor& executor, const Projector& projector,
-                  const kernel::Rows<const Scalar>& from, Index rows, const SinkOf& sink_of) {
-  using Sink = decltype(sink_of(static_cast<Scalar*>(nullptr)));
-  using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
-  std::atomic<Index> drawn{0};
-  executor.run(kernel::with_pieces(size.project_back, size.worker.pieces(rows)), [&](int worker) {
-    const auto project = projector(worker);
-    const Target target{layer.output, sink_of(project.tile())};
-    project(drawn, kernel::InputJob(from, rows, target));
-  });
+/// What a layer adds to its output: a view, or Absent.
+template <class Storage, class Query, class Asked>
+auto residual_of(const LayerContext<Storage>& layer, const TensorView<Query>& query,
+                 const CallShape& output, const Asked& asked) {
+  using Scalar = compute_t<Storage>;
+  using Option = bare_t<decltype(asked.template get<ResidualOption>())>;
+  if constexpr (!is_there_v<Option>) {
+    return Absent{};
+  } else if constexpr (std::is_same_v<Option, ResidualOfQuery>) {
+    const Index inputs = layer.sizes.d_model(), outputs = layer.sizes.output_features();
+    if (inputs != outputs) {
+      fail(text(layer.function, ": residual() adds the query input, ", inputs,
+                " features, to the output, ", outputs,
+                "; widths must agree, or name another: residual(X)"));
+    }
+    return query;
+  } else {
+    static_assert(std::is_same_v<compute_t<typename Option::Scalar>, Scalar>,
+                  "attn::residual: the residual must compute in the layer's scalar: cast it");
+    return bind<ResidualOption, Scalar>(output, asked).view;
+  }
 }
 
-template <class Storage, class QueryHeld, class KeyHeld, class ValueHeld, class Keys,
-          class... Options>
-void run_layer(const LayerContext<Storage>& layer, const QueryHeld& query_held,
-               const KeyHeld& key_held, const ValueHeld& value_held, const Keys& attended_keys,
-               Options&... options) {
+/// A call of a layer: what it is given is checked when it is made, then it runs, on keys of its own
+/// or on those of a cache behind which it appends them.
+template <class Storage, class Query, class Key, class Value, class Asked>
+class LayerCall {
   using Scalar = compute_t<Storage>;
   using S = Simd<Scalar>;
-  const char* const function = layer.function;
-  const MultiHeadOptions& sizes = layer.sizes;
-  const NoOption none{};
-
-  // The shape of the call, of its attention and of its output.
-  const auto query = read_only(query_held.view(function, "query"));
-  const auto key = read_only(key_held.view(function, "key"));
-  const auto value = read_only(value_held.view(function, "value"));
-  check_input(function, "query", query.extent(), sizes.d_model());
-  check_input(function, "key", key.extent(), sizes.key_features());
-  check_input(function, "value", value.extent(), sizes.value_features());
-  const Batch batch = batch_of(function, options...);
-  const auto projected = [](const auto& input, bool stacked, Index heads, Index features) {
-    return OperandShape{{input.sequences, heads, input.tokens, features}, stacked};
-  };
-  const OperandShape projected_query =
-      projected(query, query_held.kStacked, sizes.heads(), sizes.key_dim());
-  const CallShape shape =
-      call_shape(function, projected_query,
-                 projected(key, key_held.kStacked, sizes.kv_heads(), sizes.key_dim()),
-                 projected(value, value_held.kStacked, sizes.kv_heads(), sizes.value_dim()), batch);
-  const Serial serial;
-  const auto& executor = pick<is_executor>(serial, options...);
-  check_workers(function, executor);
-  check_amounts(shape, executor.workers(), count_v<is_split_keys, Options...> == 1);
-  CallShape out_shape = shape;
-  out_shape.heads = out_shape.kv_heads = 1;
-  out_shape.value_dim = sizes.output_features();
-
-  // What the layer does itself: residual and output.
-  const auto residual = [&] {
-    if constexpr (count_v<is_residual, Options...> == 1) {
-      const auto& option = pick<is_residual>(none, options...);
-      static_assert(std::is_same_v<compute_t<typename bare_t<decltype(option)>::Scalar>, Scalar>,
-                    "attn::residual: the residual must compute in the layer's scalar: cast it");
-      return place_like_output(out_shape, "residual",
-                               read_only(option.lifted.view(function, "residual")),
-                               option.lifted.kStacked)
-          .view;
-    } else if constexpr (count_v<is_residual_of_query, Options...> == 1) {
-      if (sizes.d_model() != sizes.output_features()) {
-        fail(text(function, ": residual() adds the query input, ", sizes.d_model(),
-                  " features, to the output, ", sizes.output_features(),
-                  "; widths must agree, or name another: residual(X)"));
-      }
-      return query;
-    } else {
-      return kernel::NoRows{};
-    }
-  }();
-  auto& into_option = pick<is_into>(none, options...);
-  static_assert(std::is_same_v<compute_t<typename bare_t<decltype(into_option)>::Scalar>, Scalar>,
+  using Layer = LayerContext<Storage>;
+  using Into = bare_t<decltype(std::declval<const Asked&>().template get<IntoOption>())>;
+  using Residual =
+      decltype(residual_of(std::declval<const Layer&>(), std::declval<const TensorView<Query>&>(),
+                           std::declval<const CallShape&>(), std::declval<const Asked&>()));
+  static_assert(std::is_same_v<compute_t<typename Into::Scalar>, Scalar>,
                 "attn::MultiHeadAttention: inputs, weights and output must compute in one scalar: "
                 "cast one of them");
-  const auto output_memory = into_option.check(out_shape);
-  constexpr bool kResidual = !std::is_same_v<bare_t<decltype(residual)>, kernel::NoRows>;
-  const auto check_outputs = [&](const CallShape& attention) {
-    Outputs outputs(function);
-    outputs.add("output", output_memory);
-    add_saved(outputs, attention, options...);
-    if constexpr (kResidual) outputs.keep_from("residual", residual, 0);
-  };
-  if constexpr (Keys::kCached) {
-    attended_keys.check(function, sizes);
-    // The cache is written first of all; what the call reads behind that, and the output, lie
-    // elsewhere.
-    Outputs appended(function);
-    appended.add("the cache", cache_memory(GivenCache(attended_keys.cache).store));
+
+ public:
+  LayerCall(const Layer& layer, const GivenRows<Query>& query, const GivenRows<Key>& key,
+            const GivenRows<Value>& value, const Asked& asked)
+      : layer_(layer),
+        query_(query),
+        key_(key),
+        value_(value),
+        asked_(asked),
+        batch_(batch_of(layer.function, asked)),
+        shape_(checked_shape()),
+        executor_(executor_of(layer.function, asked)),
+        out_shape_(shape_of_output()),
+        residual_(residual_of(layer, query_.view, out_shape_, asked)),
+        output_memory_(into().check(out_shape_)),
+        size_(checked_size()) {}
+  LayerCall(const LayerCall&) = delete;
+
+  void run() {
+    check_outputs(shape_);
+    take_scratch();
+    auto output = into().prepare(out_shape_, output_memory_);
+    project_inputs();
+    attend_to(shape_,
+              KeyValueViews<const Scalar, const Scalar>{projected_key(), projected_value()});
+    project_back(output);
+  }
+
+  template <class Stored>
+  void run(KeyValueCache<Stored>& cache) {
+    const GivenCache<Stored> given(cache);
+    check_cache(cache, given.store);
+    check_overlap(given.store);
+    size_.staged = kStaged;
+    take_scratch();
+    auto output = into().prepare(out_shape_, output_memory_);
+    project_inputs();
+
+    append_to<Stored>(given.store, projected_key(), projected_value(), batch_of_projected(),
+                      asked_);
+    AppendedTokens appended(cache, shape_.queries, chosen_list(asked_));
+    auto source = given.open(layer_.function, asked_);
+    const CallShape shape = source.shape(layer_.function, {projected_query().view.extent(), true},
+                                         batch_of_projected(), asked_);
+    check_outputs(shape);
+    attend_to(shape, source);
+    if constexpr (kStaged) {
+      project_back_staged(output);
+    } else {
+      project_back(output);
+    }
+    appended.keep();
+  }
+
+ private:
+  /// The output waits in scratch until the pool has done its part: it may fail, and then the cache
+  /// and the output are as before.
+  static constexpr bool kStaged =
+      bare_t<decltype(executor_of("", std::declval<const Asked&>()))>::kMayFail;
+
+  const Into& into() const { return asked_.template get<IntoOption>(); }
+
+  // What the call is.
+
+  CallShape checked_shape() const {
+    const MultiHeadOptions& sizes = layer_.sizes;
+    const char* const function = layer_.function;
+    check_input(function, "query", query_.view.extent(), sizes.d_model());
+    check_input(function, "key", key_.view.extent(), sizes.key_features());
+    check_input(function, "value", value_.view.extent(), sizes.value_features());
+    const auto projected = [](const auto& input, Index heads, Index features) {
+      return OperandShape{{input.view.sequences, heads, input.view.tokens, features},
+                          input.stacked};
+    };
+    return call_shape(function, projected(query_, sizes.heads(), sizes.key_dim()),
+                      projected(key_, sizes.kv_heads(), sizes.key_dim()),
+                      projected(value_, sizes.kv_heads(), sizes.value_dim()), batch_);
+  }
+  CallShape shape_of_output() const {
+    check_amounts(shape_, executor_.workers(), Asked::template has<SplitKeysOption>());
+    CallShape shape = shape_;
+    shape.heads = shape.kv_heads = 1;
+    shape.value_dim = layer_.sizes.output_features();
+    return shape;
+  }
+  LayerScratch<Scalar, Storage> checked_size() const {
+    check_rows(layer_.function, layer_.sizes, query_rows(), key_rows(), executor_.workers());
+    return {layer_.sizes, query_rows(), key_rows(), executor_.workers()};
+  }
+  Index query_rows() const { return query_.view.sequences * query_.view.tokens; }
+  Index key_rows() const { return key_.view.sequences * key_.view.tokens; }
+
+  // What is refused.
+
+  void check_outputs(const CallShape& attention) const {
+    Outputs outputs(layer_.function);
+    outputs.add("output", output_memory_);
+    add_saved(outputs, attention, asked_);
+    if constexpr (is_there_v<Residual>) outputs.keep_from("residual", residual_, 0);
+  }
+  template <class Stored>
+  void check_cache(const KeyValueCache<Stored>& cache, const kernel::CacheStore& store) const {
+    const MultiHeadOptions& sizes = layer_.sizes;
+    check_holds(layer_.function, store.layout());
+    if (cache.kv_heads() != sizes.kv_heads() || cache.key_dim() != sizes.key_dim() ||
+        cache.value_dim() != sizes.value_dim()) {
+      fail(text(layer_.function, ": the cache has ", cache.kv_heads(), " heads of ",
+                cache.key_dim(), " and ", cache.value_dim(),
+                " features, the layer's keys and values ", sizes.kv_heads(), " of ",
+                sizes.key_dim(), " and ", sizes.value_dim()));
+    }
+  }
+  /// The cache is written first of all: what the call reads behind that, and the output, lie
+  /// elsewhere.
+  void check_overlap(const kernel::CacheStore& store) const {
+    Outputs appended(layer_.function);
+    appended.add("the cache", cache_memory(store));
     const auto keep_apart = [&](const char* name, const auto& input) {
       appended.keep_from(name, input);
     };
-    if constexpr (kResidual) keep_apart("residual", residual);
-    (visit_tables(options, keep_apart), ...);
-    appended.add("output", output_memory);
-  } else {
-    check_outputs(shape);
+    if constexpr (is_there_v<Residual>) keep_apart("residual", residual_);
+    asked_.each([&](const auto& option) { option.visit_memory(keep_apart); });
+    appended.add("output", output_memory_);
   }
 
-  // Scratch.
-  const Index query_rows = query.sequences * query.tokens, key_rows = key.sequences * key.tokens;
-  check_rows(function, sizes, query_rows, key_rows, executor.workers());
-  LayerScratch<Scalar, Storage> size(sizes, query_rows, key_rows, executor.workers());
-  constexpr bool kStaged = Keys::kCached && bare_t<decltype(executor)>::kMayFail;
-  size.staged = kStaged;
-  Workspace<Scalar> brought;
-  Scalar* const memory = [&] {
-    if constexpr (count_v<is_use, Options...> == 1) {
-      return pick<is_use>(none, options...).reserve_rows(size.total());
-    } else {
-      return (layer.own != nullptr ? *layer.own : brought).reserve_rows(size.total());
-    }
-  }();
-  Scalar* const q = memory;
-  Scalar* const k = q + size.query();
-  Scalar* const v = k + size.key();
-  Scalar* const mixed = size.in_place ? q : v + size.value();
-  Scalar* const staged = v + size.value() + size.mixed();
-  Scalar* const shares = staged + size.output();
-  const auto projector = [&](int worker) {
-    return kernel::Projector<S, Storage>(size.worker, shares + worker * size.worker.total());
-  };
-  auto output = into_option.prepare(out_shape, output_memory);
+  // Scratch, and what lies in it.
 
-  // 1  project the inputs: one that serves several projections is packed once for them
-  {
+  void take_scratch() {
+    query_scratch_ = workspace_of(layer_.own != nullptr ? layer_.own : &brought_, asked_)
+                         .reserve_rows(size_.total());
+    key_scratch_ = query_scratch_ + size_.query();
+    value_scratch_ = key_scratch_ + size_.key();
+    mixed_ = size_.in_place ? query_scratch_ : value_scratch_ + size_.value();
+    staged_ = value_scratch_ + size_.value() + size_.mixed();
+    shares_ = staged_ + size_.output();
+  }
+  kernel::Projector<S, Storage> projector(int worker) const {
+    return {size_.worker, shares_ + worker * size_.worker.total()};
+  }
+  /// Rows of heads side by side.
+  template <class T>
+  static GivenRows<T> rows_in(T* data, Index rows, Index heads, Index features, Index stride) {
+    return {{data, 1, heads, rows, features, 0, features, stride, 1}, true};
+  }
+  GivenRows<const Scalar> projected_query() const {
+    return rows_in<const Scalar>(query_scratch_, query_rows(), layer_.sizes.heads(),
+                                 layer_.sizes.key_dim(), size_.query_stride);
+  }
+  GivenRows<const Scalar> projected_key() const {
+    return rows_in<const Scalar>(key_scratch_, key_rows(), layer_.sizes.kv_heads(),
+                                 layer_.sizes.key_dim(), size_.key_stride);
+  }
+  GivenRows<const Scalar> projected_value() const {
+    return rows_in<const Scalar>(value_scratch_, key_rows(), layer_.sizes.kv_heads(),
+                                 layer_.sizes.value_dim(), size_.value_stride);
+  }
+  /// The batch of the projected rows, which are stacked whatever the inputs are.
+  Batch batch_of_projected() const {
+    if (query_.stacked) return batch_;
+    Batch batch;
+    batch.query_length = std::max<Index>(query_.view.tokens, 1);
+    batch.key_length = std::max<Index>(key_.view.tokens, 1);
+    return batch;
+  }
+
+  // What is computed.
+
+  /// One input that serves several projections is packed once for them.
+  void project_inputs() const {
     using Sink = kernel::RowsSink<Scalar>;
-    using Target = kernel::Target<typename LayerContext<Storage>::Panels, Sink>;
-    const Target to_query{layer.query, Sink{q, size.query_stride}},
-        to_key{layer.key, Sink{k, size.key_stride}},
-        to_value{layer.value, Sink{v, size.value_stride}};
-    kernel::InputJob of_query(rows_of(query), query_rows, to_query);
-    kernel::InputJob of_key(rows_of(key), key_rows, to_key);
-    kernel::InputJob of_value(rows_of(value), key_rows, to_value);
-    if (is_same_view(value, key)) of_value.join(of_key);
-    if (is_same_view(key, query)) of_key.join(of_query);
+    using Target = kernel::Target<typename Layer::Panels, Sink>;
+    const Target to_query{layer_.query, Sink{query_scratch_, size_.query_stride}},
+        to_key{layer_.key, Sink{key_scratch_, size_.key_stride}},
+        to_value{layer_.value, Sink{value_scratch_, size_.value_stride}};
+    kernel::InputJob of_query(rows_of(query_.view), query_rows(), to_query);
+    kernel::InputJob of_key(rows_of(key_.view), key_rows(), to_key);
+    kernel::InputJob of_value(rows_of(value_.view), key_rows(), to_value);
+    if (is_same_view(value_.view, key_.view)) of_value.join(of_key);
+    if (is_same_view(key_.view, query_.view)) of_key.join(of_query);
     std::atomic<Index> drawn{0};
-    const Index pieces = size.worker.pieces(of_query.rows) + size.worker.pieces(of_key.rows) +
-                         size.worker.pieces(of_value.rows);
-    executor.run(kernel::with_pieces(size.project, pieces),
-                 [&](int worker) { projector(worker)(drawn, of_query, of_key, of_value); });
+    const Index pieces = size_.worker.pieces(of_query.rows) + size_.worker.pieces(of_key.rows) +
+                         size_.worker.pieces(of_value.rows);
+    executor_.run(kernel::with_pieces(size_.project, pieces),
+                  [&](int worker) { projector(worker)(drawn, of_query, of_key, of_value); });
   }
 
-  // 2  attend
-  const auto rows = [](Scalar* data, Index count, Index features, Index stride) {
-    using Map = Eigen::Map<Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>,
-                           0, Eigen::OuterStride<>>;
-    return Map(data, count, features, Eigen::OuterStride<>(stride));
-  };
-  const Index heads = sizes.heads(), kv_heads = sizes.kv_heads();
-  const auto keys = [&] {
-    return attn::heads(rows(k, key_rows, kv_heads * sizes.key_dim(), size.key_stride), kv_heads);
-  };
-  const auto values = [&] {
-    return attn::heads(rows(v, key_rows, kv_heads * sizes.value_dim(), size.value_stride),
-                       kv_heads);
-  };
-  // f(the batch, where it follows from the inputs and no option says it)
-  const auto with_batch = [&](const auto& f) {
-    if constexpr (QueryHeld::kStacked) {
-      f();
-    } else {
-      SequenceLength lengths;
-      lengths.queries = std::max<Index>(query.tokens, 1);
-      lengths.keys = std::max<Index>(key.tokens, 1);
-      f(lengths);
-    }
-  };
-  const auto attend_to = [&](const auto& given) {
-    auto target = into(
-        attn::heads(rows(mixed, query_rows, heads * sizes.value_dim(), size.mixed_stride), heads));
-    with_batch([&](auto&... batched) {
-      attend(function, layer.own,
-             attn::heads(rows(q, query_rows, heads * sizes.key_dim(), size.query_stride), heads),
-             given, passed_on(options)..., batched..., target);
-    });
-  };
-
-  // 3  project back, the residual added on the way out
-  const auto project_back = [&] {
-    const auto beside = [&] {
-      if constexpr (kResidual) {
-        return rows_of(residual);
-      } else {
-        return residual;
-      }
-    }();
-    using Output = decltype(rows_of(output.to));
-    const auto to_output = [&](Scalar* tile) {
-      return kernel::MatrixSink<Scalar, Output, bare_t<decltype(beside)>>{tile, rows_of(output.to),
-                                                                          beside};
-    };
-    const kernel::Rows<const Scalar> from{mixed, std::max<Index>(query_rows, 1), 0,
-                                          size.mixed_stride, 1};
-    if constexpr (kStaged) {
-      const kernel::RowsSink<Scalar> waiting{staged, size.staged_stride};
-      project_rows(layer, size, executor, projector, from, query_rows,
-                   [&](Scalar*) { return waiting; });
-      output.commit();
-      to_output(nullptr).write(staged, size.staged_stride, 0, query_rows, 0,
-                               sizes.output_features());
-    } else {
-      output.commit();
-      project_rows(layer, size, executor, projector, from, query_rows, to_output);
-    }
-  };
-
-  if constexpr (Keys::kCached) {
-    auto& cache = attended_keys.cache;
-    with_batch([&](auto&... batched) {
-      cache.append(keys(), values(), for_append(options)..., batched...);
-    });
-    AppendedTokens appended(cache, shape.queries, chosen_list(options...));
-    const GivenCache given(cache);
-    auto source = open_source(function, given, options...);
-    check_outputs(source.shape(function, projected_query, batch, options...));
-    attend_to(given);
-    project_back();
-    appended.keep();
-  } else {
-    attend_to(given_matrices(keys(), values()));
-    project_back();
+  template <class Source>
+  void attend_to(const CallShape& shape, const Source& source) const {
+    using Rows = LiftedRows<Scalar>;
+    const auto mixed = rows_in<Scalar>(mixed_, query_rows(), layer_.sizes.heads(),
+                                       layer_.sizes.value_dim(), size_.mixed_stride);
+    attend<DynamicSizes>(layer_.own, shape, place(projected_query().view, true, shape.queries),
+                         source, asked_, detail::Into<Rows>(Rows{mixed.view}), Absent{});
   }
-}
+
+  /// The residual is added on the way out.
+  template <class Output>
+  void project_back(Output& output) const {
+    output.commit();
+    project_rows([&](Scalar* tile) { return sink_of(output, tile); });
+  }
+  template <class Output>
+  void project_back_staged(Output& output) const {
+    const kernel::RowsSink<Scalar> waiting{staged_, size_.staged_stride};
+    project_rows([&](Scalar*) { return waiting; });
+    output.commit();
+    sink_of(output, nullptr)
+        .write(staged_, size_.staged_stride, 0, query_rows(), 0, layer_.sizes.output_features());
+  }
+  template <class Output>
+  auto sink_of(const Output& output, Scalar* tile) const {
+    const auto rows = rows_of(output.to.view);
+    const auto beside = rows_of(residual_);
+    return kernel::MatrixSink<Scalar, bare_t<decltype(rows)>, bare_t<decltype(beside)>>{tile, rows,
+                                                                                        beside};
+  }
+  /// sink_of(tile): where a worker's tiles go.
+  template <class SinkOf>
+  void project_rows(const SinkOf& sink_of) const {
+    using Sink = decltype(sink_of(static_cast<Scalar*>(nullptr)));
+    using Target = kernel::Target<typename Layer::Panels, Sink>;
+    const kernel::Rows<const Scalar> from{mixed_, std::max<Index>(query_rows(), 1), 0,
+                                          size_.mixed_stride, 1};
+    std::atomic<Index> drawn{0};
+    executor_.run(kernel::with_pieces(size_.project_back, size_.worker.pieces(query_rows())),
+                  [&](int worker) {
+                    const auto project = projector(worker);
+                    const Target target{layer_.output, sink_of(project.tile())};
+                    project(drawn, kernel::InputJob(from, query_rows(), target));
+                  });
+  }
+
+  const Layer& layer_;
+  GivenRows<Query> query_;
+  GivenRows<Key> key_;
+  GivenRows<Value> value_;
+  const Asked& asked_;
+  Batch batch_;
+  CallShape shape_;  ///< of the attention
+  decltype(executor_of("", std::declval<const Asked&>())) executor_;
+  CallShape out_shape_;
+  Residual residual_;
+  OutputMemory<typename Into::Scalar> output_memory_;
+  LayerScratch<Scalar, Storage> size_;
+  Workspace<Scalar> brought_;
+  Scalar *query_scratch_ = nullptr, *key_scratch_ = nullptr, *value_scratch_ = nullptr,
+         *mixed_ = nullptr, *staged_ = nullptr, *shares_ = nullptr;
+};
 
 }  // namespace detail
 }  // namespace ATTN_ABI

@@ -36,7 +36,7 @@ class PanelMemory<Scalar, Eigen::Dynamic> {
 };
 
 /// One projection: W in panels as it is stored, b in the scalar of the computation.
-template <class Storage, int Features>
+template <class Storage, int Inputs, int Outputs = Inputs>
 class PackedProjection {
  public:
   using Scalar = compute_t<Storage>;
@@ -44,23 +44,32 @@ class PackedProjection {
 
   template <class Weight, class Bias>
   void pack(const Weight& w, const Bias& b) {
-    inputs_ = w.rows();
-    outputs_ = w.cols();
-    panels_.resize(Panels::size(inputs_, outputs_));
-    kernel::pack_weights<Scalar>(
-        inputs_, outputs_, [&](Index c, Index n) { return w(c, n); }, panels_.data());
-    bias_.resize(Panels::columns(outputs_));
-    for (Index n = 0; n < Panels::columns(outputs_); ++n)
-      bias_.data()[n] = n < b.size() ? Scalar(b(n)) : Scalar(0);
+    pack_weight(w.rows(), w.cols(), [&](Index c, Index n) { return w(c, n); });
+    pack_bias(b.size(), [&](Index n) { return b(n); });
+  }
+  /// Elements by a function.
+  template <class Element>
+  void pack_weight(Index inputs, Index outputs, const Element& element) {
+    inputs_ = inputs;
+    outputs_ = outputs;
+    panels_.resize(Panels::size(inputs, outputs));
+    kernel::pack_weights<Scalar>(inputs, outputs, element, panels_.data());
+  }
+  /// After the weight.
+  template <class Element>
+  void pack_bias(Index size, const Element& element) {
+    const Index columns = Panels::columns(outputs_);
+    bias_.resize(columns);
+    for (Index n = 0; n < columns; ++n) bias_.data()[n] = n < size ? Scalar(element(n)) : Scalar(0);
   }
   Panels view() const { return {panels_.data(), bias_.data(), inputs_, outputs_}; }
   /// Not so once it has been moved from.
   bool holds_weights() const { return panels_.data() != nullptr; }
 
  private:
-  static constexpr bool kFixed = Features != Eigen::Dynamic;
-  PanelMemory<Storage, kFixed ? Panels::size(Features, Features) : Index(Eigen::Dynamic)> panels_;
-  PanelMemory<Scalar, kFixed ? Panels::columns(Features) : Index(Eigen::Dynamic)> bias_;
+  static constexpr bool kFixed = Inputs != Eigen::Dynamic && Outputs != Eigen::Dynamic;
+  PanelMemory<Storage, kFixed ? Panels::size(Inputs, Outputs) : Index(Eigen::Dynamic)> panels_;
+  PanelMemory<Scalar, kFixed ? Panels::columns(Outputs) : Index(Eigen::Dynamic)> bias_;
   Index inputs_ = 0, outputs_ = 0;
 };
 

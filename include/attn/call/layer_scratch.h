@@ -46,6 +46,7 @@ struct LayerScratch {
             std::max(queries, keys),
             std::max({sizes.d_model(), sizes.key_features(), sizes.value_features(),
                       sizes.heads() * sizes.value_dim()}),
+            std::min(sizes.heads() * sizes.key_dim(), sizes.output_features()),
             std::max(project, project_back))) {}
 
   /// The most that calls of up to these sizes take.
@@ -116,17 +117,17 @@ struct LayerStack {
                 .total()
           : 0;
   static constexpr Index kAttention =
-      kBounded
-          ? scratch_scalars<Scalar>(
-                {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1,
-                 count_v<is_rotary, Options...> == 1 ? kDim : 0,
-                 count_v<is_split_keys, Options...> == 1 ? 1 : 0, false,
-                 count_v<is_save_weights, Options...> + count_v<is_save_scores, Options...> != 0},
-                1)
-          : 0;
-  static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                                             (kRows + kAttention) * Index(sizeof(Scalar)) <=
-                                                 Index(EIGEN_STACK_ALLOCATION_LIMIT));
+      kBounded ? scratch_scalars<Scalar>(
+                     {MaxQueries, MaxKeys, kDim, kDim, Heads, Heads, 1, 1,
+                      given_v<RotaryOption, Options...> ? kDim : 0,
+                      given_v<SplitKeysOption, Options...> ? 1 : 0, false,
+                      given_v<WeightsOption, Options...> || given_v<ScoresOption, Options...>},
+                     1)
+               : 0;
+  static constexpr bool kFits =
+      kBounded && !given_v<ExecutorOption, Options...> && !given_v<UseOption, Options...> &&
+      (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
+       (kRows + kAttention) * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT));
 };
 
 }  // namespace detail

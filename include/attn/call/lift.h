@@ -5,6 +5,7 @@
 #include "../base/call_shape.h"
 #include "../base/check.h"
 #include "../base/heads.h"
+#include "../base/operand.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -50,6 +51,29 @@ struct LiftedView {
     check_view(function, name, tensor);
     return tensor;
   }
+  const void* object() const { return nullptr; }
+};
+
+/// An operand of the inner calls: a view, and whether its rows are stacked sequences.
+template <class T>
+struct GivenRows {
+  TensorView<T> view;
+  bool stacked;
+};
+/// What lift() made, as such an operand; read only.
+template <class Lifted>
+auto given_rows(const char* function, const char* name, const Lifted& lifted) {
+  using T = std::remove_pointer_t<decltype(read_only(lifted.view(function, name)).data)>;
+  return GivenRows<T>{read_only(lifted.view(function, name)), Lifted::kStacked};
+}
+
+/// Stacked rows of the library's own memory.
+template <class T>
+struct LiftedRows {
+  using Scalar = std::remove_const_t<T>;
+  static constexpr bool kStacked = true;
+  TensorView<T> tensor;
+  TensorView<T> view(const char*, const char*) const { return tensor; }
   const void* object() const { return nullptr; }
 };
 

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../base/asked.h"
 #include "lift.h"
 #include "shape.h"
 
@@ -232,9 +233,16 @@ auto prepare_output(const Target& target, const OutputShape& needs) {
   return prepare_output(target, needs.shape, check_output(target, needs), needs.name);
 }
 
+struct IntoOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: two outputs in one call");
+  }
+};
 /// into(Y).
 template <class Target>
 struct Into : option_base {
+  using Kind = IntoOption;
   Target target;
   using Scalar = typename Target::Scalar;
   explicit Into(Target t) : target(std::move(t)) {}

@@ -2,8 +2,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../base/asked.h"
 #include "../kernel/pair_target.h"
+#include "../kernel/row_outputs.h"
 #include "output_memory.h"
+#include "overlap.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -21,20 +24,10 @@ constexpr void check_saved_type() {
                 "matrix of float or double");
 }
 
-// What is saved of a row: its name in messages.
-struct LogSumExpOfRow {
-  static constexpr const char* kName = "logsumexp";
-};
-struct MaxLogitOfRow {
-  static constexpr const char* kName = "max_logit";
-};
-struct EntropyOfRow {
-  static constexpr const char* kName = "entropy";
-};
-
-/// One number for each query token and head.
+/// One number for each query token and head: its kind is the number (kernel/row_outputs.h).
 template <class Target, class Number>
 struct SaveRow : option_base {
+  using Kind = Number;
   Target target;
   static constexpr const char* kName = Number::kName;
   explicit SaveRow(Target t) : target(std::move(t)) { check_saved_type<Target>(); }
@@ -88,8 +81,15 @@ struct SavePairs : option_base {
   }
   const IndexList* chosen_rows() const { return some ? &chosen.rows : nullptr; }
 };
+struct WeightsOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_weights twice in one call");
+  }
+};
 template <class Target, class Over>
 struct SaveWeights : SavePairs<Target> {
+  using Kind = WeightsOption;
   static constexpr const char* kName = "weights";
   using Scalar = typename Target::Scalar;
   using SavePairs<Target>::SavePairs;
@@ -109,8 +109,15 @@ struct SaveWeights : SavePairs<Target> {
     return std::is_same_v<Over, AverageHeads> ? 1 : call.heads;
   }
 };
+struct ScoresOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_scores twice in one call");
+  }
+};
 template <class Target>
 struct SaveScores : SavePairs<Target> {
+  using Kind = ScoresOption;
   static constexpr const char* kName = "scores";
   using Scalar = typename Target::Scalar;
   using SavePairs<Target>::SavePairs;
@@ -127,25 +134,100 @@ struct SaveScores : SavePairs<Target> {
   }
 };
 
-template <class T, class Number>
-struct is_save_row : std::false_type {};
-template <class Target, class Number>
-struct is_save_row<SaveRow<Target, Number>, Number> : std::true_type {};
-template <class T>
-using is_save_logsumexp = is_save_row<T, LogSumExpOfRow>;
-template <class T>
-using is_save_max_logit = is_save_row<T, MaxLogitOfRow>;
-template <class T>
-using is_save_entropy = is_save_row<T, EntropyOfRow>;
+template <class Kind, class Asked>
+void add_if_given(Outputs& outputs, const CallShape& shape, const Asked& asked) {
+  if constexpr (Asked::template has<Kind>()) {
+    const auto& option = asked.template get<Kind>();
+    outputs.add(option.kName, option.check(shape));
+  }
+}
+template <class Asked, class... Numbers>
+void add_rows(Outputs& outputs, const CallShape& shape, const Asked& asked, Order<Numbers...>) {
+  (add_if_given<Numbers>(outputs, shape, asked), ...);
+}
+/// Adds the outputs beside Y to those of a call, in one order whatever that of the options is.
+template <class Asked>
+void add_saved(Outputs& outputs, const CallShape& shape, const Asked& asked) {
+  add_rows(outputs, shape, asked, kernel::RowNumbers{});
+  add_if_given<WeightsOption>(outputs, shape, asked);
+  add_if_given<ScoresOption>(outputs, shape, asked);
+}
+
+/// In place of a PreparedOutput that is not asked for.
+struct NotPrepared {
+  Absent to;
+  void commit() const {}
+};
+/// An output beside Y, laid out, its new memory taken.
+template <class Kind, class Asked>
+auto prepare_if_given(const CallShape& shape, const Asked& asked) {
+  if constexpr (Asked::template has<Kind>()) {
+    return asked.template get<Kind>().prepare(shape);
+  } else {
+    return NotPrepared{};
+  }
+}
+/// The numbers of rows among them: a tuple of those that are given.
+template <class Number, class Output>
+struct PreparedRow {
+  Output output;
+  auto target() const { return kernel::RowOutput<Number, decltype(output.to)>{output.to}; }
+  void commit() { output.commit(); }
+};
+template <class Number, class Output>
+std::tuple<PreparedRow<Number, Output>> prepared_row(Output&& output) {
+  return {PreparedRow<Number, Output>{std::move(output)}};
+}
+template <class Number, class Asked>
+auto prepare_row(const CallShape& shape, const Asked& asked) {
+  if constexpr (Asked::template has<Number>()) {
+    return prepared_row<Number>(asked.template get<Number>().prepare(shape));
+  } else {
+    return std::tuple<>();
+  }
+}
+template <class Asked, class... Numbers>
+auto prepare_rows(const CallShape& shape, const Asked& asked, Order<Numbers...>) {
+  return std::tuple_cat(prepare_row<Numbers>(shape, asked)...);
+}
+
+/// The outputs beside Y, ready to be written.
+template <class Weights, class Scores, class... Rows>
+struct PreparedOutputs {
+  Weights weights;
+  Scores scores;
+  std::tuple<Rows...> rows;
+
+  auto targets() const {
+    return std::apply(
+        [&](const auto&... row) {
+          return kernel::Saved<decltype(weights.to), decltype(scores.to),
+                               decltype(row.target())...>{weights.to, scores.to, {row.target()...}};
+        },
+        rows);
+  }
+  void commit() {
+    std::apply([](auto&... row) { (row.commit(), ...); }, rows);
+    weights.commit();
+    scores.commit();
+  }
+};
+template <class Weights, class Scores, class... Rows>
+PreparedOutputs<Weights, Scores, Rows...> prepared_outputs(Weights&& weights, Scores&& scores,
+                                                           std::tuple<Rows...>&& rows) {
+  return {std::move(weights), std::move(scores), std::move(rows)};
+}
+template <class Asked>
+auto prepare_saved(const CallShape& shape, const Asked& asked) {
+  return prepared_outputs(prepare_if_given<WeightsOption>(shape, asked),
+                          prepare_if_given<ScoresOption>(shape, asked),
+                          prepare_rows(shape, asked, kernel::RowNumbers{}));
+}
+
 /// Into or SaveRow of a matrix, not of a strided view.
 template <class T>
 inline constexpr bool writes_matrix_v =
     is_matrix_output_v<std::decay_t<decltype(std::declval<T>().target)>>;
-template <class T>
-using is_save_weights = is_instance<SaveWeights, T>;
-template <class T>
-using is_save_scores = is_instance<SaveScores, T>;
-
 }  // namespace detail
 }  // namespace ATTN_ABI
 }  // namespace attn

@@ -20,6 +20,7 @@ namespace kernel {
 /// Absent.
 template <class T>
 struct CacheOperand {
+  using Stored = T;
   using Scalar = cache_compute_t<T>;
 
   const CacheMemory<T>* memory;
@@ -46,9 +47,8 @@ class CachedKeys {
   using Scalar = typename Problem::Scalar;
   using S = detail::Simd<Scalar>;
   using Size = TileSize<Scalar>;
-  using Memory =
-      std::remove_cv_t<std::remove_pointer_t<decltype(std::declval<Problem>().key.memory)>>;
-  using T = std::remove_pointer_t<decltype(std::declval<Memory>().keys(0))>;
+  using Memory = CacheMemory<typename Problem::Key::Stored>;
+  using T = typename Problem::Key::Stored;
 
  public:
   CachedKeys(const Problem& problem, const Scratch<Scalar>& work)
@@ -98,38 +98,38 @@ class CachedKeys {
     }
   }
   bool packed(Index) const { return true; }
-  bool finite(int, const Visit<Scalar>&) const { return finite_; }
+  bool finite(int, const Visit<Scalar>&, const Scalar*) const { return finite_; }
 
-  void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
-    const Index depth = layout_.depth, stored = std::min(segment.last, tail_),
-                stored_end = std::min(segment.end, tail_ * Size::panel);
-    Scalar* largest = kScaled ? work_.unused_max : lane_max;
+  void scores(const Scalar* query, const Segment& segment, const ScoreTile<Scalar>& tile) const {
+    // The panels that are stored, then the tail. Maxima are those of the scores as they are scaled.
+    const Index depth = layout_.depth;
+    const Segment stored{segment.first, std::min(segment.last, tail_),
+                         std::min(segment.end, tail_ * Size::panel), segment.full},
+        newest{std::max(segment.first, tail_), segment.last, segment.end, segment.full};
+    Scalar* const lane_max = kScaled ? nullptr : tile.lane_max;
     if (few_) {
-      stored_scores<S>(rows, query, keys_, next_keys_, depth, segment.first, stored, stored_end,
-                       work_.scores, largest, work_.unused_max);
+      stored_scores<S>(tile.strip.rows, query, keys_, next_keys_, depth, stored, tile.scores,
+                       lane_max);
     } else {
-      kernel::scores<S>(rows, query, wide_keys(), depth, segment.first, stored, stored_end,
-                        work_.scores, largest, work_.unused_max);
+      kernel::scores<S>(tile.strip.rows, query, wide_keys(), depth, stored, tile.scores, lane_max);
     }
-    kernel::scores<S>(rows, query, work_.key, depth, std::max(segment.first, tail_), segment.last,
-                      segment.end, work_.scores, largest, work_.unused_max);
+    kernel::scores<S>(tile.strip.rows, query, work_.key, depth, newest, tile.scores, lane_max);
     if constexpr (kScaled) {
-      scale_scores<S>(rows, key_scales_, segment.first * Size::panel, segment.end, work_.scores,
-                      lane_max);
+      scale_scores<S>(tile.strip.rows, key_scales_, segment.first * Size::panel, segment.end,
+                      tile.scores, tile.lane_max);
     }
   }
-  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* rescale,
+  void weighted_sum(int rows, const Visit<Scalar>& visit, Scalar* p, const Scalar* rescale,
                     Scalar* output) const {
     const Index features = layout_.value_dim;
-    if constexpr (kScaled)
-      scale_weights<S>(rows, value_scales_, visit.runs, visit.run_count, work_.scores);
+    if constexpr (kScaled) scale_weights<S>(rows, value_scales_, visit.all(), p);
     if (few_) {
-      stored_weighted_sum<S>(rows, features, finite_, work_.scores, values_, next_values_,
-                             layout_.rows * Size::panel, visit.runs, visit.run_count, rescale,
-                             output, work_.size.features);
+      stored_weighted_sum<S>(rows, features, finite_, p, values_, next_values_,
+                             layout_.rows * Size::panel, visit.all(), rescale, output,
+                             work_.size.features);
     } else {
-      kernel::weighted_sum<S>(rows, features, finite_, work_.scores, wide_values(), value_stride(),
-                              visit.runs, visit.run_count, rescale, output, work_.size.features);
+      kernel::weighted_sum<S>(rows, features, finite_, p, wide_values(), value_stride(),
+                              visit.all(), rescale, output, work_.size.features);
     }
   }
 

@@ -32,6 +32,11 @@ class ChunkRows {
   Index count() const { return count_; }
   Index keys() const { return keys_; }  ///< Lk of their sequence
   const Strips& strips() const { return strips_; }
+  /// Calls f with each of them.
+  template <class F>
+  ATTN_INLINE void each_strip(const F& f) const {
+    for (Index n = 0; n < strips_.count; ++n) f(strips_[n]);
+  }
 
   /// Rows [first, last) as masks see them.
   QueryRows between(Index first, Index last) const {
@@ -45,6 +50,7 @@ class ChunkRows {
             offset_,
             keys_};
   }
+  QueryRows of(const Strip& strip) const { return between(strip.first, strip.first + strip.rows); }
   QueryRows all() const { return between(0, count_); }
 
   /// One row after the other: a division at the start, then counting.

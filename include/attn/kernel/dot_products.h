@@ -3,11 +3,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <algorithm>
 #include <utility>
 
 #include "online_softmax.h"
 #include "register_tile.h"
+#include "visit.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -24,6 +24,19 @@ ATTN_INLINE void raise_maxima(const typename S::Packet (&folded)[F], typename S:
   (raise(Row, S::template unfold<Row % S::folded>(folded[Row / S::folded])), ...);
 }
 
+/// Raises the lanes of R rows to the maxima of their packets.
+template <class S, std::size_t R, std::size_t C>
+ATTN_INLINE void raise_lanes(const typename S::Packet (&scores)[R][C],
+                             typename S::Scalar* lane_max) {
+  ATTN_UNROLL
+  for (std::size_t i = 0; i < R; ++i, lane_max += S::width) {
+    auto largest = S::load(lane_max);
+    ATTN_UNROLL
+    for (std::size_t v = 0; v < C; ++v) largest = S::max(scores[i][v], largest);
+    S::store(lane_max, largest);
+  }
+}
+
 // WHAT     S[i, j] = Σ_c q[i, c] · k[j, c]    R rows × the keys of panels [first, last)                // S: (R, keys)
 //          and lane_max[i], one packet a row, raised to the maximum of S[i, ·] in some lane: the
 //          row maximum before its last reduction
@@ -33,8 +46,7 @@ ATTN_INLINE void raise_maxima(const typename S::Packet (&folded)[F], typename S:
 //          pass of its own, because a second use of the accumulators behind the loop made g++ spill
 //          them within it (AVX2, −11 %). A last panel of which only the first packet holds keys is
 //          computed with C = 1; the second packet is then not written.
-//          (lane_max counts for nothing where the caller goes over the scores again: it passes a
-//          throw-away)
+//          Without lane_max the maxima are left to who goes over the scores again
 // LIMIT    the multiply-adds, and the stores behind them: on Zen 5 a store of a packet takes the
 //          read ports of two multiply-adds (24 stores behind 1536 of those: 0.97; measured
 //          0.976–0.98, AVX-512)
@@ -56,15 +68,10 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
   for (int f = 0; f < kFolds; ++f) largest[f] = S::set(no_maximum<Scalar>());
   for (Index panel = first; panel < last; ++panel) {
     Packet acc[std::size_t{R}][std::size_t{C}];
-    ATTN_UNROLL
-    for (int i = 0; i < R; ++i) {
-      ATTN_UNROLL
-      for (int v = 0; v < C; ++v) acc[i][v] = S::set(Scalar(0));
-    }
+    clear<S>(acc);
     const DepthRange all{0, depth};
-    multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(
-        acc, q, k + panel * depth * Size::panel, &all, 1);
-    auto* out = s + panel * Size::panel;
+    multiply_accumulate<S>(acc, PackedStrip<Scalar, R>{q}, k + panel * depth * Size::panel,
+                           Runs{&all, 1});
     ATTN_UNROLL
     for (int f = 0; f < kFolds; ++f) {
       Packet rows[std::size_t{kFolded}];
@@ -77,42 +84,37 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
       }
       largest[f] = S::max(largest[f], S::fold_max(rows));
     }
-    ATTN_UNROLL
-    for (int i = 0; i < R; ++i) {
-      ATTN_UNROLL
-      for (int v = 0; v < C; ++v) S::store(out + i * Size::score_stride + v * S::width, acc[i][v]);
-    }
+    store_rows<S>(acc, s + panel * Size::panel, Size::score_stride);
   }
-  raise_maxima<S>(largest, lane_max, std::make_integer_sequence<int, R>());
+  if (lane_max != nullptr) raise_maxima<S>(largest, lane_max, std::make_integer_sequence<int, R>());
 }
 
 /// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end`
-/// on, up to a whole depth step (which may be several packets: 4 of width 1).
+/// on, up to a whole depth step (which may be several packets: 4 of width 1). lane_max, where it is
+/// given, is raised to the maxima of the panel.
 template <class S>
 void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar* lane_max) {
-  using Scalar = typename S::Scalar;
-  using Size = TileSize<Scalar>;
-  const Index panel = end / Size::panel * Size::panel;
-  for (Index j = panel; j < round_up(end, Size::depth); j += S::width) {
-    const Index held = std::clamp<Index>(end - j, 0, S::width);
-    const auto there = S::less(S::iota(), S::set(Scalar(int(held))));
+  using Size = TileSize<typename S::Scalar>;
+  const auto hidden = S::set(hidden_score<typename S::Scalar>());
+  for (Index j = end / Size::panel * Size::panel; j < round_up(end, Size::depth); j += S::width) {
+    const auto there = S::first_lanes(end - j);
     for (int i = 0; i < rows; ++i) {
-      const auto score =
-          S::select(there, S::load(s + i * Size::score_stride + j), S::set(hidden_score<Scalar>()));
-      S::store(s + i * Size::score_stride + j, score);
+      typename S::Scalar* const at = s + i * Size::score_stride + j;
+      const auto score = S::select(there, S::load(at), hidden);
+      S::store(at, score);
+      if (lane_max == nullptr) continue;
       S::store(lane_max + i * S::width, S::max(score, S::load(lane_max + i * S::width)));
     }
   }
 }
 
-/// Scores of `rows` packed query rows against the packed key panels [first, last) of a block, which
-/// hold its keys up to `end`; see score_panels. lane_max is raised to the maxima. unused_max: rows
-/// packets that may be overwritten.
+/// Scores of `rows` packed query rows against the panels of a segment of packed keys; see
+/// score_panels. lane_max, where it is given, is raised to the maxima.
 template <class S>
 void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth,
-            Index first, Index last, Index end, typename S::Scalar* s, typename S::Scalar* lane_max,
-            typename S::Scalar* unused_max) {
+            const Segment& segment, typename S::Scalar* s, typename S::Scalar* lane_max) {
   using Size = TileSize<typename S::Scalar>;
+  const Index first = segment.first, last = segment.last, end = segment.end;
   if (first >= last) return;
   const Index whole = end / Size::panel, tail = whole < last ? end - whole * Size::panel : 0;
   const bool half = Size::packets == 2 && tail <= S::width;
@@ -122,7 +124,7 @@ void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, 
     constexpr int R = decltype(count)::value;
     if (first < whole) score_panels<S, R, Size::packets>(q, k, depth, first, whole, s, lane_max);
     if (tail == 0) return;
-    typename S::Scalar* const largest = hides ? unused_max : lane_max;
+    typename S::Scalar* const largest = hides ? nullptr : lane_max;
     if (half) {
       score_panels<S, R, 1>(q, k, depth, whole, last, s, largest);
     } else {

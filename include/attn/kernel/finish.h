@@ -7,8 +7,8 @@
 
 #include "../base/load.h"
 #include "chunk_rows.h"
-#include "online_softmax.h"
 #include "problem.h"
+#include "softmax_rows.h"
 #include "turn.h"
 
 namespace attn {
@@ -26,13 +26,11 @@ template <class Problem>
 class Finish {
   using Scalar = typename Problem::Scalar;
   using S = detail::Simd<Scalar>;
-  using Size = TileSize<Scalar>;
-  using Output = std::decay_t<decltype(std::declval<Problem>().output)>;
-  using Residual = std::decay_t<decltype(std::declval<Problem>().residual)>;
-  using Stored = typename Output::Scalar;
+  using Stored = typename Problem::Output::Scalar;
 
  public:
-  Finish(const Problem& problem, const Scratch<Scalar>& work) : problem_(problem), work_(work) {}
+  Finish(const Problem& problem, const SoftmaxRows<Scalar>& softmax)
+      : problem_(problem), softmax_(softmax) {}
 
   void operator()(const ChunkRows<Scalar>& all) const {
     auto cursor = all.from(0);
@@ -43,7 +41,7 @@ class Finish {
     for (Index r = 0; r < all.count(); r += S::width) {
       const int rows = int(std::min<Index>(all.count() - r, S::width));
       alignas(64) Scalar sum[S::width], inverse[S::width];
-      const auto sums = reduce_lanes<S>(rows, work_.lanes + r * Size::panel);
+      const auto sums = softmax_.sums(r, rows);
       const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
       const auto empty = S::equal(sums, zero);
       S::store(sum, sums);
@@ -52,7 +50,7 @@ class Finish {
       if (turned) write_columns(cursor, r, inverse, to.row());
       for (int i = 0; i < rows; ++i, cursor.next(), to.next()) {
         if (!turned) write_row(cursor.row, r + i, inverse[i], to.row(), whole);
-        problem_.saved.write(cursor.row, work_.maximum[r + i], sum[i], work_.moment[r + i]);
+        problem_.saved.write(cursor.row, softmax_.maximum(r + i), sum[i], softmax_.moment(r + i));
       }
     }
   }
@@ -63,9 +61,8 @@ class Finish {
                                           Index c) const {
     // The zero addend rounds the product by itself, so that the residual is a separate addition,
     // and clears the sign of zero.
-    auto value = S::fmadd(S::load(work_.output + r * work_.size.features + c), S::set(inverse),
-                          S::set(Scalar(0)));
-    if constexpr (!std::is_same_v<Residual, Absent>) {
+    auto value = S::fmadd(S::load(softmax_.output(r) + c), S::set(inverse), S::set(Scalar(0)));
+    if constexpr (!std::is_same_v<typename Problem::Residual, Absent>) {
       const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
       const Index stride = problem_.residual.view.feature_stride;
       value = S::add(value,
@@ -110,7 +107,7 @@ class Finish {
   }
 
   const Problem& problem_;
-  const Scratch<Scalar>& work_;
+  const SoftmaxRows<Scalar>& softmax_;
 };
 
 }  // namespace kernel

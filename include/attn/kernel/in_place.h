@@ -47,11 +47,7 @@ ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys
                               typename S::Packet (&acc)[std::size_t{R}][std::size_t{C}]) {
   using Scalar = typename S::Scalar;
   constexpr Index kGroup = TileSize<Scalar>::depth, kKeys = C * S::width;
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) acc[i][v] = S::set(Scalar(0));
-  }
+  clear<S>(acc);
   const auto at = [](int i, Index c, Index w) {  // where a strip holds feature c + w of row i
     if (S::width < kGroup) w += std::exchange(c, 0);
     return (c + w / kGroup * kGroup) * R + i * kGroup + w % kGroup;
@@ -118,17 +114,8 @@ ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index
     typename S::Packet acc[std::size_t{R}][std::size_t{C}];
     const Source<T> from{keys.token(j), keys.token_stride, 1};
     dot_products<S, R, C>(q, from, std::min(end - j, kKeys), Size::panel, features, acc);
-    ATTN_UNROLL
-    for (int i = 0; i < R; ++i) {
-      auto largest = acc[i][0];
-      ATTN_UNROLL
-      for (int v = 0; v < C; ++v) {
-        S::store(s + i * Size::score_stride + j + v * S::width, acc[i][v]);
-        largest = S::max(largest, acc[i][v]);
-      }
-      if (j + kKeys <= end)
-        S::store(lane_max + i * S::width, S::max(S::load(lane_max + i * S::width), largest));
-    }
+    store_rows<S>(acc, s + j, Size::score_stride);
+    if (lane_max != nullptr && j + kKeys <= end) raise_lanes<S>(acc, lane_max);
   }
 }
 
@@ -171,7 +158,7 @@ ATTN_INLINE bool some_hidden(int rows, const typename S::Scalar* s, Index begin,
   using Scalar = typename S::Scalar;
   const Index whole = begin + (end - begin) / S::width * S::width;
   const auto zero = S::set(Scalar(0));
-  const auto there = S::less(S::iota(), S::set(Scalar(int(end - whole))));
+  const auto there = S::first_lanes(end - whole);
   auto some = zero;
   for (int i = 0; i < rows; ++i, s += TileSize<Scalar>::score_stride) {
     auto least = zero;
@@ -211,11 +198,7 @@ ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values
                                    BlockSums<S, R, F>& block) {
   using Size = TileSize<typename S::Scalar>;
   typename S::Packet acc[std::size_t{R}][std::size_t{F}];
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < F; ++x) acc[i][x] = S::set(typename S::Scalar(0));
-  }
+  clear<S>(acc);
   for (Index j = begin; j < end; ++j) {
     const T* row = values.token(j);
     prefetch_rows<S>(values, j + Size::panel, j + Size::panel + 1, ahead);

@@ -25,51 +25,71 @@ class ModifyScores {
   using Scalar = typename Problem::Scalar;
   using S = detail::Simd<Scalar>;
   using Size = TileSize<Scalar>;
-  using Mask = std::decay_t<decltype(std::declval<Problem>().mask)>;
-  using Modify = std::decay_t<decltype(std::declval<Problem>().modify)>;
+  using Mask = typename Problem::Mask;
+  using Modify = typename Problem::Modify;
+  using Tile = ScoreTile<Scalar>;
 
  public:
-  ModifyScores(const Problem& problem, const Scratch<Scalar>& work, const ChunkRows<Scalar>& rows)
-      : problem_(problem), work_(work), rows_(rows) {}
+  ModifyScores(const Problem& problem, const ChunkRows<Scalar>& rows)
+      : problem_(problem), rows_(rows) {}
 
   /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
-  void operator()(Index first, int rows, Index block, const Segment& segment) const {
+  void operator()(const Tile& tile, const Segment& segment) const {
     if constexpr (detail::asks_bools_v<Mask>) {
       if (!segment.full && problem_.mask.by_columns()) {
-        const auto cursor = rows_.from(first);
-        StripMask<S, Mask> mask(problem_.mask, cursor, rows, length_of(cursor.row));
-        with_modifiers(first, rows, block, segment, true,
-                       [&](const Segment& part, const auto& modifiers_of) {
-                         mask.load(block + part.first * Size::panel);
-                         modify_part(first, rows, block, part, modifiers_of, mask);
-                       });
+        const auto cursor = rows_.from(tile.strip.first);
+        StripMask<S, Mask> mask(problem_.mask, cursor, tile.strip.rows, length_of(cursor.row));
+        with_modifiers(tile, segment, true, [&](const Segment& part, const auto& modifiers_of) {
+          mask.load(tile.block + part.first * Size::panel);
+          modify_part(tile, part, modifiers_of, mask);
+        });
         return;
       }
     }
-    with_modifiers(first, rows, block, segment, false,
-                   [&](const Segment& part, const auto& modifiers_of) {
-                     modify_part(first, rows, block, part, modifiers_of, AnyRow{problem_.mask});
-                   });
+    with_modifiers(tile, segment, false, [&](const Segment& part, const auto& modifiers_of) {
+      modify_part(tile, part, modifiers_of, AnyRow{problem_.mask});
+    });
   }
 
+  /// Modifiers alone, up to a stage before the mask; the maxima are left out.
+  void until(stage last, const Tile& tile, const Segment& segment) const {
+    with_modifiers(tile, segment, false, [&](const Segment& part, const auto& modifiers_of) {
+      auto cursor = rows_.from(tile.strip.first);
+      for (int i = 0; i < tile.strip.rows; ++i, cursor.next()) {
+        Scalar* const s = tile.row(i);
+        const auto modify = modifiers_of(i, cursor.row);
+        for (Index j = part.first * Size::panel; j < part.end; j += S::width) {
+          const auto score = S::load(s + j);
+          if (last == stage::softcapped) {
+            S::store(s + j, modify.template apply_until<S, stage::softcapped>(score, cursor.row,
+                                                                              tile.block + j));
+          } else {
+            S::store(s + j, modify.template apply_seen<S>(score, cursor.row, tile.block + j,
+                                                          S::first_lanes(part.end - j)));
+          }
+        }
+      }
+    });
+  }
+
+ private:
   /// Calls f(part of the segment, modifiers_of(i, row i)) for all of it at once, or panel by panel
   /// where biases or masks lie by columns:
   /// a line of a column is then gone through by all rows of the strip before the next.
   template <class F>
-  void with_modifiers(Index first, int rows, Index block, const Segment& segment, bool by_panels,
-                      const F& f) const {
+  void with_modifiers(const Tile& tile, const Segment& segment, bool by_panels, const F& f) const {
     const auto each_panel = [&](const auto& g) {
       for (Index n = segment.first; n < segment.last; ++n)
         g(Segment{n, n + 1, std::min(segment.end, (n + 1) * Size::panel), segment.full});
     };
-    if constexpr (kBiases) {
-      const auto& table = problem_.modify.bias.table;
+    if constexpr (Modify::kReadsTable) {
+      const auto& table = problem_.modify.table();
       if (table.by_columns()) {
-        const auto cursor = rows_.from(first);
-        StripTable<S, typename std::decay_t<decltype(table)>::Scalar> biases(table, cursor, rows,
-                                                                             length_of(cursor.row));
+        const auto cursor = rows_.from(tile.strip.first);
+        StripTable<S, typename std::decay_t<decltype(table)>::Scalar> biases(
+            table, cursor, tile.strip.rows, length_of(cursor.row));
         each_panel([&](const Segment& part) {
-          biases.load(block + part.first * Size::panel);
+          biases.load(tile.block + part.first * Size::panel);
           f(part, [&](int i, const QueryRow&) {
             return problem_.modify.with(
                 detail::BiasesInScratch<Scalar>{biases.row(i), biases.first()});
@@ -86,10 +106,6 @@ class ModifyScores {
     }
   }
 
- private:
-  static constexpr bool kBiases =
-      !std::is_same_v<std::decay_t<decltype(std::declval<Modify>().bias)>, detail::Unmodified>;
-
   /// The mask as it is asked row by row.
   struct AnyRow {
     const Mask& mask;
@@ -100,17 +116,18 @@ class ModifyScores {
 
   /// Stage 2 by the modifiers_of(i, row) and mask.lanes(i, row, key) of the strip's row i.
   template <class ModifiersOf, class MaskOfStrip>
-  void modify_part(Index first, int rows, Index block, const Segment& segment,
-                   const ModifiersOf& modifiers_of, const MaskOfStrip& mask) const {
-    auto cursor = rows_.from(first);
-    for (int i = 0; i < rows; ++i, cursor.next()) {
+  void modify_part(const Tile& tile, const Segment& segment, const ModifiersOf& modifiers_of,
+                   const MaskOfStrip& mask) const {
+    const Index block = tile.block;
+    auto cursor = rows_.from(tile.strip.first);
+    for (int i = 0; i < tile.strip.rows; ++i, cursor.next()) {
       const QueryRow row = cursor.row;
       const auto modifiers = modifiers_of(i, row);
-      Scalar* s = work_.scores + i * Size::score_stride;
+      Scalar *const s = tile.row(i), *const lane_max = tile.lane_max + i * S::width;
       typename S::Packet
           largest[Size::packets];  // apart, so that one maximum need not wait for another
       ATTN_UNROLL
-      for (auto& lane : largest) lane = S::load(work_.lane_max + i * S::width);
+      for (auto& lane : largest) lane = S::load(lane_max);
       Index j = segment.first * Size::panel;
       for (; segment.full && j + Size::panel <= segment.end; j += Size::panel) {
         ATTN_UNROLL
@@ -123,8 +140,7 @@ class ModifyScores {
         }
       }
       for (; j < segment.end; j += S::width) {  // packets behind it, of the depth step, are hidden
-        const Index held = std::clamp<Index>(segment.end - j, 0, S::width);
-        auto visible = S::less(S::iota(), S::set(Scalar(int(held))));
+        auto visible = S::first_lanes(segment.end - j);
         if (!segment.full) visible = S::mask_and(visible, mask.lanes(i, row, block + j));
         auto score = modifiers.template apply_seen<S>(S::load(s + j), row, block + j, visible);
         score = S::select(visible, score, S::set(hidden_score<Scalar>()));
@@ -133,7 +149,7 @@ class ModifyScores {
       }
       ATTN_UNROLL
       for (int v = 1; v < Size::packets; ++v) largest[0] = S::max(largest[0], largest[v]);
-      S::store(work_.lane_max + i * S::width, largest[0]);
+      S::store(lane_max, largest[0]);
     }
   }
 
@@ -141,7 +157,6 @@ class ModifyScores {
   Index length_of(const QueryRow& row) const { return problem_.shape.queries.length(row.sequence); }
 
   const Problem& problem_;
-  const Scratch<Scalar>& work_;
   const ChunkRows<Scalar>& rows_;
 };
 

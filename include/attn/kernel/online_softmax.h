@@ -35,13 +35,23 @@ inline Scalar no_maximum() {
   return Scalar(Eigen::NumTraits<Scalar>::lowest());
 }
 
+/// What stands for the weights of hidden pairs behind stage 3: 0, or hidden_weight().
+enum class Hidden { zero, marked };
+
+/// Log-sum-exp out of m and l.
+template <class Scalar>
+inline Scalar log_sum(const Scalar& m, const Scalar& l) {
+  using std::log;
+  return detail::equal(l, Scalar(0)) ? hidden_score<Scalar>() : Scalar(m + Scalar(log(l)));
+}
+
 // WHAT     for each row i of the strip:  m' = max(m, row maximum of the block),  r = exp(m − m')
 //                                        p = exp(s − m') in place of s,          l = r·l + Σ p, one sum for each lane of a panel
 // LIMIT    the multiply-adds of exp (base/vector_math.h) and the store of p: 15 operations a
 //          packet, 9 cycles on Cascade Lake (AVX2, two ports); 7 of 14 for the two ports of Zen 5
 //          (AVX-512), 5.3 cycles, where with d = 64 the two products cost 64
-// EDGES    whole packets: lanes of hidden keys hold −∞ and become +0. With MarkHidden they become
-//          hidden_weight() after they have been summed as 0 (see weighted_sum.h).
+// EDGES    whole packets: lanes of hidden keys hold −∞ and become +0; with Hidden::marked they
+//          become hidden_weight() after they have been summed as 0 (see weighted_sum.h)
 // NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that
 //          value row. Each row decides its own r. A lane's sum of the block starts from +0, and l
 //          goes on from block to block as in row_sums.h; lanes are reduced once, at the end.
@@ -61,7 +71,7 @@ struct OnlineSoftmax {
       const int count = std::min(rows - i, int(S::width));
       const Packet largest =
           S::max_rows(count, [&](int r) { return S::load(lane_max + r * S::width); });
-      const auto there = S::less(S::iota(), S::set(Scalar(count)));
+      const auto there = S::first_lanes(count);
       const Packet stored = S::loadu(m + i), zero = S::set(Scalar(0)),
                    before = S::select(there, stored, zero),
                    next = S::select(there, S::max(before, largest), zero);
@@ -74,15 +84,13 @@ struct OnlineSoftmax {
   /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys of one
   /// block; without r, l starts from 0.
   /// A run's last packet counts whole: lanes beyond its end hold −∞.
-  template <bool MarkHidden>
+  template <Hidden As>
   static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
-                                  Index row_stride, const DepthRange* runs, int run_count,
-                                  Scalar* lanes) {
+                                  Index row_stride, Runs runs, Scalar* lanes) {
     int i = 0;
     for (; i + kRowsAtOnce <= rows; i += kRowsAtOnce)
-      weigh_rows<kRowsAtOnce, MarkHidden>(i, m, rescale, s, row_stride, runs, run_count, lanes);
-    for (; i < rows; ++i)
-      weigh_rows<1, MarkHidden>(i, m, rescale, s, row_stride, runs, run_count, lanes);
+      weigh_rows<kRowsAtOnce, As>(i, m, rescale, s, row_stride, runs, lanes);
+    for (; i < rows; ++i) weigh_rows<1, As>(i, m, rescale, s, row_stride, runs, lanes);
   }
 
  private:
@@ -93,25 +101,23 @@ struct OnlineSoftmax {
   static constexpr int kPacketsAtOnce = kRowsAtOnce == 4 ? 1 : Size::packets;
 
   /// weigh() of rows i, …, i + R − 1.
-  template <int R, bool MarkHidden>
+  template <int R, Hidden As>
   static ATTN_INLINE void weigh_rows(int i, const Scalar* m, const Scalar* rescale, Scalar* s,
-                                     Index row_stride, const DepthRange* runs, int run_count,
-                                     Scalar* lanes) {
+                                     Index row_stride, Runs runs, Scalar* lanes) {
     s += i * row_stride;
     Packet maximum[std::size_t{R}];
     Packet sum[std::size_t{R}][std::size_t{Size::packets}];
     ATTN_UNROLL
     for (int r = 0; r < R; ++r) maximum[r] = S::set(m[i + r]);
-    set_zero<R>(sum);
+    clear<S>(sum);
     if constexpr (Size::lane_run == Size::max_key_block) {
-      weigh_run<R, MarkHidden>(maximum, s, row_stride, runs, run_count, sum);
+      weigh_run<R, As>(maximum, s, row_stride, runs, sum);
     } else {
-      SumRuns<Scalar, Size::lane_run> run(runs, run_count);
+      SumRuns<Scalar, Size::lane_run> run(runs);
       do {
-        run.next();
         Packet part[std::size_t{R}][std::size_t{Size::packets}];
-        set_zero<R>(part);
-        weigh_run<R, MarkHidden>(maximum, s, row_stride, run.pieces, run.count, part);
+        clear<S>(part);
+        weigh_run<R, As>(maximum, s, row_stride, run.next(), part);
         ATTN_UNROLL
         for (int r = 0; r < R; ++r) {
           ATTN_UNROLL
@@ -119,50 +125,32 @@ struct OnlineSoftmax {
         }
       } while (!run.last());
     }
-    ATTN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      Scalar* const to = lanes + (i + r) * Size::panel;
-      ATTN_UNROLL
-      for (int v = 0; v < Size::packets; ++v) {
-        if (rescale == nullptr) {
-          S::store(to + v * S::width, sum[r][v]);
-        } else {
-          rescale_add<S>(to + v * S::width, S::set(rescale[i + r]), sum[r][v]);
-        }
-      }
-    }
-  }
-  template <int R>
-  static ATTN_INLINE void set_zero(Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}]) {
-    ATTN_UNROLL
-    for (int r = 0; r < R; ++r) {
-      ATTN_UNROLL
-      for (int v = 0; v < Size::packets; ++v) sum[r][v] = S::set(Scalar(0));
-    }
+    rescale_rows<S>(sum, rescale == nullptr ? nullptr : rescale + i, lanes + i * Size::panel,
+                    Size::panel);
   }
 
-  /// The weights of R rows over ranges of keys, and their sum by lanes.
-  template <int R, bool MarkHidden>
+  /// The weights of R rows over runs of keys, and their sum by lanes.
+  template <int R, Hidden As>
   static ATTN_INLINE void weigh_run(const Packet (&maximum)[std::size_t{R}], Scalar* s,
-                                    Index row_stride, const DepthRange* ranges, int count,
+                                    Index row_stride, Runs runs,
                                     Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}]) {
-    for (int n = 0; n < count; ++n) {
-      Index j = ranges[n].begin;
-      for (; j + Size::panel <= ranges[n].end; j += Size::panel) {
+    for (int n = 0; n < runs.count; ++n) {
+      Index j = runs.first[n].begin;
+      const Index end = runs.first[n].end;
+      for (; j + Size::panel <= end; j += Size::panel) {
         ATTN_UNROLL
         for (int v = 0; v < Size::packets; v += kPacketsAtOnce)
-          exponentiate<R, kPacketsAtOnce, MarkHidden>(maximum, s + j, row_stride, sum, v);
+          exponentiate<R, kPacketsAtOnce, As>(maximum, s + j, row_stride, sum, v);
       }
       ATTN_UNROLL
       for (int v = 0; v < Size::packets; ++v) {
-        if (j + v * S::width < ranges[n].end)
-          exponentiate<R, 1, MarkHidden>(maximum, s + j, row_stride, sum, v);
+        if (j + v * S::width < end) exponentiate<R, 1, As>(maximum, s + j, row_stride, sum, v);
       }
     }
   }
 
   /// Packets first, …, first + C − 1 of a panel at s, of R rows.
-  template <int R, int C, bool MarkHidden>
+  template <int R, int C, Hidden As>
   static ATTN_INLINE void exponentiate(const Packet (&m)[std::size_t{R}], Scalar* s,
                                        Index row_stride,
                                        Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}],
@@ -182,7 +170,7 @@ struct OnlineSoftmax {
       for (int v = 0; v < C; ++v) {
         Scalar* at = s + r * row_stride + (first + v) * S::width;
         sum[r][first + v] = S::add(sum[r][first + v], p[r][v]);
-        if constexpr (MarkHidden) {
+        if constexpr (As == Hidden::marked) {
           const auto hidden = S::less(S::load(at), S::set(no_maximum<Scalar>()));
           p[r][v] = S::select(hidden, S::set(hidden_weight<Scalar>()), p[r][v]);
         }

@@ -89,13 +89,26 @@ void pack_queries(const T* const* from, Index feature_stride, Index features, In
     pack_query<S>(from[i], feature_stride, features, depth, scale, i, rows, strip);
 }
 
-/// Tiles of W rows × W contiguous elements, one after the other along the rows, each handed to
-/// put(c, packets); returns the element where whole tiles end. `Ahead`: the elements `ahead` of
-/// these will be read next, and are asked for already.
+/// Asks for what lies `distance` elements behind an address, or for nothing.
 /// WHY  rows lie a token apart, too far for hardware to follow. Where nothing follows, asking took
 ///      12 % of tiny (Zen 5).
-template <class S, bool Ahead, class T, class Put>
-ATTN_INLINE Index each_tile(const T* from, Index row_stride, Index ahead, Index features,
+template <class S>
+struct AskAhead {
+  Index distance;
+  template <class T>
+  ATTN_INLINE void operator()(const T* address) const {
+    S::prefetch(address + distance);
+  }
+};
+struct AskNothing {
+  template <class T>
+  ATTN_INLINE void operator()(const T*) const {}
+};
+
+/// Tiles of W rows × W contiguous elements, one after the other along the rows, each handed to
+/// put(c, packets); returns the element where whole tiles end. ask(address): what is read next.
+template <class S, class T, class Ask, class Put>
+ATTN_INLINE Index each_tile(const T* from, Index row_stride, Index features, const Ask& ask,
                             const Put& put) {
   Index c = 0;
   for (; c + S::width <= features; c += S::width) {
@@ -103,7 +116,7 @@ ATTN_INLINE Index each_tile(const T* from, Index row_stride, Index ahead, Index 
     ATTN_UNROLL
     for (int w = 0; w < S::width; ++w) {
       const T* row = from + c + w * row_stride;
-      if constexpr (Ahead) S::prefetch(row + ahead);
+      ask(row);
       rows[w] = detail::load_converted<S>(row);
     }
     put(c, rows);
@@ -141,9 +154,10 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
             S::transpose(rows);
             store_rows<S>(rows, column + at * kPanel, kPanel);
           };
-          const Index stride = keys.token_stride, ahead = kPanel * stride;
-          c = j + kPanel < range.end ? each_tile<S, true>(from, stride, ahead, features, put)
-                                     : each_tile<S, false>(from, stride, ahead, features, put);
+          const Index stride = keys.token_stride;
+          const AskAhead<S> next{kPanel * stride};
+          c = j + kPanel < range.end ? each_tile<S>(from, stride, features, next, put)
+                                     : each_tile<S>(from, stride, features, AskNothing(), put);
         } else if (keys.token_stride == 1) {
           for (; c < features; ++c)
             S::store(column + c * kPanel,
@@ -204,9 +218,10 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
         for (int w = 0; w < S::width; ++w) check.see(packets[w]);
         store_rows<S>(packets, tile(at), kPanel);
       };
-      const Index stride = values.token_stride, ahead = kPanel * stride;
-      c = block + j + kPanel < range.end ? each_tile<S, true>(from, stride, ahead, features, put)
-                                         : each_tile<S, false>(from, stride, ahead, features, put);
+      const Index stride = values.token_stride;
+      const AskAhead<S> next{kPanel * stride};
+      c = block + j + kPanel < range.end ? each_tile<S>(from, stride, features, next, put)
+                                         : each_tile<S>(from, stride, features, AskNothing(), put);
     }
     for (; c < features; c += S::width) {
       const T* const first = from + c * values.feature_stride;

@@ -18,9 +18,10 @@ namespace kernel {
 
 /// What the pass asks of the keys and values of a chunk, a block at a time: open() it, then for
 /// each strip
-///   scores()        stage 1 of a segment. Behind its last key they are −∞ up to a whole depth
-///                   step, behind that anything: who reads more than what the strip visited takes
-///                   it for hidden (pair_outputs.h)
+///   scores()        stage 1 of a segment, to the tile. Behind its last key they are −∞ up to a
+///                   whole depth step, behind that anything: who reads more than what the strip
+///                   visited takes it for hidden (pair_outputs.h). The maxima of the tile are
+///                   raised where it has some
 ///   finite()        between stages 2 and 3: whether a hidden pair may be summed as 0 · v, because
 ///                   each value that some row is hidden from, by the mask or by a score of −∞, is
 ///                   finite. Else stage 3 marks their weights
@@ -69,46 +70,43 @@ class PackedKeys {
     pack_run(run, what);
   }
   bool packed(Index panel) const { return all_packed_ || packed_[panel]; }
-  bool finite(int rows, const Visit<Scalar>& visit) {
+  bool finite(int rows, const Visit<Scalar>& visit, const Scalar* s) {
     if (in_place_) {
       const Index begin = visit.segments[0].first * Size::panel, end = visit.segments[0].end;
-      finite_ = !some_hidden<S>(rows, work_.scores, begin, end) ||
-                hidden_values_finite<S>(rows, work_.scores, values_in_place(), begin, end);
+      finite_ = !some_hidden<S>(rows, s, begin, end) ||
+                hidden_values_finite<S>(rows, s, values_in_place(), begin, end);
     }
     return finite_;
   }
 
-  /// Stage 1 of a strip over a segment of the block.
-  void scores(int rows, const Scalar* query, const Segment& segment, Scalar* lane_max) const {
+  void scores(const Scalar* query, const Segment& segment, const ScoreTile<Scalar>& tile) const {
     if (in_place_) {
-      scores_in_place<S>(rows, query, source(problem_.key, block_), segment.first * Size::panel,
-                         segment.end, problem_.shape.key_dim, work_.scores, lane_max);
+      scores_in_place<S>(tile.strip.rows, query, source(problem_.key, block_),
+                         segment.first * Size::panel, segment.end, problem_.shape.key_dim,
+                         tile.scores, tile.lane_max);
     } else {
-      kernel::scores<S>(rows, query, work_.key, work_.size.depth, segment.first, segment.last,
-                        segment.end, work_.scores, lane_max, work_.unused_max);
+      kernel::scores<S>(tile.strip.rows, query, work_.key, work_.size.depth, segment, tile.scores,
+                        tile.lane_max);
     }
   }
-  /// Stage 4 of a strip over what it visits.
-  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* rescale,
+  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* p, const Scalar* rescale,
                     Scalar* output) const {
     if (in_place_ && finite_) {
-      weighted_sum_in_place<S>(rows, problem_.shape.value_dim, work_.scores,
-                               source(problem_.value, block_),
+      weighted_sum_in_place<S>(rows, problem_.shape.value_dim, p, source(problem_.value, block_),
                                visit.segments[0].first * Size::panel, visit.segments[0].end,
                                rescale, output, work_.size.features);
     } else if (in_place_) {
-      accumulate_visible<S>(rows, problem_.shape.value_dim, work_.scores, values_in_place(),
-                            visit.runs, visit.run_count, rescale, output, work_.size.features);
+      accumulate_visible<S>(rows, problem_.shape.value_dim, p, values_in_place(), visit.all(),
+                            rescale, output, work_.size.features);
     } else {
-      kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, work_.scores, work_.value,
-                              work_.size.keys * Size::panel, visit.runs, visit.run_count, rescale,
-                              output, work_.size.features);
+      kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, work_.value,
+                              work_.size.keys * Size::panel, visit.all(), rescale, output,
+                              work_.size.features);
     }
   }
 
  private:
-  static constexpr bool kRotates =
-      !std::is_same_v<std::decay_t<decltype(std::declval<Problem>().rotation)>, Absent>;
+  static constexpr bool kRotates = Problem::kRotates;
 
   /// Keys and values are worth packing for several strips, not for one that sees them all:
   /// decoding.

@@ -5,10 +5,10 @@
 
 #include <algorithm>
 
+#include "../base/call_shape.h"
 #include "../base/load.h"
 #include "pair_target.h"
-#include "online_softmax.h"
-#include "problem.h"
+#include "softmax_rows.h"
 #include "turn.h"
 
 namespace attn {
@@ -33,31 +33,32 @@ class PairRows {
   using Size = TileSize<Scalar>;
 
  public:
-  PairRows(const Target& target, const Scratch<Scalar>& work, const detail::CallShape& shape)
+  /// `scores`: room for those of `room` rows.
+  PairRows(const Target& target, const detail::CallShape& shape, const SoftmaxRows<Scalar>& softmax,
+           Scalar* scores, Index room)
       : target_(target),
-        work_(work),
-        memory_(work.scores),
+        softmax_(softmax),
+        memory_(scores),
+        room_(room),
         heads_(shape.heads),
         group_(shape.heads / shape.kv_heads),
         by_columns_(detail::by_columns(row_stride(), key_stride())) {}
 
   /// Whether `rows` more can be added before those that are there have to be written.
-  bool has_room(int rows) const {
-    return scored_ == 0 || (by_columns_ && scored_ + rows <= work_.size.scored_rows);
-  }
+  bool has_room(int rows) const { return scored_ == 0 || (by_columns_ && scored_ + rows <= room_); }
   /// Where the scores of the rows that are added next have to be.
   Scalar* scores() const { return memory_ + scored_ * Size::score_stride; }
 
-  /// Adds the rows from a cursor on, which is at row `first` of the chunk. `seen`: not all of their
-  /// scores are those of hidden pairs.
+  /// Adds the rows of a strip, at whose first the cursor is. `seen`: not all of their scores are
+  /// those of hidden pairs.
   template <class Cursor>
-  void add(Cursor cursor, Index first, int rows, bool seen) {
-    for (int i = 0; i < rows; ++i, cursor.next()) {
+  void add(Cursor cursor, const Strip& strip, bool seen) {
+    for (int i = 0; i < strip.rows; ++i, cursor.next()) {
       const Index head = kAverages ? 0 : cursor.row.head;
       if (Stored* const to = target_.row(cursor.row, head))
-        rows_[count_++] = {to, scores() + i * Size::score_stride, first + i, cursor.row.head};
+        rows_[count_++] = {to, scores() + i * Size::score_stride, strip.first + i, cursor.row.head};
     }
-    scored_ += rows;
+    scored_ += strip.rows;
     seen_ |= seen;
   }
 
@@ -129,8 +130,8 @@ class PairRows {
   };
   Factors factors_of(Index r) const {
     if constexpr (kWeights) {
-      const Scalar sum = reduce_lanes<S>(work_.lanes + r * Size::panel);
-      return {work_.maximum[r],
+      const Scalar sum = softmax_.sum(r);
+      return {softmax_.maximum(r),
               detail::equal(sum, Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum)};
     } else {
       return {};
@@ -186,9 +187,9 @@ class PairRows {
   }
 
   const Target& target_;
-  const Scratch<Scalar>& work_;
+  const SoftmaxRows<Scalar>& softmax_;
   Scalar* const memory_;
-  const Index heads_, group_;
+  const Index room_, heads_, group_;
   const bool by_columns_;
   Row rows_[Size::saved_rows];
   int count_ = 0, scored_ = 0;  ///< rows that are wanted; rows that have been added

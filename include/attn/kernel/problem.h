@@ -7,8 +7,9 @@
 #include <utility>
 
 #include "../base/operand.h"
+#include "../base/asked.h"
 #include "../score/rotary_table.h"
-#include "row_sums.h"
+#include "softmax_rows.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -16,8 +17,7 @@ namespace kernel {
 
 using detail::Operand;
 
-/// An optional operand that is not there.
-struct Absent {};
+using detail::Absent;
 
 /// The query offset of a sequence, whoever computes it: erased, so that the engine is not
 /// instantiated anew for every way to name it.
@@ -36,14 +36,25 @@ class OffsetOf {
 };
 
 /// Everything one call computes from and to.
-template <class Query, class Key, class Value, class Output, class Mask, class Modify,
-          class Residual, class Saved, class Rotation = Absent, class Parts = Absent>
+template <class Query_, class Key_, class Value_, class Output_, class Mask_, class Modify_,
+          class Residual_, class Saved_, class Rotation_ = Absent, class Parts_ = Absent>
 struct Problem {
+  using Query = Query_;
+  using Key = Key_;
+  using Value = Value_;
+  using Output = Output_;
+  using Mask = Mask_;
+  using Modify = Modify_;
+  using Residual = Residual_;
+  using Saved = Saved_;
+  using Rotation = Rotation_;
+  using Parts = Parts_;
   using Scalar = compute_t<typename Query::Scalar>;
   /// The heads of a row are summed somewhere: one worker takes them one after the other.
   static constexpr bool kOverHeads = Saved::kOverHeads;
   static constexpr bool kSavesPairs = Saved::kWeights || Saved::kScores;
   static constexpr bool kInParts = !std::is_same_v<Parts, Absent>;
+  static constexpr bool kRotates = !std::is_same_v<Rotation, Absent>;
 
   const detail::CallShape& shape;
   Query query;
@@ -60,73 +71,12 @@ struct Problem {
   Parts parts{};        ///< of the keys (key_parts.h), or Absent
 };
 
-constexpr Index whole_lines(Index n) {
-  return round_up(n, 16);
-}  // cache lines (of float), so that every part is aligned
-
-/// What rows know of keys that are settled: the same numbers as in RowStates, with compensation
-/// (row_sums.h).
-template <class Scalar>
-struct SettledStates {
-  Scalar* maximum = nullptr;
-  RowSums<Scalar> moment, lanes, output;
-
-  SettledStates() = default;
-  /// In memory of total(rows, features) scalars.
-  SettledStates(Scalar* memory, Index rows, Index features) : maximum(memory) {
-    memory += whole_lines(rows);
-    for (auto [sums, columns] :
-         {std::pair(&moment, Index(1)), std::pair(&lanes, Index(TileSize<Scalar>::panel)),
-          std::pair(&output, features)}) {
-      const Index size = whole_lines(rows * columns);
-      *sums = {memory, memory + size, columns};
-      memory += 2 * size;
-    }
-  }
-  void clear(Index rows) const {
-    std::fill_n(maximum, rows, Scalar(Eigen::NumTraits<Scalar>::lowest()));
-    for (const RowSums<Scalar>* sums : {&moment, &lanes, &output}) sums->clear(rows);
-  }
-  /// Those of the rows from `first` on.
-  SettledStates from(Index first) const {
-    SettledStates rows = *this;
-    rows.maximum += first;
-    for (RowSums<Scalar>* sums : {&rows.moment, &rows.lanes, &rows.output})
-      *sums = sums->from(first);
-    return rows;
-  }
-  static constexpr Index total(Index rows, Index features) {
-    return 3 * whole_lines(rows) + 2 * whole_lines(rows * TileSize<Scalar>::panel) +
-           2 * whole_lines(rows * features);
-  }
-};
-
-/// What the rows of a chunk know of the keys they have seen: m, t and l (by lanes) of the softmax,
-/// and o.
-template <class Scalar>
-struct RowStates {
-  Scalar *maximum = nullptr, *moment = nullptr;
-  Scalar* fresh = nullptr;  ///< of each strip: not 0 while it has not seen a block
-  Scalar *lanes = nullptr, *output = nullptr;
-  SettledStates<Scalar>
-      settled;  ///< of keys before; only where there may be more than settle at once
-
-  RowStates() = default;
-  /// In memory of total(rows, features) scalars.
-  RowStates(Scalar* memory, Index rows)
-      : maximum(memory),
-        moment(maximum + whole_lines(rows)),
-        fresh(moment + whole_lines(rows)),
-        lanes(fresh + whole_lines(strips(rows))),
-        output(lanes + whole_lines(rows * TileSize<Scalar>::panel)) {}
-  static constexpr Index total(Index rows, Index features) {
-    return 2 * whole_lines(rows) + whole_lines(strips(rows)) +
-           whole_lines(rows * TileSize<Scalar>::panel) + whole_lines(rows * features);
-  }
-  static constexpr Index strips(Index rows) {
-    return (rows + TileSize<Scalar>::rows - 1) / TileSize<Scalar>::rows;
-  }
-};
+/// (Parts are taken where they are made: copies of fresh stores wait for these.)
+template <class Query, class Key, class Value, class Output, class Scalar, class Mask, class Modify,
+          class Residual, class Saved, class Rotation, class Parts>
+Problem(const detail::CallShape&, Query, Key, Value, Output, Scalar, Mask, Modify, OffsetOf,
+        Residual, Saved, Rotation, Parts)
+    -> Problem<Query, Key, Value, Output, Mask, Modify, Residual, Saved, Rotation, Parts>;
 
 /// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the
 /// largest sequence.
@@ -161,24 +111,23 @@ struct ScratchSize {
   constexpr Index value() const { return whole_lines(keys * features); }
   constexpr Index scores() const { return scored_rows * Size::score_stride; }
   constexpr Index lane_max() const { return whole_lines(Size::rows * Size::width); }
-  constexpr Index rescale() const { return whole_lines(round_up(Size::rows, Size::width)); }
   constexpr Index state() const { return RowStates<Scalar>::total(rows, features); }
   constexpr Index settled() const {
-    return settles || states > 1 ? SettledStates<Scalar>::total(rows, features) : 0;
+    return settles || states > 1 ? SettledRows<Scalar>::total(rows, features) : 0;
   }
   constexpr Index rotated() const { return whole_lines(rotated_keys * depth); }
   constexpr Index total() const {
-    return rotated() + query() + key() + value() + scores() + 2 * lane_max() + rescale() +
+    return rotated() + query() + key() + value() + scores() + lane_max() +
            states * (state() + settled());
   }
 };
 
 /// The parts of a worker's scratch.
 template <class Scalar>
-struct Scratch : RowStates<Scalar> {
+struct Scratch {
   ScratchSize<Scalar> size;
-  Scalar *rotated, *query, *key, *value, *scores, *lane_max, *unused_max, *rescale;
-  RowStates<Scalar> part;  ///< where there are two states
+  Scalar *rotated, *query, *key, *value, *scores, *lane_max;
+  SoftmaxMemory<Scalar> whole, part;  ///< of the rows; of a part of the keys, where there are some
 
   Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
     const auto take = [&memory](Index n) {
@@ -192,14 +141,12 @@ struct Scratch : RowStates<Scalar> {
     value = take(s.value());
     scores = take(s.scores());
     lane_max = take(s.lane_max());
-    unused_max = take(s.lane_max());
-    rescale = take(s.rescale());
-    const auto take_states = [&](RowStates<Scalar>& states) {
-      states = {take(s.state()), s.rows};
-      if (s.settled() > 0) states.settled = {take(s.settled()), s.rows, s.features};
+    const auto take_rows = [&](SoftmaxMemory<Scalar>& rows) {
+      rows.states = {take(s.state()), s.rows, s.features};
+      if (s.settled() > 0) rows.settled = {take(s.settled()), s.rows, s.features};
     };
-    take_states(*this);
-    if (s.states > 1) take_states(part);
+    take_rows(whole);
+    if (s.states > 1) take_rows(part);
   }
 };
 

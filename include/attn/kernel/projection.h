@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "../base/call_shape.h"
 #include "pack.h"
 #include "register_tile.h"
 #include "strips.h"
@@ -36,13 +37,14 @@ namespace kernel {
 //          One chain over all of K would err by √runs more: 2.4e-6 instead of 7.6e-7 at most in a
 //          layer of 512 features with biases
 
-/// A packed weight matrix as the kernel reads it. `bias` has whole panels, zeros where there is
-/// none.
+/// A packed weight matrix, or some of its panels, as the kernel reads it. `bias` has whole panels,
+/// zeros where there is none.
 template <class Scalar, class Stored>
 struct PanelWeights {
   const Stored* panels = nullptr;
   const Scalar* bias = nullptr;
   Index inputs = 0, outputs = 0;
+  Index first_column = 0;  ///< of the matrix that these are panels of
 
   static constexpr Index depth(Index inputs) {
     return round_up(inputs, Index(TileSize<Scalar>::depth));
@@ -54,6 +56,17 @@ struct PanelWeights {
     return depth(inputs) * columns(outputs);
   }
   Index depth() const { return depth(inputs); }
+  const Stored& operator()(Index c, Index n) const {
+    constexpr Index kPanel = TileSize<Scalar>::panel;
+    return panels[n / kPanel * kPanel * depth() + c * kPanel + n % kPanel];
+  }
+  Index panel_count() const { return columns(outputs) / TileSize<Scalar>::panel; }
+  /// Panels [begin, end), not empty.
+  PanelWeights part(Index begin, Index end) const {
+    const Index first = begin * TileSize<Scalar>::panel;
+    return {panels + first * depth(), bias + first, inputs,
+            std::min(end * TileSize<Scalar>::panel, outputs) - first, first_column + first};
+  }
 };
 
 /// W, element (c, n) by a function, into panels.
@@ -74,17 +87,14 @@ void pack_weights(Index inputs, Index outputs, const Element& element, Stored* p
 /// stack at every group of steps (mha512 0.75 of the peak).
 template <class S, int R>
 ATTN_NOINLINE void project_run(const typename S::Scalar* x, const typename S::Scalar* w,
-                               DepthRange run, const typename S::Scalar* before,
-                               Index before_stride, typename S::Scalar* y, Index y_stride) {
+                               Index length, const typename S::Scalar* before, Index before_stride,
+                               typename S::Scalar* y, Index y_stride) {
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = Size::packets;
+  const DepthRange run{0, length};
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
-  }
-  multiply_accumulate<S, R, C, Size::depth, Size::depth * R>(acc, x, w, &run, 1);
+  clear<S>(acc);
+  multiply_accumulate<S>(acc, PackedStrip<typename S::Scalar, R>{x}, w, Runs{&run, 1});
   ATTN_UNROLL
   for (int i = 0; i < R; ++i) {
     ATTN_UNROLL
@@ -95,32 +105,60 @@ ATTN_NOINLINE void project_run(const typename S::Scalar* x, const typename S::Sc
   }
 }
 
-/// A strip of R rows against one panel, with the bias, into R rows of Y.
-template <class S, int R>
-void project_panel(const typename S::Scalar* x, const typename S::Scalar* w, Index depth,
-                   const typename S::Scalar* bias, typename S::Scalar* y, Index y_stride) {
-  constexpr Index kRun = TileSize<typename S::Scalar>::projection_run;
-  project_run<S, R>(x, w, {0, std::min(kRun, depth)}, bias, 0, y, y_stride);
-  for (Index begin = kRun; begin < depth; begin += kRun)
-    project_run<S, R>(x, w, {begin, std::min(begin + kRun, depth)}, y, y_stride, y, y_stride);
-}
+/// The runs of one panel as a strip reads them.
+/// WHY  panels stored narrower than they are computed in are widened by the first strip, a run just
+///      before it is used. Where that strip is the only one (decoding), all runs take one place, in
+///      L1: the panel as a whole would be written to L2 and read back, 0.36 of the bandwidth of
+///      reading 4096 × 4096 bfloat16. Then, too, the run behind is asked for, 0.72 → 0.83; wide
+///      numbers are read as fast as hardware fetches them, and slower where they are asked for
+///      (Zen 4, AVX-512, g++).
+template <class S, class Stored>
+struct PanelRuns {
+  using Scalar = typename S::Scalar;
+  const Stored* panel;
+  Scalar* widened;
+  bool first_strip, last_strip;
 
-/// Sizes of the scratch of one worker.
+  ATTN_INLINE const Scalar* operator()(Index begin, Index length) const {
+    constexpr Index kPanel = TileSize<Scalar>::panel, kLine = 64 / Index(sizeof(Stored));
+    const Stored* const from = panel + begin * kPanel;
+    if constexpr (std::is_same_v<Scalar, Stored>) {
+      return from;
+    } else {
+      const bool alone = first_strip && last_strip;
+      Scalar* const to = widened + (alone ? 0 : begin * kPanel);
+      const Index count = length * kPanel;
+      for (Index n = 0; alone && n < count; n += kLine) S::prefetch_far(from + count + n);
+      for (Index n = 0; first_strip && n < count; n += S::width)
+        S::store(to + n, detail::load_converted<S>(from + n));
+      return to;
+    }
+  }
+};
+
+/// How rows and columns fall into the pieces that workers draw, and the scratch of one worker.
 template <class Scalar, class Stored>
 struct ProjectionScratch {
   using Size = TileSize<Scalar>;
   Index piece_rows, depth;  ///< of the deepest weights
+  Index column_parts;       ///< that the panels of a piece's weights are cut into
 
   /// Where `workers` share `rows` rows: four pieces for each, so that none waits long for the last.
-  static constexpr ProjectionScratch of(Index rows, Index inputs, int workers) {
+  /// WHY  columns are cut first: every piece of rows reads all of its weights from memory, which is
+  ///      what few rows wait for; the rows that a part of the columns packs anew cost little.
+  static constexpr ProjectionScratch of(Index rows, Index inputs, Index outputs, int workers) {
     const Index depth = PanelWeights<Scalar, Stored>::depth(inputs);
-    const Index share = round_up((rows + 4 * workers - 1) / (4 * workers), Index(Size::rows));
-    const Index all = workers > 1 ? share : round_up(rows, Index(Size::rows));
-    const Index most = Size::piece_rows(depth);
-    return {all < Size::rows ? Index(Size::rows) : all < most ? all : most, depth};
+    const Index panels = PanelWeights<Scalar, Stored>::columns(outputs) / Size::panel;
+    const Index wanted = workers > 1 ? 4 * Index(workers) : 1;
+    const Index by_rows = ceiling(wanted, panels);  // where there are too few panels
+    const Index share = round_up(ceiling(rows, by_rows), Index(Size::rows));
+    const Index piece = std::clamp(share, Index(Size::rows), Size::piece_rows(depth));
+    const Index row_pieces = std::max<Index>(ceiling(rows, piece), 1);
+    return {piece, depth, std::min(ceiling(wanted, row_pieces), panels)};
   }
 
-  constexpr Index pieces(Index rows) const { return (rows + piece_rows - 1) / piece_rows; }
+  constexpr Index row_pieces(Index rows) const { return ceiling(rows, piece_rows); }
+  constexpr Index pieces(Index rows) const { return row_pieces(rows) * column_parts; }
   constexpr Index strips() const { return round_up(piece_rows * depth, 16); }
   constexpr Index tile() const { return Size::rows * Size::panel; }
   /// Panels stored narrower than they are computed in are widened one at a time.
@@ -128,6 +166,9 @@ struct ProjectionScratch {
     return std::is_same_v<Scalar, Stored> ? 0 : depth * Size::panel;
   }
   constexpr Index total() const { return round_up(strips() + tile() + widened(), 16); }
+
+ private:
+  static constexpr Index ceiling(Index n, Index of) { return (n + of - 1) / of; }
 };
 
 /// `rows` rows into strips at `to`; row_of(i) is the address of row i.
@@ -146,7 +187,23 @@ void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index fe
   }
 }
 
-/// All columns of one projection for the rows of a piece. `widened`: room for one panel where
+/// A strip of R rows, from `row` on, against one panel, whose first column is `column`, with the
+/// bias.
+template <class S, int R, class Runs, class Sink>
+void project_panel(const typename S::Scalar* x, const Runs& runs, Index depth,
+                   const typename S::Scalar* bias, Index row, Index column, const Sink& sink) {
+  constexpr Index kRun = TileSize<typename S::Scalar>::projection_run;
+  typename S::Scalar* const y = sink.address(row, column);
+  const Index y_stride = sink.stride(), count = (depth + kRun - 1) / kRun;
+  for (Index n = 0; n < count; ++n) {
+    const Index begin = n * kRun, length = std::min(kRun, depth - begin);
+    sink.expect(row, R * n / count, R * (n + 1) / count, column);
+    project_run<S, R>(x + begin * R, runs(begin, length), length, n == 0 ? bias : y,
+                      n == 0 ? 0 : y_stride, y, y_stride);
+  }
+}
+
+/// The columns of some weights for the rows of a piece. `widened`: room for one panel where
 /// weights are stored narrowly; `sink`: where tiles go (see RowsSink).
 template <class S, class Stored, class Sink>
 void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index rows,
@@ -156,24 +213,18 @@ void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index
   using Size = TileSize<Scalar>;
   const Index depth = weights.depth();
   const Strips strips = Strips::of<Scalar>(rows);
-  for (Index column = 0; column < weights.outputs; column += Size::panel) {
-    const Stored* stored = weights.panels + column * depth;
-    const Scalar* panel;
-    if constexpr (std::is_same_v<Scalar, Stored>) {
-      panel = stored;
-    } else {
-      for (Index n = 0; n < depth * Size::panel; n += S::width)
-        S::store(widened + n, detail::load_converted<S>(stored + n));
-      panel = widened;
-    }
-    const Index columns = std::min<Index>(weights.outputs - column, Size::panel);
+  for (Index begin = 0; begin < weights.outputs; begin += Size::panel) {
+    const Index column = weights.first_column + begin;
+    const Index columns = std::min<Index>(weights.outputs - begin, Size::panel);
     for (Index strip = 0; strip < strips.count; ++strip) {
-      const Index first = strips.begin(strip);
+      const Index first = strips.begin(strip), row = first_row + first;
+      const PanelRuns<S, Stored> runs{weights.panels + begin * depth, widened, strip == 0,
+                                      strip + 1 == strips.count};
       with_rows<Scalar>(strips.rows(strip), [&](auto count) {
         constexpr int R = decltype(count)::value;
-        project_panel<S, R>(strips_of_x + first * depth, panel, depth, weights.bias + column,
-                            sink.address(first_row + first, column), sink.stride());
-        sink.finish(first_row + first, R, column, columns);
+        project_panel<S, R>(strips_of_x + first * depth, runs, depth, weights.bias + begin, row,
+                            column, sink);
+        sink.finish(row, R, column, columns);
       });
     }
   }
@@ -195,36 +246,88 @@ struct RowsSink {
   }
   Scalar* address(Index row, Index column) const { return data + row * row_stride + column; }
   Index stride() const { return row_stride; }
+  void expect(Index, Index, Index, Index) const {}
   void finish(Index, Index, Index, Index) const {}
 };
 
-/// Tiles go to any matrix, rounded to its storage, a residual added before: address(row) of either,
-/// or a null `residual`.
-template <class Scalar, class Output, class Residual>
+/// In place of an activation: Y = X·W + b.
+struct Unchanged {};
+
+/// Tiles go to any matrix, rounded to its storage, through an activation, a residual added before
+/// the rounding: address(row) of either, or a null `residual`.
+/// WHY  the epilogue takes the tile from L1, not from the accumulators: 24 loads and stores beside
+///      the 24·K multiply-adds of a tile, and one function for each activation, not one for each
+///      height of a strip.
+template <class Scalar, class Output, class Residual, class Activation = Unchanged>
 struct MatrixSink {
+  using S = detail::Simd<Scalar>;
   Scalar* tile;  ///< one tile, whole
   Output output;
   Residual residual;
+  Activation activation = {};
 
   Scalar* address(Index, Index) const { return tile; }
   Index stride() const { return TileSize<Scalar>::panel; }
+  /// Asks for the lines that rows [begin, end) of a tile will be written to.
+  /// WHY  while the tile is multiplied, some in each run: all of them at its end waited for took 5 %
+  ///      of linear512, all asked for at its beginning 2.5 % (Zen 4, AVX-512, g++)
+  ATTN_INLINE void expect(Index row, Index begin, Index end, Index column) const {
+    using Stored = typename Output::Scalar;
+    constexpr Index kLine = 64 / Index(sizeof(Stored));
+    if (output.feature_stride != 1) return;
+    for (Index i = begin; i < end; ++i) {
+      const Stored* const y = element(output, row + i, column);
+      ATTN_UNROLL
+      for (Index n = 0; n < TileSize<Scalar>::panel; n += kLine) S::prefetch_to_write(y + n);
+    }
+  }
   void finish(Index row, Index rows, Index column, Index columns) const {
+    if constexpr (!std::is_same_v<Activation, Unchanged>) {
+      for (Index i = 0; i < rows; ++i) {
+        Scalar* const y = tile + i * stride();
+        for (Index n = 0; n < columns; n += S::width)
+          S::store(y + n, activation.template apply<S>(S::load(y + n), columns - n));
+      }
+    }
     write(tile, stride(), row, rows, column, columns);
   }
+  /// Rows that have been through the activation. What is behind `columns` is read, not written.
   void write(const Scalar* from, Index from_stride, Index row, Index rows, Index column,
              Index columns) const {
     using Stored = typename Output::Scalar;
-    for (Index i = 0; i < rows; ++i, from += from_stride) {
-      Stored* y = output.row(row + i) + column * output.feature_stride;
-      if constexpr (Residual::kPresent) {
-        const auto* x = residual.row(row + i) + column * residual.feature_stride;
-        for (Index n = 0; n < columns; ++n) {
-          y[n * output.feature_stride] =
-              Stored(Scalar(Scalar(x[n * residual.feature_stride]) + from[n]));
-        }
-      } else {
-        for (Index n = 0; n < columns; ++n) y[n * output.feature_stride] = Stored(from[n]);
+    if (detail::by_columns(output.row_stride, output.feature_stride)) {
+      for (Index n = 0; n < columns; ++n) {
+        for (Index i = 0; i < rows; ++i)
+          *element(output, row + i, column + n) =
+              Stored(added(from[i * from_stride + n], row + i, column + n));
       }
+      return;
+    }
+    for (Index i = 0; i < rows; ++i, from += from_stride) {
+      Stored* const y = element(output, row + i, column);
+      for (Index n = 0; n < columns; n += S::width) {
+        const Index lanes = std::min<Index>(columns - n, S::width);
+        typename S::Packet sum = S::load(from + n);
+        if constexpr (Residual::kPresent) {
+          const Index step = residual.feature_stride;
+          const auto* const x = element(residual, row + i, column + n);
+          sum = S::add(detail::load_strided<S>(x, step, lanes), sum);
+        }
+        detail::store_strided<S>(y + n * output.feature_stride, output.feature_stride, sum, lanes);
+      }
+    }
+  }
+
+ private:
+  template <class Rows>
+  static auto* element(const Rows& rows, Index row, Index column) {
+    return rows.row(row) + column * rows.feature_stride;
+  }
+  Scalar added(const Scalar& y, Index row, Index column) const {
+    if constexpr (Residual::kPresent) {
+      return Scalar(Scalar(*element(residual, row, column)) + y);
+    } else {
+      return y;
     }
   }
 };

@@ -1,5 +1,5 @@
-// attn/kernel/projection_jobs.h: the rows of inputs cut into pieces that workers project one after
-// the other.
+// attn/kernel/projection_jobs.h: the rows of inputs and the columns of their weights, cut into
+// pieces that workers project one after the other.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -82,19 +82,38 @@ class Projector {
   /// Projects piece `piece` − `behind` of the job, if that is one of its own.
   template <class Job>
   bool run(Index piece, Index& behind, const Job& job) const {
-    const Index first = (piece - behind) * size_.piece_rows;
-    if (first >= job.rows) {
-      behind += (job.rows + size_.piece_rows - 1) / size_.piece_rows;
+    const Index pieces = size_.pieces(job.rows), number = piece - behind;
+    if (number >= pieces) {
+      behind += pieces;
       return false;
     }
-    const Index rows = std::min(size_.piece_rows, job.rows - first);
+    const Index first = number / size_.column_parts * size_.piece_rows;
+    project(job, first, std::min(size_.piece_rows, job.rows - first), number % size_.column_parts);
+    return true;
+  }
+
+  /// One part of the columns, those of all targets side by side, for some rows.
+  template <class Job>
+  void project(const Job& job, Index first, Index rows, Index part) const {
+    Index panels = 0;
+    for (int n = 0; n < job.count; ++n) panels += job.targets[n].weights.panel_count();
+    const Index begin = part * panels / size_.column_parts;
+    const Index end = (part + 1) * panels / size_.column_parts;
+    if (begin == end) return;
     const auto& shape = job.targets[0].weights;
     pack_strips<S>([&](Index i) { return job.input.row(first + i); }, job.input.feature_stride,
                    rows, shape.inputs, shape.depth(), strips_);
+    Index before = 0;  // panels of the targets before
     for (int n = 0; n < job.count; ++n) {
-      project_piece<S>(strips_, first, rows, job.targets[n].weights, widened_, job.targets[n].sink);
+      const auto& target = job.targets[n];
+      const Index count = target.weights.panel_count();
+      const Index from = std::max<Index>(begin - before, 0), to = std::min(end - before, count);
+      if (from < to) {
+        project_piece<S>(strips_, first, rows, target.weights.part(from, to), widened_,
+                         target.sink);
+      }
+      before += count;
     }
-    return true;
   }
 
   ProjectionScratch<Scalar, Stored> size_;

@@ -13,12 +13,53 @@ namespace kernel {
 struct DepthRange {
   Index begin, end;
 };
+/// Such ranges, one behind the other: the steps that a product goes over.
+struct Runs {
+  const DepthRange* first;
+  int count;
+};
 
-// WHAT     acc[i][v] += Σ_t a[i, t] · b[t, v]        t over [begin, end)                               // acc: (R, C·W)
+/// The left operand of a product where it lies: element (i, t) at i·Row + t % 4 · Step + t / 4 ·
+/// Group, 4 being TileSize::depth.
+template <class Scalar, Index Row, Index Step, Index Group>
+struct Elements {
+  static constexpr Index depth = TileSize<Scalar>::depth, group = Group;
+  static_assert(Group % depth == 0, "from() multiplies instead of dividing");
+  const Scalar* data;
+
+  /// From step t on, a multiple of the depth.
+  ATTN_INLINE Elements from(Index t) const { return {data + t * (Group / depth)}; }
+  ATTN_INLINE const Scalar& operator()(Index i, Index t) const {
+    return data[i * Row + t / depth * Group + t % depth * Step];
+  }
+};
+/// A packed strip of R rows: one stream.
+template <class Scalar, int R>
+using PackedStrip =
+    Elements<Scalar, TileSize<Scalar>::depth, 1, Index(TileSize<Scalar>::depth) * R>;
+/// Rows of scores or weights, whose keys are the steps.
+template <class Scalar>
+using ScoreRows = Elements<Scalar, TileSize<Scalar>::score_stride, 1, TileSize<Scalar>::depth>;
+/// Columns of the same, one for each key: the rows are the steps, in sums over them.
+template <class Scalar>
+using ScoreColumns = Elements<Scalar, 1, TileSize<Scalar>::score_stride,
+                              TileSize<Scalar>::depth * TileSize<Scalar>::score_stride>;
+
+/// Sums that start from +0.
+template <class S, std::size_t R, std::size_t C>
+ATTN_INLINE void clear(typename S::Packet (&acc)[R][C]) {
+  ATTN_UNROLL
+  for (std::size_t i = 0; i < R; ++i) {
+    ATTN_UNROLL
+    for (std::size_t v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
+  }
+}
+
+// WHAT     acc[i][v] += Σ_t a(i, t) · b[t, v]        t over the runs                                   // acc: (R, C·W)
 // PICTURE                |pkt 0|pkt 1|              b: panel, C·W scalars for each step, contiguous, aligned
-//          a[0, t] ───►  |acc00|acc01|              a: element (i, t) at a[i·RowStep + (t / 4)·GroupStep + t % 4]
-//          a[1, t] ───►  |acc10|acc11|                 packed queries: RowStep 4, GroupStep 4·R (one stream)
-//             …          |  …  |  …  |                 scores: RowStep = stride of the strip, GroupStep 4
+//          a(0, t) ───►  |acc00|acc01|              a: Elements: PackedStrip (queries), ScoreRows (weights),
+//          a(1, t) ───►  |acc10|acc11|                 ScoreColumns (weights, where the sum goes over rows)
+//             …          |  …  |  …  |
 // TRAFFIC  per step: R broadcasts + C loads for R·C multiply-adds; 6 × 2: 8 loads for 12; 12 × 2:
 //          14 loads for 24
 // LIMIT    the multiply-adds: two a cycle, so R·C / 2 cycles a step; loads need half as many at two
@@ -30,43 +71,42 @@ struct DepthRange {
 //          contract rests on it
 // The accumulators are a local array of the caller's frame and everything here is inlined into it.
 // Loops carry ATTN_UNROLL, or g++ -O2 keeps the array in memory.
-template <class S, int R, int C, int RowStep, int GroupStep>
-ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[std::size_t{R}][std::size_t{C}],
-                                     const typename S::Scalar* a, const typename S::Scalar* b,
-                                     const DepthRange* ranges, int range_count) {
+template <class S, std::size_t R, std::size_t C, class Left>
+ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a,
+                                     const typename S::Scalar* b, Runs runs) {
   using Scalar = typename S::Scalar;
   using Packet = typename S::Packet;
   using Size = TileSize<Scalar>;
-  if (range_count == 0) return;
-  // One loop over the steps of all ranges: with a loop for each inside another clang carries the
+  if (runs.count == 0) return;
+  // One loop over the steps of all runs: with a loop for each inside another clang carries the
   // accumulators from one to the next through the stack, 29 stores and loads around every four
   // steps (weighted sum 0.88 of the peak instead of 0.98).
-  const DepthRange* const last = ranges + range_count - 1;
+  const DepthRange *run = runs.first, *const last = run + runs.count - 1;
   const Scalar *x, *y, *end;
   const auto enter = [&] {
-    x = a + ranges->begin / Size::depth * GroupStep;
-    y = b + ranges->begin * Size::panel;
-    end = b + ranges->end * Size::panel;
+    x = a.from(run->begin).data;
+    y = b + run->begin * Size::panel;
+    end = b + run->end * Size::panel;
   };
   enter();
   for (;;) {
     ATTN_UNROLL
     for (int step = 0; step < Size::depth; ++step) {
-      Packet column[std::size_t{C}];
+      Packet column[C];
       ATTN_UNROLL
-      for (int v = 0; v < C; ++v) column[v] = S::load(y + step * Size::panel + v * S::width);
+      for (int v = 0; v < int(C); ++v) column[v] = S::load(y + step * Size::panel + v * S::width);
       ATTN_UNROLL
-      for (int i = 0; i < R; ++i) {
-        const Packet element = S::set(x[i * RowStep + step]);
+      for (int i = 0; i < int(R); ++i) {
+        const Packet element = S::set(Left{x}(i, step));
         ATTN_UNROLL
-        for (int v = 0; v < C; ++v) S::accumulate(element, column[v], acc[i][v]);
+        for (int v = 0; v < int(C); ++v) S::accumulate(element, column[v], acc[i][v]);
       }
     }
-    x += GroupStep;
+    x += Left::group;
     y += Size::depth * Size::panel;
     if (y < end) continue;
-    if (ranges == last) return;
-    ++ranges;
+    if (run == last) return;
+    ++run;
     enter();
   }
 }

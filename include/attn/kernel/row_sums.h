@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 
 #include "register_tile.h"
 
@@ -94,6 +95,17 @@ struct RowSums {
   }
 };
 
+/// R rows of C packets to memory, `stride` from one to the next.
+template <class S, std::size_t R, std::size_t C>
+ATTN_INLINE void store_rows(const typename S::Packet (&rows)[R][C], typename S::Scalar* to,
+                            Index stride) {
+  ATTN_UNROLL
+  for (std::size_t i = 0; i < R; ++i, to += stride) {
+    ATTN_UNROLL
+    for (std::size_t x = 0; x < C; ++x) S::store(to + Index(x) * S::width, rows[i][x]);
+  }
+}
+
 /// o = r·o + sum. (Where it starts as the sum alone, a −0 stands where r·0 + −0 would be +0; it
 /// ends as +0, see finish().)
 template <class S>
@@ -102,34 +114,42 @@ ATTN_INLINE void rescale_add(typename S::Scalar* o, const typename S::Packet& r,
   S::store(o, S::fmadd(S::load(o), r, sum));
 }
 
+/// The same for R rows of C packets, `stride` apart in o; without r, o = sum.
+template <class S, std::size_t R, std::size_t C>
+ATTN_INLINE void rescale_rows(const typename S::Packet (&sum)[R][C], const typename S::Scalar* r,
+                              typename S::Scalar* o, Index stride) {
+  if (r == nullptr) return store_rows<S>(sum, o, stride);
+  ATTN_UNROLL
+  for (std::size_t i = 0; i < R; ++i, o += stride) {
+    ATTN_UNROLL
+    for (std::size_t x = 0; x < C; ++x)
+      rescale_add<S>(o + Index(x) * S::width, S::set(r[i]), sum[i][x]);
+  }
+}
+
 /// Cuts what is visited of a block into runs of `Keys` keys, and gives what is visited of each.
 template <class Scalar, Index Keys>
 class SumRuns {
  public:
-  const DepthRange* pieces = nullptr;
-  int count = 0;
-
-  SumRuns(const DepthRange* visited, int visited_count)
-      : visited_(visited),
-        end_(visited + visited_count),
-        from_(visited_count > 0 ? visited->begin : 0) {}
+  explicit SumRuns(Runs visited)
+      : visited_(visited.first),
+        end_(visited.first + visited.count),
+        from_(visited.count > 0 ? visited.first->begin : 0) {}
 
   bool last() const { return visited_ == end_; }
-  /// The next run; one without pieces where there is none.
-  void next() {
+  /// What is visited of the next run; nothing where there is none.
+  Runs next() {
     const Index end = (from_ / Keys + 1) * Keys;
-    count = int(end_ - visited_);
-    if (count == 0 || (from_ == visited_->begin && end_[-1].end <= end)) {  // all that is left
-      pieces = visited_;
-      visited_ = end_;
-      return;
-    }
-    pieces = cut_;
-    for (count = 0; visited_ != end_ && from_ < end; ++count) {
+    const int left = int(end_ - visited_);
+    if (left == 0 || (from_ == visited_->begin && end_[-1].end <= end))
+      return {std::exchange(visited_, end_), left};
+    int count = 0;
+    for (; visited_ != end_ && from_ < end; ++count) {
       cut_[count] = {from_, std::min(visited_->end, end)};
       from_ = end;
       if (visited_->end <= end && ++visited_ != end_) from_ = visited_->begin;
     }
+    return {cut_, count};
   }
 
  private:
@@ -150,6 +170,18 @@ class BlockSums {
   BlockSums(const BlockSums&) = delete;
   BlockSums& operator=(const BlockSums&) = delete;
 
+  /// Calls f(what is visited of it, first, last) for each run of the block, one at least.
+  template <class F>
+  ATTN_INLINE void each_run(Runs visited, const F& f) const {
+    SumRuns<Scalar, TileSize<Scalar>::sum_run> run(visited);
+    bool first = true;
+    do {
+      const Runs pieces = run.next();
+      f(pieces, first, run.last());
+      first = false;
+    } while (!run.last());
+  }
+
   /// Takes the sums of a run.
   /// WHY  each case by itself, with offsets that are constants: g++ brings addresses that are not
   ///      into registers before the loop of the run, and from there to the stack
@@ -163,28 +195,11 @@ class BlockSums {
           run[i][x] = S::add(S::load(sum_ + (i * C + x) * S::width), run[i][x]);
       }
     }
-    if (!last) return store(run, sum_, C * S::width);
-    if (r_ == nullptr) return store(run, o_, o_stride_);
-    const Scalar* const r = r_;
-    Scalar* o = o_;
-    const Index stride = o_stride_;
-    ATTN_UNROLL
-    for (int i = 0; i < R; ++i, o += stride) {
-      ATTN_UNROLL
-      for (int x = 0; x < C; ++x) rescale_add<S>(o + x * S::width, S::set(r[i]), run[i][x]);
-    }
+    if (!last) return store_rows<S>(run, sum_, C * S::width);
+    rescale_rows<S>(run, r_, o_, o_stride_);
   }
 
  private:
-  static ATTN_INLINE void store(const typename S::Packet (&run)[std::size_t{R}][std::size_t{C}],
-                                Scalar* to, Index stride) {
-    ATTN_UNROLL
-    for (int i = 0; i < R; ++i) {
-      ATTN_UNROLL
-      for (int x = 0; x < C; ++x) S::store(to + i * stride + x * S::width, run[i][x]);
-    }
-  }
-
   alignas(64) Scalar sum_[R * C * S::width];
   const Scalar* r_;
   Scalar* o_;

@@ -60,7 +60,8 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
       const auto states = [&](const Chunk& chunk, Index part) {
         const Index slot = (chunk.sequence * kv_heads + chunk.kv_head) * shared.parts + part;
         return RowStates<Scalar>(
-            memory + workers * size.total() + slot * shared.state(size.features), shared.rows);
+            memory + workers * size.total() + slot * shared.state(size.features), shared.rows,
+            size.features);
       };
       run(1, shared.parts, [&](Pass& pass, const Chunk& chunk, Index part) {
         pass.attend_part(chunk, part, states(chunk, part));

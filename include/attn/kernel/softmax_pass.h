@@ -69,8 +69,8 @@ class SoftmaxPass {
       Softmax::advance(count_, lane_max_, maximum_, rescale_);
       for (Index part = 0; part < end; part += Size::max_key_block) {
         const DepthRange keys{part, std::min<Index>(part + Size::max_key_block, end)};
-        Softmax::template weigh<false>(count_, maximum_, nullptr, block_, row_stride_, &keys, 1,
-                                       lanes_);
+        Softmax::template weigh<Hidden::zero>(count_, maximum_, nullptr, block_, row_stride_,
+                                              {&keys, 1}, lanes_);
         settle();
         std::fill_n(rescale_, count_, Scalar(1));
       }
@@ -84,9 +84,7 @@ class SoftmaxPass {
     for (int i = 0; i < count_; ++i) sum[i] = reduce_lanes<S>(sums_ + i * Size::panel);
     if constexpr (Result == SoftmaxResult::logsumexp) {
       for (int i = 0; i < count_; ++i) {
-        results_.data[(first_ + i) * results_.vector_stride] =
-            Output(detail::equal(sum[i], Scalar(0)) ? hidden_score<Scalar>()
-                                                    : Scalar(maximum_[i] + Scalar(log(sum[i]))));
+        results_.data[(first_ + i) * results_.vector_stride] = Output(log_sum(maximum_[i], sum[i]));
       }
     } else {
       for (Index block = 0; block < scores_.length; block += block_length_) {
@@ -98,8 +96,8 @@ class SoftmaxPass {
           Scalar* s = block_ + i * row_stride_;
           if constexpr (Result == SoftmaxResult::weights) {
             if (!weighed)
-              Softmax::template weigh<false>(1, maximum_ + i, nullptr, s, row_stride_, &all, 1,
-                                             lanes_);
+              Softmax::template weigh<Hidden::zero>(1, maximum_ + i, nullptr, s, row_stride_,
+                                                    {&all, 1}, lanes_);
             scale(s, end,
                   detail::equal(sum[i], Scalar(0)) ? Scalar(0) : Scalar(Scalar(1) / sum[i]));
           } else {

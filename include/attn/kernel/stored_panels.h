@@ -49,16 +49,16 @@ constexpr int panels_beside(int rows) {
 ///      a panel takes pages, in the order of use. Of the bandwidth of reading (one Zen 5 core,
 ///      AVX-512, g++, of 30 GB/s), 2 KiB ahead → so: int8 dec4k 0.63 → 0.77, gqa4k 0.43 → 0.67,
 ///      bfloat16 dec4k 0.77 → 0.83, float gqa4k 0.82 → 0.83
-template <class S, int R, int U, int RowStep, int GroupStep, class T>
+template <class S, int R, int U, class Left, class T>
 ATTN_INLINE void multiply_accumulate_stored(
     typename S::Packet (
         &acc)[std::size_t{R}][std::size_t{U * TileSize<typename S::Scalar>::packets}],
-    const typename S::Scalar* a, const T* b, const T* next, Index apart, DepthRange depth) {
+    Left a, const T* b, const T* next, Index apart, DepthRange depth) {
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = Size::packets;
   constexpr Index kLine = 64 / Index(sizeof(T)), kGroup = Index(Size::depth) * Size::panel;
   constexpr bool kNarrow = sizeof(T) < sizeof(typename S::Scalar);
-  a += depth.begin / Size::depth * GroupStep;
+  a = a.from(depth.begin);
   b += depth.begin * Size::panel;
   for (Index t = depth.begin; t < depth.end; t += Size::depth) {
     ATTN_UNROLL
@@ -72,7 +72,7 @@ ATTN_INLINE void multiply_accumulate_stored(
     for (int step = 0; step < Size::depth; ++step) {
       typename S::Packet x[std::size_t{R}];
       ATTN_UNROLL
-      for (int i = 0; i < R; ++i) x[i] = S::set(a[i * RowStep + step]);
+      for (int i = 0; i < R; ++i) x[i] = S::set(a(i, step));
       ATTN_UNROLL
       for (int u = 0; u < U; ++u) {
         ATTN_UNROLL
@@ -84,7 +84,7 @@ ATTN_INLINE void multiply_accumulate_stored(
         }
       }
     }
-    a += GroupStep;
+    a = a.from(Size::depth);
     b += kGroup;
   }
 }
@@ -96,99 +96,75 @@ ATTN_NOINLINE void score_stored(const typename S::Scalar* q, const T* k, const T
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = U * Size::packets;
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) acc[i][v] = S::set(typename S::Scalar(0));
-  }
-  multiply_accumulate_stored<S, R, U, Size::depth, Size::depth * R>(
-      acc, q, k, next, depth * Size::panel, {0, depth});
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    auto largest = S::load(lane_max + i * S::width);
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) {
-      largest = S::max(acc[i][v], largest);
-      S::store(s + i * Size::score_stride + v * S::width, acc[i][v]);
-    }
-    S::store(lane_max + i * S::width, largest);
-  }
+  clear<S>(acc);
+  multiply_accumulate_stored<S, R, U>(acc, PackedStrip<typename S::Scalar, R>{q}, k, next,
+                                      depth * Size::panel, {0, depth});
+  store_rows<S>(acc, s, Size::score_stride);
+  if (lane_max != nullptr) raise_lanes<S>(acc, lane_max);
 }
 
 /// scores() of at most in_place_rows rows against stored panels.
 template <class S, class T>
 void stored_scores(int rows, const typename S::Scalar* q, const T* k, const T* next, Index depth,
-                   Index first, Index last, Index end, typename S::Scalar* s,
-                   typename S::Scalar* lane_max, typename S::Scalar* unused_max) {
+                   const Segment& segment, typename S::Scalar* s, typename S::Scalar* lane_max) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
-  if (first >= last) return;
-  const Index whole = end / Size::panel;
+  if (segment.first >= segment.last) return;
+  const Index last = segment.last, whole = segment.end / Size::panel;
   with_rows<Scalar, Size::in_place_rows>(rows, [&](auto count) {
     constexpr int R = decltype(count)::value, U = panels_beside<Scalar, T>(R);
     const auto at = [&](const T* block, Index panel) {
       return block + panel * depth * Size::panel;
     };
-    Index panel = first;
+    Index panel = segment.first;
     for (; panel + U <= whole; panel += U)
       score_stored<S, R, U>(q, at(k, panel), at(next, panel), depth, s + panel * Size::panel,
                             lane_max);
     for (; panel < last; ++panel) {
       score_stored<S, R, 1>(q, at(k, panel), at(next, panel), depth, s + panel * Size::panel,
-                            panel < whole ? lane_max : unused_max);
+                            panel < whole ? lane_max : nullptr);
     }
   });
-  if (whole < last) hide_beyond<S>(rows, end, s, lane_max);
+  if (whole < last) hide_beyond<S>(rows, segment.end, s, lane_max);
 }
 
 /// The sums of U panels of features over one run of keys.
 template <class S, int R, int U, class T>
 ATTN_NOINLINE void accumulate_stored_run(
-    const typename S::Scalar* p, const T* v, const T* next, Index panel_stride,
-    const DepthRange* pieces, int count, bool first, bool last,
-    BlockSums<S, R, U * TileSize<typename S::Scalar>::packets>& block) {
+    const typename S::Scalar* p, const T* v, const T* next, Index panel_stride, Runs pieces,
+    bool first, bool last, BlockSums<S, R, U * TileSize<typename S::Scalar>::packets>& block) {
   using Size = TileSize<typename S::Scalar>;
   constexpr int C = U * Size::packets;
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
-  }
-  for (int n = 0; n < count; ++n) {
-    multiply_accumulate_stored<S, R, U, int(Size::score_stride), Size::depth>(
-        acc, p, v, next, panel_stride, pieces[n]);
+  clear<S>(acc);
+  for (int n = 0; n < pieces.count; ++n) {
+    multiply_accumulate_stored<S, R, U>(acc, ScoreRows<typename S::Scalar>{p}, v, next,
+                                        panel_stride, pieces.first[n]);
   }
   block.add(acc, first, last);
 }
 
 template <class S, int R, int U, class T>
 ATTN_NOINLINE void accumulate_stored(const typename S::Scalar* p, const T* v, const T* next,
-                                     Index panel_stride, const DepthRange* runs, int run_count,
+                                     Index panel_stride, Runs runs,
                                      const typename S::Scalar* rescale, typename S::Scalar* o,
                                      Index o_stride) {
-  using Scalar = typename S::Scalar;
-  constexpr int C = U * TileSize<Scalar>::packets;
-  BlockSums<S, R, C> block(rescale, o, o_stride);
-  SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);
-  for (bool first = true; first || !run.last(); first = false) {
-    run.next();
-    accumulate_stored_run<S, R, U>(p, v, next, panel_stride, run.pieces, run.count, first,
-                                   run.last(), block);
-  }
+  BlockSums<S, R, U * TileSize<typename S::Scalar>::packets> block(rescale, o, o_stride);
+  block.each_run(runs, [&](Runs pieces, bool first, bool last) {
+    accumulate_stored_run<S, R, U>(p, v, next, panel_stride, pieces, first, last, block);
+  });
 }
 
 /// weighted_sum() of at most in_place_rows rows over stored panels.
 template <class S, class T>
 void stored_weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p,
-                         const T* v, const T* next, Index panel_stride, const DepthRange* runs,
-                         int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
-                         Index o_stride) {
+                         const T* v, const T* next, Index panel_stride, Runs runs,
+                         const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   if (!finite) {
-    accumulate_visible<S>(rows, features, p, ValuesInPanels<S, T>{v, panel_stride}, runs, run_count,
-                          rescale, o, o_stride);
+    accumulate_visible<S>(rows, features, p, ValuesInPanels<S, T>{v, panel_stride}, runs, rescale,
+                          o, o_stride);
     return;
   }
   with_rows<Scalar, Size::in_place_rows>(rows, [&](auto count) {
@@ -196,12 +172,12 @@ void stored_weighted_sum(int rows, Index features, bool finite, const typename S
     const auto at = [&](const T* block, Index c) { return block + c / Size::panel * panel_stride; };
     Index c = 0;
     for (; c + (U - 1) * Size::panel < features; c += U * Size::panel) {
-      accumulate_stored<S, R, U>(p, at(v, c), at(next, c), panel_stride, runs, run_count, rescale,
-                                 o + c, o_stride);
+      accumulate_stored<S, R, U>(p, at(v, c), at(next, c), panel_stride, runs, rescale, o + c,
+                                 o_stride);
     }
     for (; c < features; c += Size::panel) {
-      accumulate_stored<S, R, 1>(p, at(v, c), at(next, c), panel_stride, runs, run_count, rescale,
-                                 o + c, o_stride);
+      accumulate_stored<S, R, 1>(p, at(v, c), at(next, c), panel_stride, runs, rescale, o + c,
+                                 o_stride);
     }
   });
 }
@@ -217,29 +193,30 @@ void widen_numbers(const T* from, Index n, typename S::Scalar* to) {
 template <class S>
 void scale_scores(int rows, const typename S::Scalar* scales, Index begin, Index end,
                   typename S::Scalar* s, typename S::Scalar* lane_max) {
-  using Size = TileSize<typename S::Scalar>;
+  using Scalar = typename S::Scalar;
+  using Size = TileSize<Scalar>;
   const Index whole = end / Size::panel * Size::panel;
-  for (int i = 0; i < rows; ++i, s += Size::score_stride) {
-    auto largest = S::load(lane_max + i * S::width);
+  for (int i = 0; i < rows; ++i) {
+    Scalar* const row = s + i * Size::score_stride;
+    auto largest = S::set(no_maximum<Scalar>());
     for (Index j = begin; j < end; j += S::width) {
-      const auto scaled = S::mul(S::load(s + j), S::load(scales + j));
-      S::store(s + j, scaled);
+      const auto scaled = S::mul(S::load(row + j), S::load(scales + j));
+      S::store(row + j, scaled);
       if (j < whole) largest = S::max(scaled, largest);
     }
-    S::store(lane_max + i * S::width, largest);
+    if (lane_max == nullptr) continue;
+    S::store(lane_max + i * S::width, S::max(largest, S::load(lane_max + i * S::width)));
   }
-  s -= rows * Size::score_stride;
   if (whole < end) hide_beyond<S>(rows, end, s, lane_max);
 }
 
 /// Weights of the visited keys times the scales of their values. A hidden_weight() stays one.
 template <class S>
-void scale_weights(int rows, const typename S::Scalar* scales, const DepthRange* runs,
-                   int run_count, typename S::Scalar* p) {
+void scale_weights(int rows, const typename S::Scalar* scales, Runs runs, typename S::Scalar* p) {
   using Scalar = typename S::Scalar;
   for (int i = 0; i < rows; ++i, p += TileSize<Scalar>::score_stride) {
-    for (int n = 0; n < run_count; ++n) {
-      for (Index j = runs[n].begin; j < runs[n].end; j += S::width) {
+    for (int n = 0; n < runs.count; ++n) {
+      for (Index j = runs.first[n].begin; j < runs.first[n].end; j += S::width) {
         const auto weight = S::load(p + j);
         const auto hidden = S::less(weight, S::set(Scalar(0)));
         S::store(p + j, S::select(hidden, weight, S::mul(weight, S::load(scales + j))));

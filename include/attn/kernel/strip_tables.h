@@ -97,11 +97,11 @@ class StripMask {
  private:
   const Mask& mask_;
 };
-template <class S, bool Value>
-class StripMask<S, detail::BoundBool<Value>> {
+template <class S, class Sees>
+class StripMask<S, detail::BoundBool<Sees>> {
  public:
   template <class Cursor>
-  StripMask(const detail::BoundBool<Value>& mask, const Cursor& cursor, int rows, Index length)
+  StripMask(const detail::BoundBool<Sees>& mask, const Cursor& cursor, int rows, Index length)
       : mask_(mask), table_(mask.table, cursor, rows, length) {}
   void load(Index key) {
     if (mask_.by_columns()) table_.load(key);
@@ -110,11 +110,11 @@ class StripMask<S, detail::BoundBool<Value>> {
     if (!mask_.by_columns()) return mask_.template lanes<S>(row, key);
     const auto value = S::load(table_.row(i) + (key - table_.first()));
     const auto is_true = S::less(S::set(typename S::Scalar(0)), value);
-    return Value ? is_true : S::mask_not(is_true);
+    return Sees::value ? is_true : S::mask_not(is_true);
   }
 
  private:
-  const detail::BoundBool<Value>& mask_;
+  const detail::BoundBool<Sees>& mask_;
   StripTable<S, bool> table_;
 };
 template <class S, class A>
@@ -131,35 +131,34 @@ class StripMask<S, detail::Not<A>> {
  private:
   StripMask<S, A> a_;
 };
+/// Two masks at once; how they are joined is said below.
 template <class S, class A, class B>
-class StripMask<S, detail::And<A, B>> {
+class StripMasks {
  public:
-  template <class Cursor>
-  StripMask(const detail::And<A, B>& mask, const Cursor& cursor, int rows, Index length)
+  template <class Mask, class Cursor>
+  StripMasks(const Mask& mask, const Cursor& cursor, int rows, Index length)
       : a_(mask.a, cursor, rows, length), b_(mask.b, cursor, rows, length) {}
   void load(Index key) { a_.load(key), b_.load(key); }
-  ATTN_INLINE typename S::Mask lanes(int i, const QueryRow& row, Index key) const {
-    return S::mask_and(a_.lanes(i, row, key), b_.lanes(i, row, key));
-  }
 
- private:
+ protected:
   StripMask<S, A> a_;
   StripMask<S, B> b_;
 };
 template <class S, class A, class B>
-class StripMask<S, detail::Or<A, B>> {
+class StripMask<S, detail::And<A, B>> : public StripMasks<S, A, B> {
  public:
-  template <class Cursor>
-  StripMask(const detail::Or<A, B>& mask, const Cursor& cursor, int rows, Index length)
-      : a_(mask.a, cursor, rows, length), b_(mask.b, cursor, rows, length) {}
-  void load(Index key) { a_.load(key), b_.load(key); }
+  using StripMasks<S, A, B>::StripMasks;
   ATTN_INLINE typename S::Mask lanes(int i, const QueryRow& row, Index key) const {
-    return S::mask_or(a_.lanes(i, row, key), b_.lanes(i, row, key));
+    return S::mask_and(this->a_.lanes(i, row, key), this->b_.lanes(i, row, key));
   }
-
- private:
-  StripMask<S, A> a_;
-  StripMask<S, B> b_;
+};
+template <class S, class A, class B>
+class StripMask<S, detail::Or<A, B>> : public StripMasks<S, A, B> {
+ public:
+  using StripMasks<S, A, B>::StripMasks;
+  ATTN_INLINE typename S::Mask lanes(int i, const QueryRow& row, Index key) const {
+    return S::mask_or(this->a_.lanes(i, row, key), this->b_.lanes(i, row, key));
+  }
 };
 
 }  // namespace kernel

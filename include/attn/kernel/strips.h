@@ -11,6 +11,12 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
+/// Rows [first, first + rows) of a chunk, which the register tile takes at once.
+struct Strip {
+  Index number, first;
+  int rows;
+};
+
 /// Strips share their rows evenly, so that none is much lower than the register tile: the first
 /// `higher` have one row more.
 struct Strips {
@@ -24,6 +30,7 @@ struct Strips {
   }
   Index begin(Index strip) const { return strip * low + std::min(strip, higher); }
   int rows(Index strip) const { return int(low + (strip < higher ? 1 : 0)); }
+  Strip operator[](Index strip) const { return {strip, begin(strip), rows(strip)}; }
 };
 
 }  // namespace kernel

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "register_tile.h"
+#include "strips.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -18,6 +19,23 @@ struct Segment {
   bool full;
 };
 
+/// A block of keys: from key `first` on, of which `keys` may be seen.
+struct KeyBlock {
+  Index first;
+  KeyRange keys;
+};
+
+/// The scores of a strip and of keys from `block` on.
+template <class Scalar>
+struct ScoreTile {
+  Strip strip;
+  Index block;
+  Scalar* scores;    ///< row i at i · TileSize::score_stride
+  Scalar* lane_max;  ///< of each row a packet: its largest scores by lanes; null: not asked for
+
+  Scalar* row(int i) const { return scores + i * TileSize<Scalar>::score_stride; }
+};
+
 /// Panels to score, and the same as runs of keys without gaps.
 template <class Scalar>
 struct Visit {
@@ -26,6 +44,9 @@ struct Visit {
   Segment segments[std::size_t{kMost}];
   DepthRange runs[std::size_t{kMost}];
   int segment_count = 0, run_count = 0;
+
+  bool empty() const { return segment_count == 0; }
+  Runs all() const { return {runs, run_count}; }
 
   void add(Index first, Index last, Index end, bool full) {
     if (segment_count > 0 && segments[segment_count - 1].last == first &&

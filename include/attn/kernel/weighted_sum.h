@@ -24,31 +24,21 @@ namespace kernel {
 /// stack at every group of steps.
 template <class S, int R, int C>
 ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S::Scalar* v,
-                                  const DepthRange* pieces, int count, bool first, bool last,
-                                  BlockSums<S, R, C>& block) {
-  using Size = TileSize<typename S::Scalar>;
+                                  Runs pieces, bool first, bool last, BlockSums<S, R, C>& block) {
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-  ATTN_UNROLL
-  for (int i = 0; i < R; ++i) {
-    ATTN_UNROLL
-    for (int x = 0; x < C; ++x) acc[i][x] = S::set(typename S::Scalar(0));
-  }
-  multiply_accumulate<S, R, C, int(Size::score_stride), Size::depth>(acc, p, v, pieces, count);
+  clear<S>(acc);
+  multiply_accumulate<S>(acc, ScoreRows<typename S::Scalar>{p}, v, pieces);
   block.add(acc, first, last);
 }
 
 template <class S, int R, int C>
 ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
-                                    const DepthRange* runs, int run_count,
-                                    const typename S::Scalar* rescale, typename S::Scalar* o,
-                                    Index o_stride) {
-  using Scalar = typename S::Scalar;
+                                    Runs runs, const typename S::Scalar* rescale,
+                                    typename S::Scalar* o, Index o_stride) {
   BlockSums<S, R, C> block(rescale, o, o_stride);
-  SumRuns<Scalar, TileSize<Scalar>::sum_run> run(runs, run_count);
-  for (bool first = true; first || !run.last(); first = false) {
-    run.next();
-    accumulate_run<S, R, C>(p, v, run.pieces, run.count, first, run.last(), block);
-  }
+  block.each_run(runs, [&](Runs pieces, bool first, bool last) {
+    accumulate_run<S, R, C>(p, v, pieces, first, last, block);
+  });
 }
 
 /// Packets of V in panels of features, numbers stored as T: features c, c + 1, … of key j.
@@ -69,27 +59,24 @@ struct ValuesInPanels {
 // so it is written for shortness. (values: ValuesInPanels, or those of in_place.h.)
 template <class S, class Values>
 void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const Values& values,
-                        const DepthRange* runs, int run_count, const typename S::Scalar* rescale,
-                        typename S::Scalar* o, Index o_stride) {
+                        Runs runs, const typename S::Scalar* rescale, typename S::Scalar* o,
+                        Index o_stride) {
   using Scalar = typename S::Scalar;
-  using Size = TileSize<Scalar>;
   for (int i = 0; i < rows; ++i) {
-    const Scalar* weights = p + i * Size::score_stride;
+    const Scalar* weights = p + i * TileSize<Scalar>::score_stride;
     for (Index c = 0; c < features; c += S::width) {
       BlockSums<S, 1, 1> block(rescale == nullptr ? nullptr : rescale + i, o + i * o_stride + c,
                                o_stride);
-      SumRuns<Scalar, Size::sum_run> run(runs, run_count);
-      for (bool first = true; first || !run.last(); first = false) {
-        run.next();
+      block.each_run(runs, [&](Runs pieces, bool first, bool last) {
         typename S::Packet acc[1][1] = {{S::set(Scalar(0))}};
-        for (int n = 0; n < run.count; ++n) {
-          for (Index j = run.pieces[n].begin; j < run.pieces[n].end; ++j) {
+        for (int n = 0; n < pieces.count; ++n) {
+          for (Index j = pieces.first[n].begin; j < pieces.first[n].end; ++j) {
             if (detail::equal(weights[j], hidden_weight<Scalar>())) continue;
             acc[0][0] = S::fmadd(S::set(weights[j]), values(j, c), acc[0][0]);
           }
         }
-        block.add(acc, first, run.last());
-      }
+        block.add(acc, first, last);
+      });
     }
   }
 }
@@ -98,14 +85,13 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
 /// one panel of V to the next. The last panel may be half a panel wide: one packet instead of two.
 template <class S>
 void weighted_sum(int rows, Index features, bool finite, const typename S::Scalar* p,
-                  const typename S::Scalar* v, Index panel_stride, const DepthRange* runs,
-                  int run_count, const typename S::Scalar* rescale, typename S::Scalar* o,
-                  Index o_stride) {
+                  const typename S::Scalar* v, Index panel_stride, Runs runs,
+                  const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   if (!finite) {
     accumulate_visible<S>(rows, features, p, ValuesInPanels<S, Scalar>{v, panel_stride}, runs,
-                          run_count, rescale, o, o_stride);
+                          rescale, o, o_stride);
     return;
   }
   with_rows<Scalar>(rows, [&](auto count) {
@@ -113,9 +99,9 @@ void weighted_sum(int rows, Index features, bool finite, const typename S::Scala
     for (Index c = 0; c < features; c += Size::panel) {
       const auto* panel = v + c / Size::panel * panel_stride;
       if (features - c > S::width) {
-        accumulate_panel<S, R, Size::packets>(p, panel, runs, run_count, rescale, o + c, o_stride);
+        accumulate_panel<S, R, Size::packets>(p, panel, runs, rescale, o + c, o_stride);
       } else {
-        accumulate_panel<S, R, 1>(p, panel, runs, run_count, rescale, o + c, o_stride);
+        accumulate_panel<S, R, 1>(p, panel, runs, rescale, o + c, o_stride);
       }
     }
   });

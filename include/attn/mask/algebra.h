@@ -18,9 +18,34 @@ template <class Mask>
 struct has_row_keys<Mask, std::void_t<decltype(std::declval<const Mask&>().row_keys(
                               std::declval<const QueryRow&>()))>> : std::true_type {};
 
+/// What two masks say of positions together: the offset may stand in either.
+template <class A, class B>
+struct JoinedPosition : NoPosition {
+  using OfA = typename A::Position;
+  using OfB = typename B::Position;
+  static constexpr int named = OfA::named + OfB::named;
+  static constexpr const char* asks = OfA::asks != nullptr ? OfA::asks : OfB::asks;
+  static constexpr bool open = OfA::open || OfB::open;
+  static constexpr bool aligned = OfA::aligned || OfB::aligned;
+  static constexpr bool relative = OfA::relative || OfB::relative;
+  static constexpr bool read = OfA::read || OfB::read;
+  template <class Pair>
+  static Index offset(const Pair& mask, const CallShape& shape, Index sequence, Index queries,
+                      Index keys) {
+    return OfA::offset(mask.a, shape, sequence, queries, keys) +
+           OfB::offset(mask.b, shape, sequence, queries, keys);
+  }
+};
+
 /// Both see it.
 template <class A, class B>
 struct And : mask_base {
+  /// Key lengths bound the call where all parts hold.
+  struct Position : JoinedPosition<A, B> {
+    static Index keys(const And& mask, Index sequence, Index all) {
+      return B::Position::keys(mask.b, sequence, A::Position::keys(mask.a, sequence, all));
+    }
+  };
   A a;
   B b;
   And(A x, B y) : a(std::move(x)), b(std::move(y)) {}
@@ -52,10 +77,16 @@ struct And : mask_base {
     return detail::And<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape),
                                                                          b.bind(shape));
   }
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    a.visit_memory(visit);
+    b.visit_memory(visit);
+  }
 };
 /// One of both sees it.
 template <class A, class B>
 struct Or : mask_base {
+  using Position = JoinedPosition<A, B>;
   A a;
   B b;
   Or(A x, B y) : a(std::move(x)), b(std::move(y)) {}
@@ -79,10 +110,23 @@ struct Or : mask_base {
     return detail::Or<decltype(a.bind(shape)), decltype(b.bind(shape))>(a.bind(shape),
                                                                         b.bind(shape));
   }
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    a.visit_memory(visit);
+    b.visit_memory(visit);
+  }
 };
 /// It does not see it.
 template <class A>
 struct Not : mask_base {
+  /// What the other says, but for the lengths that it gives.
+  struct Position : A::Position {
+    static Index keys(const Not&, Index, Index all) { return all; }
+    static Index offset(const Not& mask, const CallShape& shape, Index sequence, Index queries,
+                        Index keys) {
+      return A::Position::offset(mask.a, shape, sequence, queries, keys);
+    }
+  };
   A a;
   explicit Not(A x) : a(std::move(x)) {}
   bool operator()(const QueryRow& row, Index key) const { return !a(row, key); }
@@ -99,6 +143,10 @@ struct Not : mask_base {
   }
   auto bind(const CallShape& shape) const {
     return detail::Not<decltype(a.bind(shape))>(a.bind(shape));
+  }
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    a.visit_memory(visit);
   }
 
  private:
@@ -118,6 +166,25 @@ template <class A, class B>
 inline constexpr bool asks_bools_v<Or<A, B>> = asks_bools_v<A> || asks_bools_v<B>;
 template <class A>
 inline constexpr bool asks_bools_v<Not<A>> = asks_bools_v<A>;
+
+/// The masks among some options, joined by "and" and bound to the shape of their call.
+inline SeeAll join_masks(const CallShape&) { return {}; }
+template <class First, class... Rest>
+auto join_masks(const CallShape& shape, const First& first, const Rest&... rest) {
+  if constexpr (!is_mask_v<First>) {
+    return join_masks(shape, rest...);
+  } else if constexpr (!given_v<MaskOption, Rest...>) {
+    return first.bind(shape);
+  } else {
+    auto others = join_masks(shape, rest...);
+    auto own = first.bind(shape);
+    return And<decltype(own), decltype(others)>(own, others);
+  }
+}
+template <class... Options>
+auto bind_masks(const CallShape& shape, const Asked<Options...>& asked) {
+  return asked.all([&](const auto&... options) { return join_masks(shape, options...); });
+}
 
 }  // namespace detail
 }  // namespace ATTN_ABI

@@ -107,6 +107,10 @@ struct BlockSparse : mask_base {
     bound.table.key_stride = m.feature_stride;
     return bound;
   }
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    visit("block_sparse", source.memory());
+  }
 };
 
 }  // namespace detail

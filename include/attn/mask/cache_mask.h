@@ -9,10 +9,25 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+struct AllKeysOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: all_keys() twice in one call");
+  }
+};
 /// all_keys().
-struct AllKeys : option_base {};
+struct AllKeys : option_base {
+  using Kind = AllKeysOption;
+};
+struct CacheSequencesOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: cache_sequences(...) twice in one call");
+  }
+};
 /// cache_sequences(…).
 struct CacheSequences : option_base {
+  using Kind = CacheSequencesOption;
   IndexList list;
 };
 

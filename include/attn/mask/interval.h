@@ -23,13 +23,21 @@
 #include <algorithm>
 
 #include "../base/call_shape.h"
+#include "../base/asked.h"
 #include "../base/simd.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
+namespace detail {
+/// A call takes any number of masks.
+struct MaskOption : NoKind {};
+}  // namespace detail
+
 /// Base of every mask option.
-struct mask_base : option_base {};
+struct mask_base : option_base {
+  using Kind = detail::MaskOption;
+};
 
 namespace detail {
 
@@ -139,14 +147,43 @@ struct SeeAll : IntervalMask<SeeAll> {
 struct Causal : IntervalMask<Causal> {
   KeyRange row_keys(const QueryRow& row) const { return {0, row.position + 1}; }
   Causal bind(const CallShape&) const { return {}; }
+  struct Position : NoPosition {
+    static constexpr const char* asks = "causal";
+    static constexpr bool open = true;
+  };
 };
 struct CausalAligned : Causal {
   align alignment;
   explicit CausalAligned(align a) : alignment(a) {}
+  struct Position : NoPosition {
+    static constexpr int named = 1;
+    static constexpr bool aligned = true;
+    static Index offset(const CausalAligned& mask, const CallShape&, Index, Index queries,
+                        Index keys) {
+      return mask.alignment == align::lower_right ? keys - queries : 0;
+    }
+  };
 };
+/// The offset of a sequence in a list of one for each, or one for all.
+inline Index offset_of_list(const CallShape& shape, const char* name, const IndexList& list,
+                            Index sequence) {
+  if (list.size() != 1 && list.size() != shape.sequences()) {
+    fail(text(shape.function, ": ", name, " has ", list.size(), " offsets, the call has ",
+              shape.sequences(), " sequences; needs one for each (or one for all)"));
+  }
+  return list[list.size() == 1 ? 0 : sequence];
+}
 struct CausalFrom : Causal {
   IndexList offset;
   explicit CausalFrom(IndexList o) : offset(std::move(o)) {}
+  struct Position : NoPosition {
+    static constexpr int named = 1;
+    static constexpr bool aligned = true;
+    static Index offset(const CausalFrom& mask, const CallShape& shape, Index sequence, Index,
+                        Index) {
+      return offset_of_list(shape, "causal_from", mask.offset, sequence);
+    }
+  };
 };
 
 /// p − left ≤ j ≤ p + right, −1 or more than kUnbounded = unbounded.
@@ -163,6 +200,9 @@ struct Window : IntervalMask<Window> {
     }
     return {left > kUnbounded ? -1 : left, right > kUnbounded ? -1 : right};
   }
+  struct Position : NoPosition {
+    static constexpr bool relative = true;
+  };
 };
 
 /// The entry of a sequence in a list of one for each, or one for all.
@@ -207,6 +247,11 @@ struct KeyBounds : mask_base {
     bound.end = &end;
     return bound;
   }
+  struct Position : NoPosition {
+    static Index keys(const KeyBounds& mask, Index sequence, Index all) {
+      return std::min(all, of_sequence(mask.end, sequence));
+    }
+  };
 };
 
 /// j < n or j ≤ p: a prefix of n keys that all see, causal behind it.
@@ -231,14 +276,26 @@ struct PrefixLm : mask_base {
     bound.lengths = &lengths;
     return bound;
   }
+  struct Position : NoPosition {
+    static constexpr const char* asks = "prefix_lm";
+  };
 };
 
+/// The bool of a pair that sees it: keep(B) and hide(B).
+struct SeesTrue {
+  static constexpr bool value = true;
+  static constexpr const char* kName = "keep";
+};
+struct SeesFalse {
+  static constexpr bool value = false;
+  static constexpr const char* kName = "hide";
+};
 /// A bool for each pair. Nothing bounds the loops: every key may be seen.
-template <bool Value>
+template <class Sees>
 struct BoundBool : mask_base {
   ScoreTable<bool> table;
   bool operator()(const QueryRow& row, Index key) const {
-    return table.row(row)[key * table.key_stride] == Value;
+    return table.row(row)[key * table.key_stride] == Sees::value;
   }
   KeyRange keys(const QueryRows&) const { return {0, kUnbounded}; }
   KeyRange full_keys(const QueryRows&) const { return {0, 0}; }
@@ -247,19 +304,23 @@ struct BoundBool : mask_base {
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     const bool* from = table.row(row);
     return asked_lanes<S>(key, row.keys,
-                          [&](Index j) { return from[j * table.key_stride] == Value; });
+                          [&](Index j) { return from[j * table.key_stride] == Sees::value; });
   }
 };
-template <bool Value>
-inline constexpr bool asks_bools_v<BoundBool<Value>> = true;
-template <class Source, bool Value>
+template <class Sees>
+inline constexpr bool asks_bools_v<BoundBool<Sees>> = true;
+template <class Source, class Sees>
 struct BoolMask : mask_base {
   Source source;
   explicit BoolMask(Source s) : source(std::move(s)) {}
-  BoundBool<Value> bind(const CallShape& shape) const {
-    BoundBool<Value> bound;
-    bound.table = source.table(shape, Value ? "keep" : "hide");
+  BoundBool<Sees> bind(const CallShape& shape) const {
+    BoundBool<Sees> bound;
+    bound.table = source.table(shape, Sees::kName);
     return bound;
+  }
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    visit(Sees::kName, source.memory());
   }
 };
 

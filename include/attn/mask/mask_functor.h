@@ -72,7 +72,7 @@ struct BoundFunctorMask : mask_base {
 };
 template <class Held>
 struct FunctorMask : mask_base {
-  static constexpr bool kReadsPositions = true;
+  using Position = ReadsPositions;
   Held held;
   explicit FunctorMask(Held h) : held(std::move(h)) {
     using Function = functor_t<Held>;

@@ -82,6 +82,9 @@ struct BoundTree : mask_base {
   }
 };
 struct Tree : mask_base {
+  struct Position : NoPosition {
+    static constexpr const char* asks = "tree";
+  };
   IndexList parents;
 
   BoundTree bind(const CallShape& shape) const {

@@ -1,221 +1,164 @@
-// attn/score/modifiers.h: the modifiers behind the options of score.h, and what the engine asks of
-// them.
+// attn/score/modifiers.h: all modifiers of a call's scores, in the library's order.
 // SPDX-License-Identifier: MIT
 //
-// An option holds what the user gave; bind(shape) checks it against the call and leaves a light
-// modifier:
-//   Packet apply<Simd>(s, row, key)             the scores of the keys key, key + 1, …, modified
-//   Packet apply_seen<Simd>(s, row, key, seen) the same where only the lanes `seen` count: the
-//   others are hidden afterwards
+// A modifier is an option in a file of its own: what the user gave, and bind(shape), which checks
+// it against the call and leaves a light rule (score_rule.h). Another one is such a file, and its
+// kind in the list below.
 #pragma once
 
-#include "../base/call_shape.h"
-#include "../base/load.h"
-#include "../mask/interval.h"
-#include "../base/number_list.h"
+#include "alibi.h"
+#include "bias.h"
+#include "scale.h"
 #include "score_functor.h"
-#include "../base/vector_math.h"
+#include "sink.h"
+#include "softcap.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-template <class Number>
-struct Scale : option_base {
-  Number value;
-  explicit Scale(Number v) : value(std::move(v)) {}
-  template <class Scalar>
-  Scalar bind(const CallShape& shape) const {
-    const Scalar a = Scalar(value);
-    if (!is_finite(a)) {
-      fail(text(shape.function, ": scale is ", number_text(value), ", needs a finite number"));
-    }
-    return a;
-  }
-};
+/// What happens to a score, one after the other.
+using ModifierOrder = Order<SoftcapOption, BiasOption, AlibiOption, ScoreOption>;
 
-/// c·tanh(s / c).
-template <class Scalar>
-struct BoundSoftcap {
-  Scalar cap, inverse;
-  template <class S>
-  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
-    return S::mul(S::set(cap), tanh_lanes<S>(S::mul(s, S::set(inverse))));
-  }
-};
-template <class Number>
-struct Softcap : option_base {
-  Number cap;
-  explicit Softcap(Number c) : cap(std::move(c)) {}
-  template <class Scalar>
-  BoundSoftcap<Scalar> bind(const CallShape& shape) const {
-    using Limits = std::numeric_limits<Scalar>;
-    const Scalar c = Scalar(cap), inverse = Scalar(Scalar(1) / c),
-                 lost = Scalar(c * Scalar(Limits::min()));  // of a score, where s / c is flushed
-    if (!is_finite(c) || !(c > Scalar(0)) || !is_finite(inverse) || lost > Limits::epsilon()) {
-      fail(text(shape.function, ": softcap is ", number_text(cap),
-                ", needs a finite cap above zero, neither so small that 1 / cap overflows nor so "
-                "large that s / cap vanishes"));
-    }
-    return {c, inverse};
-  }
-};
+/// Rules, each applied to what the one before leaves.
+template <class... Rules>
+struct RuleChain {
+  static constexpr bool kReadsTable = false;
 
-/// s + bias; a bias of −∞ hides the pair, whatever its score holds (NaN too).
-template <class S>
-ATTN_INLINE typename S::Packet add_bias(const typename S::Packet& s,
-                                        const typename S::Packet& bias) {
-  const auto lowest = S::set(typename S::Scalar(Eigen::NumTraits<typename S::Scalar>::lowest()));
-  return S::where_less(bias, lowest, bias, S::add(s, bias));
-}
-template <class Scalar, class T>
-struct BoundBias {
-  ScoreTable<T> table;
-  /// The biases of a row.
-  struct Row {
-    const T* biases;
-    Index stride;
-    template <class S>
-    ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
-                                         Index key) const {
-      return add_bias<S>(s, load_strided<S>(biases + key * stride, stride, row.keys - key));
-    }
-  };
-  Row of(const QueryRow& row) const { return {table.row(row), table.key_stride}; }
-};
-/// The biases of a row from key `first` on, brought to whole packets of scratch.
-template <class Scalar>
-struct BiasesInScratch {
-  const Scalar* biases;
-  Index first;
-  template <class S>
-  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&,
-                                       Index key) const {
-    return add_bias<S>(s, S::load(biases + (key - first)));
+  template <class F>
+  RuleChain map(const F&) const {
+    return {};
   }
-};
-template <class Source>
-struct Bias : option_base {
-  Source source;
-  explicit Bias(Source s) : source(std::move(s)) {}
-  template <class Scalar>
-  BoundBias<Scalar, typename Source::Scalar> bind(const CallShape& shape) const {
-    return {source.table(shape, "bias")};
-  }
-};
-
-/// s − slope·|p − j|, in one rounding where the hardware fuses.
-template <class Scalar, class Number>
-struct BoundAlibi {
-  typename NumberList<Number>::ByHead slopes;
-  template <class S>
-  ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
-                                       Index key) const {
-    const auto distance = S::abs(S::sub(S::set(from_index<Scalar>(row.position - key)), S::iota()));
-    return S::fmadd(S::set(Scalar(-Scalar(slopes[row.head]))), distance, s);
-  }
-};
-template <class Number>
-struct Alibi : option_base {
-  static constexpr bool kReadsPositions = true;
-  NumberList<Number> slopes;
-  explicit Alibi(NumberList<Number> s) : slopes(std::move(s)) {}
-  template <class Scalar>
-  BoundAlibi<Scalar, Number> bind(const CallShape& shape) const {
-    slopes.check(shape.function, "alibi", shape.heads);
-    for (Index h = 0; h < slopes.size(); ++h) {
-      if (!is_finite(Scalar(slopes[h])))
-        fail(text(shape.function, ": alibi: slope ", h, " is ", number_text(slopes[h]),
-                  ", needs a finite number"));
-    }
-    return {slopes.by_head()};
-  }
-};
-
-/// A logit for each head that takes part in the softmax and has no value: the state of a row starts
-/// from it.
-template <class Scalar, class Number>
-struct BoundSink {
-  typename NumberList<Number>::ByHead logits;
-  Scalar logit(const QueryRow& row) const { return Scalar(logits[row.head]); }
-};
-template <class Number>
-struct Sink : option_base {
-  NumberList<Number> logits;
-  explicit Sink(NumberList<Number> l) : logits(std::move(l)) {}
-  template <class Scalar>
-  BoundSink<Scalar, Number> bind(const CallShape& shape) const {
-    logits.check(shape.function, "sink", shape.heads);
-    for (Index h = 0; h < logits.size(); ++h) {
-      const Scalar logit = Scalar(logits[h]);
-      if (!is_finite(logit) && !(logit < Scalar(0)))
-        fail(text(shape.function, ": sink: logit ", h, " is not a finite number (or -infinity)"));
-    }
-    return {logits.by_head()};
-  }
-};
-
-/// A modifier that is not there.
-struct Unmodified {
-  Unmodified of(const QueryRow&) const { return {}; }
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
     return s;
   }
+  template <class S>
+  ATTN_INLINE typename S::Packet apply_seen(const typename S::Packet& s, const QueryRow&, Index,
+                                            const typename S::Mask&) const {
+    return s;
+  }
+  template <class S, stage Last>
+  ATTN_INLINE typename S::Packet apply_until(const typename S::Packet& s, const QueryRow&,
+                                             Index) const {
+    return s;
+  }
 };
+template <class First, class... Rest>
+RuleChain<First, Rest...> chain(const First& first, const RuleChain<Rest...>& rest) {
+  return {first, rest};
+}
+template <class First, class... Rest>
+struct RuleChain<First, Rest...> {
+  First first;
+  RuleChain<Rest...> rest;
 
-/// The modifiers of a call in the library's order: softcap → bias → ALiBi → the user's functor.
-/// Beside them the sink.
-template <class Softcap, class Bias, class Alibi, class User, class Sink>
-struct Modifiers {
-  Softcap softcap;
-  Bias bias;
-  Alibi alibi;
-  User user;
-  Sink sink;
-
-  /// Scores enter the softmax (or the mask) as they are.
-  static constexpr bool kIdentity =
-      std::is_same_v<Softcap, Unmodified> && std::is_same_v<Bias, Unmodified> &&
-      std::is_same_v<Alibi, Unmodified> && std::is_same_v<User, Unmodified>;
-  static constexpr bool kSink = !std::is_same_v<Sink, Unmodified>;
-
-  /// The modifiers of one row, to apply to its scores.
-  /// WHY  looked up packet by packet, where a row of the bias lies is loaded and computed anew each
-  ///      time: the compiler must take every stored score for a change of it (bias1k 0.74 of the
-  ///      peak instead of 0.77, Zen 5). Of the rest 0.03 are the loads from L3, which prefetching
-  ///      the rows of the strip, or of the next one, made slower.
-  auto of(const QueryRow& row) const { return with(bias.of(row)); }
-  /// The same with the row's biases from elsewhere.
-  template <class BiasOfRow>
-  auto with(const BiasOfRow& biases) const {
-    return Modifiers<Softcap, BiasOfRow, Alibi, User, Sink>{softcap, biases, alibi, user, sink};
+  /// A rule reads a matrix shaped like the scores.
+  static constexpr bool kReadsTable = First::kReadsTable || RuleChain<Rest...>::kReadsTable;
+  const auto& table() const {
+    if constexpr (First::kReadsTable) {
+      return first.table;
+    } else {
+      return rest.table();
+    }
   }
 
+  /// The chain of f(rule).
+  template <class F>
+  auto map(const F& f) const {
+    return chain(f(first), rest.map(f));
+  }
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
-    return user.template apply<S>(built_in<S>(s, row, key), row, key);
+    return rest.template apply<S>(first.template apply<S>(s, row, key), row, key);
   }
   template <class S>
   ATTN_INLINE typename S::Packet apply_seen(const typename S::Packet& s, const QueryRow& row,
                                             Index key, const typename S::Mask& seen) const {
-    const auto modified = built_in<S>(s, row, key);
-    if constexpr (is_instance_v<BoundKeyFunctor, User>) {
-      return user.template apply_seen<S>(modified, row, key, seen);
+    if constexpr (First::kAsksSeen) {
+      return rest.template apply_seen<S>(first.template apply_seen<S>(s, row, key, seen), row, key,
+                                         seen);
     } else {
-      return user.template apply<S>(modified, row, key);
+      return rest.template apply_seen<S>(first.template apply<S>(s, row, key), row, key, seen);
     }
   }
-
- private:
-  template <class S>
-  ATTN_INLINE typename S::Packet built_in(const typename S::Packet& s, const QueryRow& row,
-                                          Index key) const {
-    return alibi.template apply<S>(
-        bias.template apply<S>(softcap.template apply<S>(s, row, key), row, key), row, key);
+  /// Only the rules up to a stage.
+  template <class S, stage Last>
+  ATTN_INLINE typename S::Packet apply_until(const typename S::Packet& s, const QueryRow& row,
+                                             Index key) const {
+    if constexpr (First::kStage <= Last) {
+      return rest.template apply_until<S, Last>(first.template apply<S>(s, row, key), row, key);
+    } else {
+      return rest.template apply_until<S, Last>(s, row, key);
+    }
   }
 };
+
+/// The modifiers of a call: the rules of its scores, and beside them the sink.
+template <class Sink, class... Rules>
+struct Modifiers {
+  RuleChain<Rules...> rules;
+  Sink sink;
+
+  const auto& table() const { return rules.table(); }
+
+  /// Scores enter the softmax (or the mask) as they are.
+  static constexpr bool kIdentity = sizeof...(Rules) == 0;
+  static constexpr bool kSink = is_there_v<Sink>;
+  static constexpr bool kReadsTable = RuleChain<Rules...>::kReadsTable;
+
+  /// The rules of one row, to apply to its scores.
+  /// WHY  looked up packet by packet, where a row of the bias lies is loaded and computed anew each
+  ///      time: the compiler must take every stored score for a change of it (bias1k 0.74 of the
+  ///      peak instead of 0.77, Zen 5). Of the rest 0.03 are the loads from L3, which prefetching
+  ///      the rows of the strip, or of the next one, made slower.
+  auto of(const QueryRow& row) const {
+    return rules.map([&](const auto& rule) {
+      if constexpr (std::decay_t<decltype(rule)>::kReadsTable) {
+        return rule.of(row);
+      } else {
+        return rule;
+      }
+    });
+  }
+  /// The same with what a row's table holds from elsewhere.
+  template <class RuleOfRow>
+  auto with(const RuleOfRow& of_row) const {
+    return rules.map([&](const auto& rule) {
+      if constexpr (std::decay_t<decltype(rule)>::kReadsTable) {
+        return of_row;
+      } else {
+        return rule;
+      }
+    });
+  }
+};
+
+/// The rules of the options given among some kinds, in the order of those.
+template <class Scalar, class Asked>
+RuleChain<> bind_rules(const CallShape&, const Asked&, Order<>) {
+  return {};
+}
+template <class Scalar, class Asked, class Kind, class... Kinds>
+auto bind_rules(const CallShape& shape, const Asked& asked, Order<Kind, Kinds...>) {
+  if constexpr (Asked::template has<Kind>()) {
+    const auto rule = bind<Kind, Scalar>(shape, asked);
+    return chain(rule, bind_rules<Scalar>(shape, asked, Order<Kinds...>{}));
+  } else {
+    return bind_rules<Scalar>(shape, asked, Order<Kinds...>{});
+  }
+}
+template <class Sink, class... Rules>
+Modifiers<Sink, Rules...> modifiers(const RuleChain<Rules...>& rules, const Sink& sink) {
+  return {rules, sink};
+}
+/// All modifiers of a call, bound to its shape.
+template <class Scalar, class Asked>
+auto bind_modifiers(const CallShape& shape, const Asked& asked) {
+  const auto rules = bind_rules<Scalar>(shape, asked, ModifierOrder{});
+  return modifiers(rules, bind<SinkOption, Scalar>(shape, asked));
+}
 
 }  // namespace detail
 }  // namespace ATTN_ABI

@@ -6,6 +6,7 @@
 #include <cmath>
 
 #include "../base/call_shape.h"
+#include "../base/asked.h"
 #include "../base/simd.h"
 #include "../base/sizes.h"
 
@@ -72,6 +73,8 @@ struct AnglesOfBase {
     }
   }
   Index dims(Index key_dim) const { return key_dim; }
+  template <class Visit>
+  void visit_memory(const Visit&) const {}
   void check_position(const char* function, const char* name, Index position) const {
     if (position < -kMostPosition || position > kMostPosition) {
       fail(text(function, ": rotary: ", name, " position ", position, " is beyond the ",
@@ -135,11 +138,10 @@ struct GivenAngles {
     }
   }
   Index dims(Index) const { return 2 * cosines.view().cols; }
-  /// Of the cosines or the sines, for the check against outputs that overlap them.
-  template <class Held>
-  static TensorView<const typename Held::Scalar> memory(const Held& held) {
-    const auto m = held.view();
-    return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    visit("the cosines", memory(cosines));
+    visit("the sines", memory(sines));
   }
   void check_position(const char* function, const char* name, Index position) const {
     const Index rows = cosines.view().rows;
@@ -158,6 +160,13 @@ struct GivenAngles {
       for (Index pair = 0; pair < table.dims / 2; ++pair)
         table.write(pairs, r, pair, Scalar(c(position, pair)), Scalar(s(position, pair)));
     }
+  }
+
+ private:
+  template <class Held>
+  static TensorView<const typename Held::Scalar> memory(const Held& held) {
+    const auto m = held.view();
+    return {m.data, 1, 1, m.rows, m.cols, 0, 0, m.row_stride, m.col_stride};
   }
 };
 
@@ -221,10 +230,19 @@ class OperandPositions {
   bool by_token_ = false;
 };
 
+struct RotaryOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1,
+                  "attn: two rotary rotations in one call: name both operands' positions in one, "
+                  "rotary(...).positions(query_ids, key_ids)");
+  }
+};
 /// rotary(…).
 template <class Angles>
 struct Rotary : option_base {
-  static constexpr bool kReadsPositions = true;
+  using Kind = RotaryOption;
+  using Position = ReadsPositions;
   pairing pairs;
   Angles angles;
   OptionalSize asked_dims;  ///< else all of the head, or twice the columns of given cosines
@@ -258,6 +276,10 @@ struct Rotary : option_base {
     return changed;
   }
 
+  template <class Visit>
+  void visit_memory(const Visit& visit) const {
+    angles.visit_memory(visit);
+  }
   /// How many of a head's features turn; refuses what cannot.
   Index checked_dims(const char* function, Index features) const {
     angles.check(function);
@@ -275,24 +297,51 @@ struct Rotary : option_base {
   }
 };
 
-/// The rotation of a call once its shape is known: checked, with the size of its table.
+/// The rotation of a call's queries once its shape is known: checked, with the size of its table.
+/// All there is to turn where keys are a cache's, turned already.
 template <class Scalar, class Angles, class Offset>
-class BoundRotary {
+class QueryRotation {
  public:
-  BoundRotary(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset)
+  QueryRotation(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset)
       : option_(option),
         dims_(option.checked_dims(shape.function, shape.key_dim)),
-        query_(shape.function, "query", option.angles, shape.queries, ids(option.query_ids),
-               offset),
-        key_(shape.function, "key", option.angles, shape.keys, ids(option.key_ids), kFromStart) {}
+        query_(shape.function, "query", option.angles, shape.queries,
+               option.has_ids ? &option.query_ids : nullptr, offset) {}
 
-  Index scalars() const { return RotaryTable<Scalar>::size(query_.rows() + key_.rows(), dims_); }
+  Index scalars() const { return RotaryTable<Scalar>::size(query_.rows(), dims_); }
   /// Fills `memory`, scalars() of them, on a packet's boundary.
   Rotation<Scalar> fill(Scalar* memory) const {
     Rotation<Scalar> rotation{option_.pairs, dims_, {}, {}};
     rotation.query = query_.table(option_.angles, option_.pairs, dims_, memory);
-    rotation.key =
-        key_.table(option_.angles, option_.pairs, dims_, rotation.query.at(query_.rows()));
+    return rotation;
+  }
+
+ protected:
+  const Rotary<Angles>& option_;
+  Index dims_;
+
+ private:
+  OperandPositions<Offset> query_;
+};
+
+/// The same of queries and keys; these are counted from 0.
+template <class Scalar, class Angles, class Offset>
+class FullRotation : public QueryRotation<Scalar, Angles, Offset> {
+  using Queries = QueryRotation<Scalar, Angles, Offset>;
+  using Queries::dims_, Queries::option_;
+
+ public:
+  FullRotation(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset)
+      : Queries(shape, option, offset),
+        key_(shape.function, "key", option.angles, shape.keys,
+             option.has_ids ? &option.key_ids : nullptr, kFromStart) {}
+
+  Index scalars() const {
+    return Queries::scalars() + RotaryTable<Scalar>::size(key_.rows(), dims_);
+  }
+  Rotation<Scalar> fill(Scalar* memory) const {
+    Rotation<Scalar> rotation = Queries::fill(memory);
+    rotation.key = key_.table(option_.angles, option_.pairs, dims_, memory + Queries::scalars());
     return rotation;
   }
 
@@ -301,35 +350,8 @@ class BoundRotary {
     Index operator()(Index) const { return 0; }
   };
   static constexpr FromStart kFromStart{};
-  const IndexList* ids(const IndexList& list) const { return option_.has_ids ? &list : nullptr; }
 
-  const Rotary<Angles>& option_;
-  Index dims_;
-  OperandPositions<Offset> query_;
   OperandPositions<FromStart> key_;
-};
-
-/// The rotation of queries alone: their keys, a cache's, are turned already.
-template <class Scalar, class Angles, class Offset>
-class BoundQueryRotary {
- public:
-  BoundQueryRotary(const CallShape& shape, const Rotary<Angles>& option, const Offset& offset)
-      : option_(option),
-        dims_(option.checked_dims(shape.function, shape.key_dim)),
-        query_(shape.function, "query", option.angles, shape.queries,
-               option.has_ids ? &option.query_ids : nullptr, offset) {}
-
-  Index scalars() const { return RotaryTable<Scalar>::size(query_.rows(), dims_); }
-  Rotation<Scalar> fill(Scalar* memory) const {
-    Rotation<Scalar> rotation{option_.pairs, dims_, {}, {}};
-    rotation.query = query_.table(option_.angles, option_.pairs, dims_, memory);
-    return rotation;
-  }
-
- private:
-  const Rotary<Angles>& option_;
-  Index dims_;
-  OperandPositions<Offset> query_;
 };
 
 }  // namespace detail

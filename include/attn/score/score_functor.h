@@ -5,6 +5,8 @@
 
 #include "../lanes.h"
 #include "../base/functor.h"
+#include "../base/asked.h"
+#include "score_rule.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -12,8 +14,9 @@ namespace detail {
 
 /// Called with lanes.
 template <class Function>
-struct BoundLanesFunctor {
+struct BoundLanesFunctor : ScoreRule {
   const Function* function;
+  explicit BoundLanesFunctor(const Function& f) : function(&f) {}
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
@@ -38,8 +41,10 @@ constexpr LaneNumbers<Lane...> lane_numbers(std::integer_sequence<int, Lane...>)
 /// Called one key at a time, for pairs that are seen only: a table that the functor reads needs no
 /// entries for others.
 template <class Function>
-struct BoundKeyFunctor {
+struct BoundKeyFunctor : ScoreRule {
+  static constexpr bool kAsksSeen = true;
   const Function* function;
+  explicit BoundKeyFunctor(const Function& f) : function(&f) {}
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
@@ -97,9 +102,19 @@ constexpr bool takes_lanes() {
   }
 }
 
+struct ScoreOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(
+        Given <= 1,
+        "attn: two score functors in one call: options have no order, so write one functor "
+        "that does both");
+  }
+};
 template <class Held>
 struct LanesFunctor : option_base {
-  static constexpr bool kReadsPositions = true;
+  using Kind = ScoreOption;
+  using Position = ReadsPositions;
   Held held;
   explicit LanesFunctor(Held h) : held(std::move(h)) {}
   template <class Scalar, class Shape>
@@ -110,12 +125,13 @@ struct LanesFunctor : option_base {
                   "min, max, exp, tanh, with lookup(table, index) for table[index] and "
                   "select(condition, a, b) for an if, or one_by_one(f) to have it called with "
                   "(float s, attn::At at)");
-    return {&held.get()};
+    return BoundLanesFunctor<functor_t<Held>>(held.get());
   }
 };
 template <class Held>
 struct KeyFunctor : option_base {
-  static constexpr bool kReadsPositions = true;
+  using Kind = ScoreOption;
+  using Position = ReadsPositions;
   Held held;
   explicit KeyFunctor(Held h) : held(std::move(h)) {}
   template <class Scalar, class Shape>
@@ -124,7 +140,7 @@ struct KeyFunctor : option_base {
                   "attn::score: a functor that is called one key at a time takes the score and "
                   "where it stands, and returns the new score: write [](float s, attn::At at) { "
                   "return s - ...; }, or [](auto s, auto at) to be called with lanes of keys");
-    return {&held.get()};
+    return BoundKeyFunctor<functor_t<Held>>(held.get());
   }
 };
 

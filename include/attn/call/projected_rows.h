@@ -18,8 +18,8 @@ kernel::Rows<T> rows_of(const TensorView<T>& view) {
 }
 inline kernel::NoRows rows_of(Absent) { return {}; }
 
-/// What a layer adds to its output: a view, or Absent. `name`: what residual() without a matrix adds,
-/// the input.
+/// What a layer adds to its output: a view, or Absent. `name`: the input, which residual() without
+/// a matrix adds.
 template <class Scalar, class Input, class Asked>
 auto residual_of(const CallShape& output, const char* name, const TensorView<Input>& input,
                  const Asked& asked) {

@@ -106,7 +106,7 @@ TEST(ALayerThatWasMovedFrom, IsRefusedAndFilled) {
     view.in_proj_weight = in.data();
     view.out_proj_weight = out.data();
     EXPECT_EQ(error_of([&] { attn::store(mha.weights(), view); }),
-              "attn::store: the weights hold nothing (they were moved from)");
+              "attn::MultiHeadAttention::weights" + nothing);
   };
   expect_nothing(moved);
   Layer copied(moved);

@@ -111,6 +111,42 @@ TEST(LayerWeights, AreCopiedWithTheLayer) {
   EXPECT_EQ(MatrixXf(copy(X)), MatrixXf::Zero(3, 6));
 }
 
+/// Sizes around those of panels; what a copy could lose: NaN, -0, infinity.
+template <class Scalar>
+void expect_every_bit_back() {
+  const auto options =
+      MultiHeadOptions(33, 4).key_dim(8).value_dim(7).kv_heads(2).value_features(65).biases();
+  attn::MultiHeadWeights<Scalar> given(options);
+  support::randomize(given, 3);
+  given.query(0, 31) = given.output_bias(32) = Scalar(-0.0f);
+  given.value(64, 13) = given.key_bias(15) = Scalar(std::nanf(""));
+  given.output(27, 32) = given.query_bias(0) = Scalar(INFINITY);
+  MultiHeadAttention<Scalar> mha(options);
+  mha.edit([&](auto& w) { w = given; });
+  mha.edit([](auto&) {});
+  const auto& w = mha.weights();
+  EXPECT_TRUE(same_bits(w.query, given.query));
+  EXPECT_TRUE(same_bits(w.key, given.key));
+  EXPECT_TRUE(same_bits(w.value, given.value));
+  EXPECT_TRUE(same_bits(w.output, given.output));
+  EXPECT_TRUE(same_bits(w.query_bias, given.query_bias));
+  EXPECT_TRUE(same_bits(w.key_bias, given.key_bias));
+  EXPECT_TRUE(same_bits(w.value_bias, given.value_bias));
+  EXPECT_TRUE(same_bits(w.output_bias, given.output_bias));
+}
+TEST(LayerWeights, ComeBackBitByBit) {
+  expect_every_bit_back<float>();
+  expect_every_bit_back<double>();
+  expect_every_bit_back<Eigen::half>();
+  expect_every_bit_back<Eigen::bfloat16>();
+}
+
+TEST(LayerWeights, AreHeldOnce) {
+  constexpr std::size_t kNumbers = 4 * 64 * 64;
+  EXPECT_LT(sizeof(MultiHeadAttention<float, 64, 8>), kNumbers * 5);
+  EXPECT_LT(sizeof(MultiHeadAttention<Eigen::half, 64, 8>), kNumbers * 3);
+}
+
 // ---- PyTorch ------------------------------------------------------------------------------------
 // E = 4, two heads. in_proj_weight [12, 4] holds 0 … 47 row by row: its first four rows are q_proj_weight, and y = x·Wᵀ, so our
 // column n of `query` is its row n: column 0 is (0, 1, 2, 3), row 0 is (0, 4, 8, 12).
@@ -213,7 +249,8 @@ TEST(PyTorchWeights, AreRefusedWhereTheModuleIsAnother) {
   EXPECT_EQ(refusal(wide, view),
             "attn::load: in_proj_weight joins inputs of one width, query has 4 features, key 3, "
             "value 3: give q_, k_ and v_proj_weight");
-  EXPECT_EQ(refusal(mha, view), "attn::load: in_proj_bias is null, the layer has one");
+  EXPECT_EQ(refusal(mha, view),
+            "attn::load: needs either in_proj_bias or q_, k_ and v_proj_bias, has neither");
   view.in_proj_bias = p;
   EXPECT_EQ(refusal(mha, view), "attn::load: out_proj_weight is null, the layer has one");
   view.out_proj_weight = view.out_proj_bias = p;
@@ -286,7 +323,7 @@ TEST(KerasWeights, AreRefusedWhereTheLayerIsAnother) {
   EXPECT_EQ(refusal(view),
             "attn::load: key_bias is given, the layer has none; it has where it is made with "
             "MultiHeadOptions(...).in_bias() and .out_bias()");
-  view.value_kernel = nullptr;
+  view.key_bias = view.value_kernel = nullptr;
   EXPECT_EQ(refusal(view), "attn::load: value_kernel is null, the layer has one");
 }
 

@@ -50,7 +50,7 @@ inline namespace ATTN_ABI {
 ///            (65 + in / 64) · ε/2 of |X|·|W| + |b|. On inputs in [−1, 1] and unit-scale weights
 ///            float stays within 1e-6 up to 512 features, 2e-6 up to 4096, 4e-6 up to 16384
 ///            (tests/linear_test.cpp); the activations' own: activation.h
-///            Example: examples/06_encoder.cpp
+///            Example: examples/06_encoder
 template <class Scalar, int In = Eigen::Dynamic, int Out = Eigen::Dynamic>
 class Linear {
   static constexpr bool kFixed = In != Eigen::Dynamic;
@@ -104,11 +104,7 @@ class Linear {
   Weights weights() const {
     check_holds("attn::Linear::weights");
     Weights plain(options_);
-    const auto panels = panels_.view();
-    for (Index n = 0; n < options_.out_features(); ++n) {
-      for (Index c = 0; c < options_.in_features(); ++c) plain.kernel()(c, n) = panels(c, n);
-      if (options_.has_bias()) plain.bias()(n) = Scalar(panels.bias[n]);
-    }
+    panels_.unpack(plain.kernel(), plain.bias());
     return plain;
   }
 

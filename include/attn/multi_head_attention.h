@@ -9,8 +9,8 @@
 //   mha.edit([&](auto& w) { w.query = …; });               // or load() from another framework, or an initialiser
 //   Y = mha(X, attn::causal(), attn::residual());          // X + MHA(X)
 //
-// The weights are plain matrices to the user and panels to the register tile: edit() repacks them
-// before it returns.
+// The weights are held once, as the panels that the register tile reads: edit() shows them as plain
+// matrices and packs them before it returns.
 #pragma once
 
 #include "call/layer.h"
@@ -50,7 +50,8 @@ struct LayerShape {
 ///            it was. Calls on one object follow each other; a const object takes its scratch from
 ///            use(workspace) and may be shared by threads that bring one each. Y may be any of the
 ///            inputs
-/// Cost       2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y),
+/// Cost       sizeof(Scalar) bytes a weight, columns padded to panels (32 floats with AVX-512);
+///            2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y),
 ///            none is allocated from the second call of the same sizes on, or from the first after
 ///            reserve()
 /// Accuracy   on unit-scale weights, biases and inputs float within 1e-6, double within 1e-14 of
@@ -80,9 +81,8 @@ class MultiHeadAttention {
 
   /// A layer of these sizes, its weights zero: so is its output, until edit(), load() or an
   /// initialiser has filled them.
-  explicit MultiHeadAttention(const MultiHeadOptions& options)
-      : options_(checked(options)), weights_(options) {
-    panels_.pack(weights_);
+  explicit MultiHeadAttention(const MultiHeadOptions& options) : options_(checked(options)) {
+    panels_.pack(Weights(options));
   }
   /// The layer of its compile-time sizes, without biases.
   template <class Size = std::integral_constant<int, DModel>>
@@ -109,20 +109,20 @@ class MultiHeadAttention {
   MultiHeadAttention& operator=(MultiHeadAttention&&) = default;
 
   const MultiHeadOptions& options() const { return options_; }
-  /// To read. They are written by edit(), which packs them anew: mha.edit([&](auto& w) { w.query =
-  /// W; }).
-  const Weights& weights() const { return weights_; }
+  /// A copy, unpacked: the layer holds its weights once, as the register tile reads them. They are
+  /// written by edit(): mha.edit([&](auto& w) { w.query = W; }). Const, so that an assignment to a
+  /// part of the copy is refused.
+  const Weights weights() const { return unpacked("attn::MultiHeadAttention::weights"); }
 
-  /// Calls change(w) with a copy of the weights, checks their shapes, packs them and only then
-  /// keeps them: where something is refused or thrown, the layer stays as it was.
+  /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
+  /// something is refused or thrown, the layer stays as it was.
   template <class Change>
   void edit(Change&& change) {
-    check_holds("attn::MultiHeadAttention::edit");
-    Weights changed = weights_;
+    static constexpr const char* function = "attn::MultiHeadAttention::edit";
+    Weights changed = unpacked(function);
     change(changed);
-    detail::check_weights("attn::MultiHeadAttention::edit", changed, weights_);
+    detail::check_weights(function, changed, options_);
     panels_.pack(changed);
-    weights_ = std::move(changed);
   }
   /// One projection's weight, or weight and bias; refused where the shape is another.
   template <class Matrix, class... Bias>
@@ -253,6 +253,12 @@ class MultiHeadAttention {
                                 "another to it"));
     }
   }
+  Weights unpacked(const char* function) const {
+    check_holds(function);
+    Weights plain(options_);
+    panels_.unpack(plain);
+    return plain;
+  }
   detail::LayerContext<Scalar> context(const char* function, Workspace<Compute>* own) const {
     check_holds(function);
     return {function,
@@ -372,7 +378,6 @@ class MultiHeadAttention {
   }
 
   MultiHeadOptions options_;
-  Weights weights_;
   detail::PackedLayer<Scalar, DModel> panels_;
   Workspace<Compute> workspace_;
 };

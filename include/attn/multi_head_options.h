@@ -15,7 +15,7 @@ inline namespace ATTN_ABI {
 ///            d_model a multiple of heads (std::invalid_argument from the layer otherwise)
 /// Semantics  what is not set follows from what is: value_dim from key_dim, value_features from
 ///            key_features, those and output_features from d_model. No biases, as in Vaswani et al.
-///            2017, unless in_bias() or out_bias() asks for them
+///            2017, unless biases(), in_bias() or out_bias() asks for them
 class MultiHeadOptions {
  public:
   constexpr MultiHeadOptions(Index d_model, Index heads) : d_model_(d_model), heads_(heads) {}
@@ -51,6 +51,8 @@ class MultiHeadOptions {
   [[nodiscard]] constexpr MultiHeadOptions out_bias() const {
     return with_bias(&MultiHeadOptions::out_bias_);
   }
+  /// Both: a bias for each of the four projections.
+  [[nodiscard]] constexpr MultiHeadOptions biases() const { return in_bias().out_bias(); }
 
   constexpr Index d_model() const { return d_model_; }
   constexpr Index heads() const { return heads_; }

@@ -31,6 +31,23 @@ struct WeightMatrix : Base {
   }
 };
 
+/// Calls part(name, matrix, rows, cols) for each of the weights, with the shape that the sizes give
+/// it.
+template <class Weights, class Part>
+void visit_weight_shapes(Weights& w, const MultiHeadOptions& sizes, const Part& part) {
+  const Index queries = sizes.heads() * sizes.key_dim(), keys = sizes.kv_heads() * sizes.key_dim();
+  const Index values = sizes.kv_heads() * sizes.value_dim(), output = sizes.output_features();
+  const Index in_biases = sizes.has_in_bias() ? 1 : 0, out_biases = sizes.has_out_bias() ? 1 : 0;
+  part("query weight", w.query, sizes.d_model(), queries);
+  part("key weight", w.key, sizes.key_features(), keys);
+  part("value weight", w.value, sizes.value_features(), values);
+  part("output weight", w.output, sizes.heads() * sizes.value_dim(), output);
+  part("query bias", w.query_bias, 1, in_biases * queries);
+  part("key bias", w.key_bias, 1, in_biases * keys);
+  part("value bias", w.value_bias, 1, in_biases * values);
+  part("output bias", w.output_bias, 1, out_biases * output);
+}
+
 }  // namespace detail
 
 /// The weights of MultiHeadAttention. Every projection is Y = X·W + b, a row of X a token:
@@ -59,16 +76,9 @@ struct MultiHeadWeights {
 
   explicit MultiHeadWeights(const MultiHeadOptions& sizes)
       : heads(sizes.heads()), kv_heads(sizes.kv_heads()) {
-    const Index queries = heads * sizes.key_dim(), keys = kv_heads * sizes.key_dim();
-    const Index values = kv_heads * sizes.value_dim(), mixed = heads * sizes.value_dim();
-    query.setZero(sizes.d_model(), queries);
-    key.setZero(sizes.key_features(), keys);
-    value.setZero(sizes.value_features(), values);
-    output.setZero(mixed, sizes.output_features());
-    query_bias.setZero(sizes.has_in_bias() ? queries : 0);
-    key_bias.setZero(sizes.has_in_bias() ? keys : 0);
-    value_bias.setZero(sizes.has_in_bias() ? values : 0);
-    output_bias.setZero(sizes.has_out_bias() ? sizes.output_features() : 0);
+    detail::visit_weight_shapes(*this, sizes, [](const char*, auto& part, Index rows, Index cols) {
+      part.setZero(rows, cols);
+    });
   }
 
   Index key_dim() const { return query.cols() / heads; }
@@ -90,23 +100,15 @@ inline void check_part_shape(const char* function, const std::string& name, Inde
             shape_text(needs_rows, needs_cols)));
 }
 
-/// Refuses weights that have lost the shapes of `model`.
+/// Refuses weights that have lost the layer's shapes.
 template <class Weights>
-void check_weights(const char* function, const Weights& w, const Weights& model) {
-  const auto same = [&](const char* name, const auto& has, const auto& needs) {
-    check_part_shape(function, name, has.rows(), has.cols(), needs.rows(), needs.cols());
-  };
-  same("query weight", w.query, model.query);
-  same("key weight", w.key, model.key);
-  same("value weight", w.value, model.value);
-  same("output weight", w.output, model.output);
-  same("query bias", w.query_bias, model.query_bias);
-  same("key bias", w.key_bias, model.key_bias);
-  same("value bias", w.value_bias, model.value_bias);
-  same("output bias", w.output_bias, model.output_bias);
-  if (w.heads != model.heads || w.kv_heads != model.kv_heads) {
+void check_weights(const char* function, const Weights& w, const MultiHeadOptions& sizes) {
+  visit_weight_shapes(w, sizes, [&](const char* name, const auto& part, Index rows, Index cols) {
+    check_part_shape(function, name, part.rows(), part.cols(), rows, cols);
+  });
+  if (w.heads != sizes.heads() || w.kv_heads != sizes.kv_heads()) {
     fail(text(function, ": the weights have ", w.heads, " heads on ", w.kv_heads, ", the layer ",
-              model.heads, " on ", model.kv_heads));
+              sizes.heads(), " on ", sizes.kv_heads()));
   }
 }
 

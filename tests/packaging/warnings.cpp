@@ -69,6 +69,7 @@ void layer(const MatrixXf& X, MatrixXf& Y) {
   });
   attn::store(mha.weights(), attn::KerasView<float>());
   attn::store(mha.weights(), attn::PyTorchView<float>());
+  attn::store(mha.weights(), attn::JoinedView<float>());
 }
 
 void every_kind(const MatrixXf& Q, MatrixXf& Y, const Matrix<double>& D, Matrix<double>& E,

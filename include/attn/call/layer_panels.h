@@ -62,6 +62,15 @@ class PackedProjection {
     bias_.resize(columns);
     for (Index n = 0; n < columns; ++n) bias_.data()[n] = n < size ? Scalar(element(n)) : Scalar(0);
   }
+  /// Into matrices of the same shapes, bit by bit as they were; a bias of size 0 is none.
+  template <class Weight, class Bias>
+  void unpack(Weight& w, Bias& b) const {
+    const Panels panels = view();
+    for (Index n = 0; n < w.cols(); ++n) {
+      for (Index c = 0; c < w.rows(); ++c) w(c, n) = panels(c, n);
+    }
+    for (Index n = 0; n < b.size(); ++n) b(n) = Storage(panels.bias[n]);
+  }
   Panels view() const { return {panels_.data(), bias_.data(), inputs_, outputs_}; }
   /// Not so once it has been moved from.
   bool holds_weights() const { return panels_.data() != nullptr; }
@@ -84,6 +93,13 @@ struct PackedLayer {
     key.pack(w.key, w.key_bias);
     value.pack(w.value, w.value_bias);
     output.pack(w.output, w.output_bias);
+  }
+  template <class Weights>
+  void unpack(Weights& w) const {
+    query.unpack(w.query, w.query_bias);
+    key.unpack(w.key, w.key_bias);
+    value.unpack(w.value, w.value_bias);
+    output.unpack(w.output, w.output_bias);
   }
 };
 

@@ -100,7 +100,8 @@ class CachedKeys {
   bool packed(Index) const { return true; }
   bool finite(int, const Visit<Scalar>&, const Scalar*) const { return finite_; }
 
-  void scores(const Scalar* query, const Segment& segment, const ScoreTile<Scalar>& tile) const {
+  ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
+                          const ScoreTile<Scalar>& tile) const {
     // The panels that are stored, then the tail. Maxima are those of the scores as they are scaled.
     const Index depth = layout_.depth;
     const Segment stored{segment.first, std::min(segment.last, tail_),

@@ -79,7 +79,8 @@ class PackedKeys {
     return finite_;
   }
 
-  void scores(const Scalar* query, const Segment& segment, const ScoreTile<Scalar>& tile) const {
+  ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
+                          const ScoreTile<Scalar>& tile) const {
     if (in_place_) {
       scores_in_place<S>(tile.strip.rows, query, source(problem_.key, block_),
                          segment.first * Size::panel, segment.end, problem_.shape.key_dim,

@@ -269,8 +269,8 @@ struct MatrixSink {
   Scalar* address(Index, Index) const { return tile; }
   Index stride() const { return TileSize<Scalar>::panel; }
   /// Asks for the lines that rows [begin, end) of a tile will be written to.
-  /// WHY  while the tile is multiplied, some in each run: all of them at its end waited for took 5 %
-  ///      of linear512, all asked for at its beginning 2.5 % (Zen 4, AVX-512, g++)
+  /// WHY  while the tile is multiplied, some in each run: all of them at its end waited for took
+  ///      5 % of linear512, all asked for at its beginning 2.5 % (Zen 4, AVX-512, g++)
   ATTN_INLINE void expect(Index row, Index begin, Index end, Index column) const {
     using Stored = typename Output::Scalar;
     constexpr Index kLine = 64 / Index(sizeof(Stored));

@@ -24,6 +24,8 @@ void snippets() {
   float* y = outputs.data();
   const float slope = 0.1f;
   const std::vector<float> table(std::size_t(2 * n), 0.5f);
+  const MatrixXf W1 = MatrixXf::Random(512, 2048), W2 = W1.transpose();
+  const Eigen::RowVectorXf b1 = W1.row(0), b2 = W2.row(0);
   const std::vector<float> parameters(3 * 512 * 512, 0.01f);
   const float *in_weight = parameters.data(), *in_bias = in_weight, *out_weight = in_weight,
               *out_bias = in_weight;

@@ -20,6 +20,7 @@
 #include "support/reference_attention.h"
 #include "support/reference_rotary.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 #include "support/threads.h"
 
 namespace {
@@ -28,6 +29,7 @@ using attn::split_keys;
 using Eigen::Index;
 using Eigen::MatrixXf;
 using support::error_of;
+using support::kNaN;
 using support::near;
 using support::same_bits;
 using support::Threads;
@@ -35,7 +37,6 @@ using support::uniform;
 using Case = support::BatchCase;
 
 constexpr Index kBlock = 256;  // keys of a block, for the few features of these tests
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
@@ -239,13 +240,13 @@ TEST(SplitKeysOf, RotatedKeysAndAveragedHeads) {
 }
 
 TEST(SplitKeysOf, NanAreSeenByTheirRowsAlone) {
-  const float infinity = std::numeric_limits<float>::infinity();
+  const float infinity = support::kInfinity<float>;
   Threads pool;
-  for (const float poison : {kNan, infinity, -infinity}) {
+  for (const float poison : {kNaN<float>, infinity, -infinity}) {
     Causal x(600, 600);
     const MatrixXf Y = x(split_keys(kBlock));
-    x.V(400, 1) = poison;  // of the second part: hidden from 400 rows, in a column of its own
-    x.K(550, 2) = kNan;    // of the third
+    x.V(400, 1) = poison;       // of the second part: hidden from 400 rows, in a column of its own
+    x.K(550, 2) = kNaN<float>;  // of the third
     for (const int workers : {1, 3}) {
       const MatrixXf poisoned = x(split_keys(kBlock), attn::on(pool, workers));
       EXPECT_TRUE(same_bits(poisoned.topRows(400), Y.topRows(400)));

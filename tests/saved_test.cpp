@@ -26,6 +26,12 @@ using support::same_bits;
 using support::uniform;
 using Case = support::BatchCase;
 
+/// Everything that a call saves.
+template <class Scalar>
+struct Saved {
+  support::DynamicMatrix<Scalar> l, m, e, W, S;
+};
+
 template <class Scalar>
 struct Call {
   using Matrix = support::DynamicMatrix<Scalar>;
@@ -57,6 +63,11 @@ struct Call {
     return Y;
   }
 
+  /// Saves everything, the scores as they are masked.
+  Matrix operator()(Saved<Scalar>& s) const {
+    return (*this)(attn::save_logsumexp(s.l), attn::save_max_logit(s.m), attn::save_entropy(s.e),
+                   attn::save_weights(s.W), attn::save_scores(s.S, attn::stage::masked));
+  }
   support::ReferenceResult expected() const {
     ReferenceOptions asked;
     asked.heads = c.heads;
@@ -105,9 +116,9 @@ TYPED_TEST(SavedOutputs, AgreeWithTheFormulaAndChangeNoBitOfTheOutput) {
     SCOPED_TRACE(name_of(c));
     const Call<TypeParam> call(c);
     const auto expected = call.expected();
-    support::DynamicMatrix<TypeParam> l, m, e, W, S;
-    const auto Y = call(attn::save_logsumexp(l), attn::save_max_logit(m), attn::save_entropy(e),
-                        attn::save_weights(W), attn::save_scores(S, attn::stage::masked));
+    Saved<TypeParam> saved;
+    const auto Y = call(saved);
+    auto& [l, m, e, W, S] = saved;
     EXPECT_TRUE(same_bits(Y, call()));
     const double tolerance = 32 * this->kEpsilon * c.range;
     EXPECT_TRUE(near(l, expected.logsumexp, tolerance));
@@ -274,9 +285,9 @@ TEST(SavedOutputs, OfFixedSizesAreThoseOfDynamicOnes) {
 
 TEST(SavedOutputs, AreRoundedOnceToTheirStorage) {
   const Heads call;
-  MatrixXf W, S, e;
+  MatrixXf W, S, l, m, e;
   (void)call(attn::save_weights(W), attn::save_scores(S, attn::stage::masked),
-             attn::save_entropy(e));
+             attn::save_logsumexp(l), attn::save_max_logit(m), attn::save_entropy(e));
   support::DynamicMatrix<Eigen::half> half_W;
   support::DynamicMatrix<Eigen::bfloat16> narrow_S;
   Eigen::MatrixXd wide_e;
@@ -443,12 +454,8 @@ TEST(SavedOutputs, OverwriteWhatWasThereAlsoWhereNoRowLooks) {
 TEST(SavedOutputs, OfARowDependOnThatRowAlone) {
   const Case c{{0, 90}, {0, 530}, 1, 1, 0.6, 2};
   const Call<float> call(c);
-  MatrixXf W, S, e, one_W, one_S, one_e;
-  const auto attend = [](const Call<float>& x, MatrixXf& w, MatrixXf& s, MatrixXf& h) {
-    (void)x(attn::save_weights(w), attn::save_scores(s, attn::stage::masked),
-            attn::save_entropy(h));
-  };
-  attend(call, W, S, e);
+  Saved<float> all, one;
+  (void)call(all);
   for (const Index row : {0, 1, 44, 45, 89}) {
     Call<float> alone({{0, 1}, {0, 530}});
     alone.Q = call.Q.row(row);
@@ -458,10 +465,12 @@ TEST(SavedOutputs, OfARowDependOnThatRowAlone) {
     for (Index j = 0; j < 530; ++j) {
       if (!call.M(row, j)) alone.K.row(j).setConstant(NAN);
     }
-    attend(alone, one_W, one_S, one_e);
-    EXPECT_TRUE(same_bits(one_W, W.row(row))) << row;
-    EXPECT_TRUE(same_bits(one_S, S.row(row))) << row;
-    EXPECT_TRUE(same_bits(one_e, e.row(row))) << row;
+    (void)alone(one);
+    EXPECT_TRUE(same_bits(one.W, all.W.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.S, all.S.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.l, all.l.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.m, all.m.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.e, all.e.row(row))) << row;
   }
 }
 
@@ -471,12 +480,13 @@ TEST(SavedOutputs, ShowNaNInTheRowsThatSeeItAndZerosForHiddenPairs) {
   call.M.setConstant(true);
   call.M(1, 7) = false;  // row 1 does not see it
   call.M(2, 8) = false;
-  MatrixXf W, e, m, l;
-  (void)call(attn::save_weights(W), attn::save_entropy(e), attn::save_max_logit(m),
-             attn::save_logsumexp(l));
+  Saved<float> saved;
+  (void)call(saved);
+  const auto& [l, m, e, W, S] = saved;
   for (const Index i : {0, 2}) {
     EXPECT_TRUE(std::isnan(e(i, 0)) && std::isnan(m(i, 0)) && std::isnan(l(i, 0)));
     EXPECT_TRUE(std::isnan(W(i, 7)) && std::isnan(W(i, 39)));
+    EXPECT_TRUE(std::isnan(S(i, 7)) && std::isfinite(S(i, 39)));
   }
   EXPECT_EQ(W(2, 8), 0);
   EXPECT_TRUE(std::isfinite(e(1, 0)) && std::isfinite(m(1, 0)) && W.row(1).allFinite());
@@ -485,8 +495,7 @@ TEST(SavedOutputs, ShowNaNInTheRowsThatSeeItAndZerosForHiddenPairs) {
   // An infinite score takes all the weight, which no number is.
   call.K(7, 0) = 0;
   call.B(0, 7) = kInfinity<float>;
-  (void)call(attn::save_weights(W), attn::save_entropy(e), attn::save_max_logit(m),
-             attn::save_logsumexp(l));
+  (void)call(saved);
   EXPECT_TRUE(std::isnan(e(0, 0)) && std::isnan(m(0, 0)) && std::isnan(W(0, 7)));
   EXPECT_TRUE(std::isfinite(m(1, 0)));
 }

@@ -91,7 +91,7 @@ using Scalars = ::testing::Types<float, double, long double>;
 TYPED_TEST_SUITE(ExpNonpositive, Scalars, support::ScalarNames);
 
 TYPED_TEST(ExpNonpositive, IsExactAtZeroAndAtMinusInfinity) {
-  constexpr TypeParam infinity = kInfinity<TypeParam>;
+  const TypeParam infinity = kInfinity<TypeParam>;
   EXPECT_EQ(value_of<Exp>(TypeParam(0)), TypeParam(1));
   EXPECT_EQ(value_of<Exp>(-TypeParam(0)), TypeParam(1));
   EXPECT_TRUE(support::same_bits_of(value_of<Exp>(-infinity), TypeParam(0)));
@@ -182,7 +182,7 @@ class ExpLanes : public ::testing::Test {};
 TYPED_TEST_SUITE(ExpLanes, Scalars, support::ScalarNames);
 
 TYPED_TEST(ExpLanes, IsExactAtZeroAndAtTheEnds) {
-  constexpr TypeParam infinity = kInfinity<TypeParam>;
+  const TypeParam infinity = kInfinity<TypeParam>;
   EXPECT_EQ(value_of<ExpOfAny>(TypeParam(0)), TypeParam(1));
   EXPECT_EQ(value_of<ExpOfAny>(-infinity), TypeParam(0));
   EXPECT_EQ(value_of<ExpOfAny>(infinity), infinity);
@@ -203,7 +203,7 @@ class TanhLanes : public ::testing::Test {};
 TYPED_TEST_SUITE(TanhLanes, Scalars, support::ScalarNames);
 
 TYPED_TEST(TanhLanes, IsOddBoundedAndExactAtTheEnds) {
-  constexpr TypeParam infinity = kInfinity<TypeParam>;
+  const TypeParam infinity = kInfinity<TypeParam>;
   EXPECT_EQ(value_of<Tanh>(TypeParam(0)), TypeParam(0));
   EXPECT_EQ(value_of<Tanh>(-TypeParam(0)), TypeParam(0));
   EXPECT_EQ(value_of<Tanh>(infinity), TypeParam(1));

@@ -8,10 +8,11 @@
 
 namespace support {
 
+// Not constexpr: Eigen's half is not.
 template <class Scalar>
-inline constexpr Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
+const Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
 template <class Scalar>
-inline constexpr Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
+const Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
 
 inline float from_bits(std::uint32_t bits) {
   float x;

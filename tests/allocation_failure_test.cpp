@@ -14,6 +14,7 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/random_layer.h"
+#include "support/random_linear.h"
 
 namespace {
 
@@ -395,6 +396,37 @@ TEST(CacheOfKeys, AndOutputAreKeptByDecode) {
     fail_each(
         3, [&] { return Decoded(right_size); }, [](Decoded& s) { Decoded::decode(s); });
   }
+}
+
+// ---- Linear layers ----------------------------------------------------------------------------
+
+struct LinearState {
+  attn::Linear<float> linear = support::random_linear<float>(attn::LinearOptions(8, 12).bias());
+  attn::Linear<float> other = support::random_linear<float>(attn::LinearOptions(40, 3), 7);
+  Matrix X = numbers(5, 8, 1), Y = numbers(2, 3, 2);
+
+  void expect_same(const LinearState& before) const {
+    for (const auto of : {&LinearState::linear, &LinearState::other}) {
+      const auto w = (this->*of).weights(), was = (before.*of).weights();
+      expect_same_matrix(w.kernel(), was.kernel());
+      expect_same_matrix(w.bias(), was.bias());
+    }
+    expect_same_matrix(Y, before.Y);
+  }
+  void expect_right() { EXPECT_EQ((Matrix(other(Matrix::Ones(1, 40))).cols()), 3); }
+};
+
+TEST(AllocationFailure, LeavesALinearLayerAndItsOutputAsTheyWere) {
+  const auto make = [] { return LinearState(); };
+  fail_each(2, make, [](LinearState& s) { s.linear(s.X, attn::into(s.Y), attn::gelu()); });
+  fail_each(2, make, [](LinearState& s) { s.linear.edit([](auto& w) { w.kernel().setZero(); }); });
+  struct Assigned : LinearState {
+    void expect_right() {
+      expect_same_matrix(other.weights().kernel(), LinearState().linear.weights().kernel());
+    }
+  };
+  fail_each(
+      2, [] { return Assigned(); }, [](Assigned& s) { s.other = s.linear; });
 }
 
 }  // namespace

@@ -252,6 +252,59 @@ TEST(NoMallocLayer, FromTheSecondCallOrAfterReserve) {
   EXPECT_EQ(call(std::as_const(shared), attn::use(workspace)), 0);
 }
 
+TEST(NoMallocLinear, FromTheSecondCallOrAfterReserveOrWithFixedSizes) {
+  const attn::LinearOptions options = attn::LinearOptions(24, 70).bias();
+  const auto X = uniform<float>(37, 24, 1), R = uniform<float>(37, 70, 2);
+  DynamicMatrix<float> Y(37, 70);
+  attn::Linear<float> linear(options), reserved(options);
+  const attn::Linear<Eigen::half> shared(options);
+  const auto call = [&](auto& layer, auto... more) {
+    return allocations_in(
+        [&] { layer(X, attn::into(Y), attn::residual(R), attn::gelu(), more...); });
+  };
+  EXPECT_GE(call(linear), 1);
+  EXPECT_EQ(call(linear), 0);
+  EXPECT_EQ(allocations_in([&] { linear(X.topRows(20), attn::into(Y.topRows(20))); }), 0);
+  reserved.reserve(37);
+  EXPECT_EQ(call(reserved), 0);
+  attn::Workspace<float> workspace;
+  shared.reserve(37, 1, workspace);
+  EXPECT_EQ(call(shared, attn::use(workspace)), 0);
+  EXPECT_EQ(allocations_in([&] {
+              attn::Linear<float, 8, 16> fixed;
+              const Eigen::Matrix<float, 5, 8> x = Eigen::Matrix<float, 5, 8>::Ones();
+              const Eigen::Matrix<float, 5, 16> y = attn::silu(fixed(x, attn::relu()));
+              fixed.set(y.topRows<1>().colwise().replicate<8>());
+            }),
+            0);
+}
+
+/// A pool of the calling thread.
+struct InTurn {
+  template <class F>
+  void parallel_for(int n, const F& f) {
+    for (int i = 0; i < n; ++i) f(i);
+  }
+};
+
+// Whatever room for many workers was made, fewer rows and workers fit.
+TEST(NoMallocLinear, ReserveIsForAllUpToItsSizes) {
+  attn::Linear<float> linear(attn::LinearOptions(512, 300));
+  linear.reserve(130, 4);
+  DynamicMatrix<float> Y(130, 300);
+  const auto X = uniform<float>(130, 512, 1);
+  InTurn pool;
+  for (int workers = 1; workers <= 4; ++workers) {
+    for (const Index rows : {1, 11, 12, 13, 60, 96, 97, 130}) {
+      EXPECT_EQ(allocations_in([&] {
+                  linear(X.topRows(rows), attn::into(Y.topRows(rows)), attn::on(pool, workers));
+                }),
+                0)
+          << rows << " rows, " << workers << " workers";
+    }
+  }
+}
+
 TEST(NoMallocLayer, DecodingFromTheSecondStepOrAfterReserve) {
   const auto options = attn::MultiHeadOptions(24, 4).kv_heads(2).in_bias().out_bias();
   const auto X = uniform<float>(700, 24, 1);

@@ -129,6 +129,10 @@ class Asked {
 /// Kinds in an order of their own, whatever that of the options is.
 template <class... Kinds>
 struct Order {};
+template <class Argument, class Kinds>
+inline constexpr bool is_of_order_v = false;
+template <class Argument, class... Kinds>
+inline constexpr bool is_of_order_v<Argument, Order<Kinds...>> = is_of_kind_v<Argument, Kinds...>;
 
 /// Refuses, in the words of each kind, what is given more often than it may be.
 template <class... Options>

@@ -66,22 +66,24 @@ constexpr void check_given() {
   check_positions<Options...>();
 }
 
-/// The options of attention.
+/// The options of attention. Modifiers and numbers of rows are those of their lists.
 template <class Option>
-inline constexpr bool is_attention_option_v =
-    is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SoftcapOption, BiasOption,
-                 AlibiOption, ScoreOption, SinkOption, RotaryOption, BatchOption, IntoOption,
-                 kernel::LogSumExpOfRow, kernel::MaxLogitOfRow, kernel::EntropyOfRow, WeightsOption,
-                 ScoresOption, ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
-                 ExecutorOption, SplitKeysOption>;
-/// The same of a call of attention.
+constexpr bool is_attention_option() {
+  return is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SinkOption, RotaryOption,
+                      BatchOption, IntoOption, WeightsOption, ScoresOption, ResidualOption,
+                      AllKeysOption, CacheSequencesOption, UseOption, ExecutorOption,
+                      SplitKeysOption> ||
+         is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
+}
+/// check_given() of a call of attention, and that its options are attention's.
 template <class... Options>
 constexpr void check_options() {
   check_given<Options...>();
-  static_assert(
-      ((is_attention_option_v<Options> || makes_option<Options>() || is_operand_v<Options>)&&...),
-      "attn: unknown option: options are made by causal(), window(), keep(), "
-      "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
+  constexpr bool known =
+      (... && (is_attention_option<Options>() || makes_option<Options>() || is_operand_v<Options>));
+  static_assert(known,
+                "attn: unknown option: options are made by causal(), window(), keep(), "
+                "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
 }
 
 /// How the call's tokens fall into sequences, as its batch option says; one sequence without.

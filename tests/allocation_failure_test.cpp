@@ -403,7 +403,7 @@ TEST(CacheOfKeys, AndOutputAreKeptByDecode) {
 struct LinearState {
   attn::Linear<float> linear = support::random_linear<float>(attn::LinearOptions(8, 12).bias());
   attn::Linear<float> other = support::random_linear<float>(attn::LinearOptions(40, 3), 7);
-  Matrix X = numbers(5, 8, 1), Y = numbers(2, 3, 2);
+  Matrix X = uniform<float>(5, 8, 1), Y = uniform<float>(2, 3, 2);
 
   void expect_same(const LinearState& before) const {
     for (const auto of : {&LinearState::linear, &LinearState::other}) {

@@ -108,6 +108,18 @@ void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar*
   }
 }
 
+/// score_panels() of panels of all packets, and of the first one alone, by row counts.
+template <class S>
+struct ScoreTiles {
+  decltype(&score_panels<S, 1, 1>) wide, narrow;
+};
+template <class S>
+inline constexpr auto score_tiles_v =
+    of_row_counts<TileSize<typename S::Scalar>::rows>([](auto rows) {
+      constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
+      return ScoreTiles<S>{&score_panels<S, R, C>, &score_panels<S, R, 1>};
+    });
+
 /// Scores of `rows` packed query rows against the panels of a segment of packed keys; see
 /// score_panels. lane_max, where it is given, is raised to the maxima.
 template <class S>
@@ -120,17 +132,10 @@ void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, 
   const bool half = Size::packets == 2 && tail <= S::width;
   // Nothing to hide where keys fill the first packet, if that is a whole depth step.
   const bool hides = tail > 0 && !(half && tail == S::width && tail % Size::depth == 0);
-  with_rows<typename S::Scalar>(rows, [&](auto count) {
-    constexpr int R = decltype(count)::value;
-    if (first < whole) score_panels<S, R, Size::packets>(q, k, depth, first, whole, s, lane_max);
-    if (tail == 0) return;
-    typename S::Scalar* const largest = hides ? nullptr : lane_max;
-    if (half) {
-      score_panels<S, R, 1>(q, k, depth, whole, last, s, largest);
-    } else {
-      score_panels<S, R, Size::packets>(q, k, depth, whole, last, s, largest);
-    }
-  });
+  const auto& tiles = score_tiles_v<S>[std::size_t(rows - 1)];
+  if (first < whole) tiles.wide(q, k, depth, first, whole, s, lane_max);
+  if (tail > 0)
+    (half ? tiles.narrow : tiles.wide)(q, k, depth, whole, last, s, hides ? nullptr : lane_max);
   if (hides) hide_beyond<S>(rows, end, s, lane_max);
 }
 

@@ -88,8 +88,10 @@ struct OnlineSoftmax {
   static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
                                   Index row_stride, Runs runs, Scalar* lanes) {
     int i = 0;
-    for (; i + kRowsAtOnce <= rows; i += kRowsAtOnce)
-      weigh_rows<kRowsAtOnce, As>(i, m, rescale, s, row_stride, runs, lanes);
+    if constexpr (As == Hidden::zero) {  // the other one is rare
+      for (; i + kRowsAtOnce <= rows; i += kRowsAtOnce)
+        weigh_rows<kRowsAtOnce, As>(i, m, rescale, s, row_stride, runs, lanes);
+    }
     for (; i < rows; ++i) weigh_rows<1, As>(i, m, rescale, s, row_stride, runs, lanes);
   }
 

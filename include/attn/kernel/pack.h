@@ -44,10 +44,11 @@ void pack_query(const T* from, Index feature_stride, Index features, Index depth
     // Group by group: packets cut into groups through memory wait for their own stores (6 % of
     // enc128 on Zen 5).
     for (; c + kGroup <= features; c += kGroup, to += kGroup * R) {
-      Eigen::Map<Eigen::Array<Scalar, kGroup, 1>>(to, kGroup) =
-          Eigen::Map<const Eigen::Array<std::remove_const_t<T>, kGroup, 1>>(from + c, kGroup)
-              .template cast<Scalar>() *
-          scale;
+      Scalar group[std::size_t{kGroup}];  // read before the first is written: one packet
+      ATTN_UNROLL
+      for (int t = 0; t < kGroup; ++t) group[t] = Scalar(Scalar(from[c + t]) * scale);
+      ATTN_UNROLL
+      for (int t = 0; t < kGroup; ++t) to[t] = group[t];
     }
   }
   for (; c < depth; c += kGroup, to += kGroup * R) {

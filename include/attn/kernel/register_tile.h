@@ -3,6 +3,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <array>
+#include <utility>
+
 #include "tile_size.h"
 
 namespace attn {
@@ -109,6 +112,19 @@ ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a,
     ++run;
     enter();
   }
+}
+
+template <class Make, int... Before>
+constexpr auto of_row_counts(const Make& make, std::integer_sequence<int, Before...>) {
+  using Made = decltype(make(std::integral_constant<int, 1>()));
+  return std::array<Made, sizeof...(Before)>{{make(std::integral_constant<int, Before + 1>())...}};
+}
+/// make(R) of each row count R = 1 … `Most`, in this order: functions of a tile, to be looked up.
+/// WHY  what calls them is then compiled once, not once for each row count (0.3 to 1 s of a call of
+///      attention, g++ and clang); the call through a pointer is one a panel or more
+template <int Most, class Make>
+constexpr auto of_row_counts(const Make& make) {
+  return of_row_counts(make, std::make_integer_sequence<int, Most>());
 }
 
 /// Calls f with the compile-time row count `rows` (1 … Most).

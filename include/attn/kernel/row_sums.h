@@ -158,8 +158,8 @@ class SumRuns {
   DepthRange cut_[std::max<Index>(Keys / TileSize<Scalar>::panel, 1)];  // gaps are whole panels
 };
 
-/// The sums of a block of keys while its runs go by: R rows of C packets, in memory that stays in
-/// L1. The last run goes to o, with what came before it: o = r·o + block. Without r, o starts from
+/// The sums of a block of keys while its runs go by: of R rows of C packets at most, in memory
+/// that stays in L1. The last run goes to o, with what came before it: o = r·o + block. Without r, o starts from
 /// 0.
 template <class S, int R, int C>
 class BlockSums {
@@ -185,17 +185,18 @@ class BlockSums {
   /// Takes the sums of a run.
   /// WHY  each case by itself, with offsets that are constants: g++ brings addresses that are not
   ///      into registers before the loop of the run, and from there to the stack
-  ATTN_INLINE void add(typename S::Packet (&run)[std::size_t{R}][std::size_t{C}], bool first,
-                       bool last) {
+  template <std::size_t Rows, std::size_t Packets>
+  ATTN_INLINE void add(typename S::Packet (&run)[Rows][Packets], bool first, bool last) {
+    static_assert(Rows * Packets <= std::size_t(R) * std::size_t(C));
     if (!first) {
       ATTN_UNROLL
-      for (int i = 0; i < R; ++i) {
+      for (int i = 0; i < int(Rows); ++i) {
         ATTN_UNROLL
-        for (int x = 0; x < C; ++x)
-          run[i][x] = S::add(S::load(sum_ + (i * C + x) * S::width), run[i][x]);
+        for (int x = 0; x < int(Packets); ++x)
+          run[i][x] = S::add(S::load(sum_ + (i * int(Packets) + x) * S::width), run[i][x]);
       }
     }
-    if (!last) return store_rows<S>(run, sum_, C * S::width);
+    if (!last) return store_rows<S>(run, sum_, Index(Packets) * S::width);
     rescale_rows<S>(run, r_, o_, o_stride_);
   }
 

@@ -20,26 +20,33 @@ namespace kernel {
 //          so a block that it does not see at all (r = 1) changes nothing: rows do not notice their
 //          tile mates
 
+/// The sums of a tile of any size.
+template <class S>
+using TileSums =
+    BlockSums<S, TileSize<typename S::Scalar>::rows, TileSize<typename S::Scalar>::packets>;
+
 /// One run. A function of its own: in a loop over runs g++ carries the accumulators through the
 /// stack at every group of steps.
 template <class S, int R, int C>
 ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S::Scalar* v,
-                                  Runs pieces, bool first, bool last, BlockSums<S, R, C>& block) {
+                                  Runs pieces, bool first, bool last, TileSums<S>& block) {
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
   clear<S>(acc);
   multiply_accumulate<S>(acc, ScoreRows<typename S::Scalar>{p}, v, pieces);
   block.add(acc, first, last);
 }
 
-template <class S, int R, int C>
-ATTN_NOINLINE void accumulate_panel(const typename S::Scalar* p, const typename S::Scalar* v,
-                                    Runs runs, const typename S::Scalar* rescale,
-                                    typename S::Scalar* o, Index o_stride) {
-  BlockSums<S, R, C> block(rescale, o, o_stride);
-  block.each_run(runs, [&](Runs pieces, bool first, bool last) {
-    accumulate_run<S, R, C>(p, v, pieces, first, last, block);
-  });
-}
+/// accumulate_run() of panels of all packets, and of the first one alone, by row counts.
+template <class S>
+struct RunTiles {
+  decltype(&accumulate_run<S, 1, 1>) wide, narrow;
+};
+template <class S>
+inline constexpr auto run_tiles_v =
+    of_row_counts<TileSize<typename S::Scalar>::rows>([](auto rows) {
+      constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
+      return RunTiles<S>{&accumulate_run<S, R, C>, &accumulate_run<S, R, 1>};
+    });
 
 /// Packets of V in panels of features, numbers stored as T: features c, c + 1, … of key j.
 template <class S, class T>
@@ -55,7 +62,7 @@ struct ValuesInPanels {
 
 // The same sums where a hidden pair may meet a NaN or an infinity in V: hidden pairs are left out
 // instead of adding 0·v, which would be NaN. Each (row, lane) is the same chain without its +0
-// terms, so the bits are those of accumulate_panel for rows whose visible values are finite. Rare,
+// terms, so the bits are those of accumulate_run for rows whose visible values are finite. Rare,
 // so it is written for shortness. (values: ValuesInPanels, or those of in_place.h.)
 template <class S, class Values>
 void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const Values& values,
@@ -94,17 +101,15 @@ void weighted_sum(int rows, Index features, bool finite, const typename S::Scala
                           rescale, o, o_stride);
     return;
   }
-  with_rows<Scalar>(rows, [&](auto count) {
-    constexpr int R = decltype(count)::value;
-    for (Index c = 0; c < features; c += Size::panel) {
-      const auto* panel = v + c / Size::panel * panel_stride;
-      if (features - c > S::width) {
-        accumulate_panel<S, R, Size::packets>(p, panel, runs, rescale, o + c, o_stride);
-      } else {
-        accumulate_panel<S, R, 1>(p, panel, runs, rescale, o + c, o_stride);
-      }
-    }
-  });
+  const auto& tiles = run_tiles_v<S>[std::size_t(rows - 1)];
+  for (Index c = 0; c < features; c += Size::panel) {
+    const auto accumulate = features - c > S::width ? tiles.wide : tiles.narrow;
+    const Scalar* const panel = v + c / Size::panel * panel_stride;
+    TileSums<S> block(rescale, o + c, o_stride);
+    block.each_run(runs, [&](Runs pieces, bool first, bool last) {
+      accumulate(p, panel, pieces, first, last, block);
+    });
+  }
 }
 
 }  // namespace kernel

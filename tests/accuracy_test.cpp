@@ -14,6 +14,7 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 #include "support/textbook.h"
 
 namespace {
@@ -21,8 +22,6 @@ namespace {
 using Eigen::Index;
 using support::DynamicMatrix;
 using support::same_bits;
-
-constexpr long double kInfinity = std::numeric_limits<long double>::infinity();
 
 /// A sum of long doubles that does not drift either.
 class ExactSum {
@@ -44,7 +43,7 @@ struct Exact {
   long double logsumexp = 0, entropy = 0;
 
   explicit Exact(const DynamicMatrix<Scalar>& scores) {
-    long double m = -kInfinity;
+    long double m = -support::kInfinity<long double>;
     for (Index j = 0; j < scores.size(); ++j)
       m = std::max(m, static_cast<long double>(scores.data()[j]));
     ExactSum l, t;
@@ -279,7 +278,7 @@ TYPED_TEST(Accuracy, OfARowDoesNotKnowWhereOthersSettle) {
 // What the sums have lost is nothing where they are not finite: the formula gives the infinity, not NaN.
 TYPED_TEST(Accuracy, OfAnInfinityIsTheInfinity) {
   using Matrix = DynamicMatrix<TypeParam>;
-  const TypeParam infinity = std::numeric_limits<TypeParam>::infinity();
+  const TypeParam infinity = support::kInfinity<TypeParam>;
   for (const Index keys : {20, 300, 1100, 5000}) {
     for (const Index at : {Index(0), keys / 2, keys - 1}) {
       for (const TypeParam value : {infinity, -infinity}) {

@@ -7,7 +7,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -15,6 +14,7 @@
 #include "support/random.h"
 #include "support/random_linear.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
 
@@ -35,9 +35,7 @@ const Numbers<Scalar>& dense_numbers() {
     std::vector<Scalar> all;
     support::Uniform random(1);
     for (std::uint64_t bits = 0; bits < (std::uint64_t(1) << 32); bits += 2039) {
-      const auto pattern = static_cast<std::uint32_t>(bits);
-      float x;
-      std::memcpy(&x, &pattern, sizeof x);
+      const float x = support::from_bits(static_cast<std::uint32_t>(bits));
       if (std::isfinite(x)) all.push_back(static_cast<Scalar>(x * (1 + 1e-8 * random())));
     }
     return Numbers<Scalar>(Eigen::Map<Numbers<Scalar>>(all.data(), static_cast<Index>(all.size())));
@@ -106,8 +104,7 @@ TYPED_TEST(Activations, AreWithinTheirStatedUlps) {
 }
 
 TYPED_TEST(Activations, KnowInfinityAndNaN) {
-  const TypeParam inf = std::numeric_limits<TypeParam>::infinity(),
-                  nan = std::numeric_limits<TypeParam>::quiet_NaN();
+  const TypeParam inf = support::kInfinity<TypeParam>, nan = support::kNaN<TypeParam>;
   const Numbers<TypeParam> x = (Numbers<TypeParam>(4) << inf, -inf, nan, 0).finished();
   const auto check = [&](const Numbers<TypeParam>& y) {
     EXPECT_EQ(y[0], inf);

@@ -1,79 +1,13 @@
 // tests/allocation_failure_test.cpp: whichever allocation of a call fails, everything is as it was before, and the next call right.
 // build: -O0
 // SPDX-License-Identifier: MIT
-//
-// With glibc and without a sanitizer malloc and its kin are replaced, through which operator new and Eigen allocate. A sanitizer
-// has a malloc of its own: there operator new is replaced, and Eigen's allocations are those that its own check sees, by an
-// eigen_assert that throws. A test below makes sure that all kinds are seen.
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
-    __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#endif
-
-#include <cstdlib>
-#include <new>
-
-namespace {
-int allocations_left = -1;  // before one fails; below 0: none does
-inline bool fails() { return allocations_left >= 0 && allocations_left-- == 0; }
-inline void allocate() {
-  if (fails()) throw std::bad_alloc();
-}
-}  // namespace
-
-#if defined(__GLIBC__) && !defined(SANITIZED)
-extern "C" {
-void* __libc_malloc(std::size_t) noexcept;
-void* __libc_calloc(std::size_t, std::size_t) noexcept;
-void* __libc_realloc(void*, std::size_t) noexcept;
-void* __libc_memalign(std::size_t, std::size_t) noexcept;
-
-void* malloc(std::size_t bytes) noexcept { return fails() ? nullptr : __libc_malloc(bytes); }
-void* calloc(std::size_t count, std::size_t bytes) noexcept {
-  return fails() ? nullptr : __libc_calloc(count, bytes);
-}
-void* realloc(void* memory, std::size_t bytes) noexcept {
-  return fails() ? nullptr : __libc_realloc(memory, bytes);
-}
-void* aligned_alloc(std::size_t alignment, std::size_t bytes) noexcept {
-  return fails() ? nullptr : __libc_memalign(alignment, bytes);
-}
-int posix_memalign(void** memory, std::size_t alignment, std::size_t bytes) noexcept {
-  *memory = fails() ? nullptr : __libc_memalign(alignment, bytes);
-  return *memory == nullptr ? 12 : 0;  // ENOMEM
-}
-}
-#else
-#define EIGEN_RUNTIME_NO_MALLOC
-#define eigen_assert(condition) ((condition) ? (void)0 : allocate())
-
-void* operator new(std::size_t bytes) {
-  allocate();
-  return std::malloc(bytes == 0 ? 1 : bytes);
-}
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  allocate();
-  const auto line = static_cast<std::size_t>(alignment);
-  return std::aligned_alloc(line, (bytes + line - 1) / line * line);
-}
-namespace {
-// Apart, as g++ warns where it sees free() beside a new that it has not looked into.
-__attribute__((noinline)) void release(void* memory) noexcept { std::free(memory); }
-}  // namespace
-void operator delete(void* memory) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t) noexcept { release(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { release(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { release(memory); }
-#endif
+#include "support/allocations.h"
 
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -87,35 +21,13 @@ namespace {
 using attn::KeyValueCacheOptions;
 using attn::MultiHeadOptions;
 using Eigen::Index;
+using support::fails_in;
 using support::same_bits;
+using support::uniform;
 using Matrix = support::DynamicMatrix<float>;
 using Cache = attn::KeyValueCache<float>;
 using Layer = attn::MultiHeadAttention<float>;
 using Functor = attn::ScaledDotProductAttention<float>;
-
-Matrix numbers(Index rows, Index cols, std::uint32_t seed) {
-  return support::uniform<float>(rows, cols, seed);
-}
-
-/// Whether allocation number `before` + 1 of the call was there, and failed.
-template <class Call>
-bool fails_in(int before, const Call& call) {
-  bool failed = false;
-#if defined(EIGEN_RUNTIME_NO_MALLOC)
-  Eigen::internal::set_is_malloc_allowed(false);
-#endif
-  allocations_left = before;
-  try {
-    call();
-  } catch (const std::bad_alloc&) {
-    failed = true;
-  }
-  allocations_left = -1;
-#if defined(EIGEN_RUNTIME_NO_MALLOC)
-  Eigen::internal::set_is_malloc_allowed(true);
-#endif
-  return failed;
-}
 
 /// call(state) with each of its allocations failing in turn, on a new state each time: afterwards the state is as a new one,
 /// state.expect_same(new one), and the call ends as it does when nothing fails, state.expect_right().
@@ -172,7 +84,7 @@ struct Outputs {
   explicit Outputs(unsigned wrong) {
     unsigned bit = 1;
     const auto size = [&](Matrix& X, Index cols) {
-      X = (wrong & bit) != 0 ? numbers(3, 7, bit) : numbers(20, cols, bit);
+      X = (wrong & bit) != 0 ? uniform<float>(3, 7, bit) : uniform<float>(20, cols, bit);
       bit *= 2;
     };
     size(Y, 10);
@@ -188,8 +100,9 @@ struct Outputs {
 };
 
 struct Operands {
-  Matrix Q = numbers(20, 16, 1), K = numbers(30, 16, 2), V = numbers(30, 10, 3);
-  Matrix B = numbers(20, 30, 4);
+  Matrix Q = uniform<float>(20, 16, 1), K = uniform<float>(30, 16, 2),
+         V = uniform<float>(30, 10, 3);
+  Matrix B = uniform<float>(20, 30, 4);
 };
 
 /// Operands and options that own memory of their own, and everything that is saved.
@@ -261,12 +174,13 @@ TEST(Attention, KeepsAFunctorsScratch) {
 
 /// A matrix that is written, of the right size or not, and what it then holds.
 struct Result {
-  Matrix X = numbers(9, 8, 1), Z = numbers(9, 8, 2), la = numbers(9, 2, 3), lb = numbers(9, 2, 4);
+  Matrix X = uniform<float>(9, 8, 1), Z = uniform<float>(9, 8, 2), la = uniform<float>(9, 2, 3),
+         lb = uniform<float>(9, 2, 4);
   Matrix Y, l, expected, expected_l;
 
   Result(bool right_size, const Matrix& Y_is, const Matrix& l_is)
-      : Y(right_size ? numbers(Y_is.rows(), Y_is.cols(), 5) : numbers(3, 2, 5)),
-        l(right_size ? numbers(l_is.rows(), l_is.cols(), 6) : numbers(3, 2, 6)),
+      : Y(right_size ? uniform<float>(Y_is.rows(), Y_is.cols(), 5) : uniform<float>(3, 2, 5)),
+        l(right_size ? uniform<float>(l_is.rows(), l_is.cols(), 6) : uniform<float>(3, 2, 6)),
         expected(Y_is),
         expected_l(l_is) {}
   void expect_same(const Result& before) const {
@@ -313,13 +227,13 @@ TEST(ResidualAdd, KeepsItsOutput) {
 struct LayerState {
   Layer mha = support::random_layer<float>(MultiHeadOptions(8, 2).in_bias());
   Layer other = support::random_layer<float>(MultiHeadOptions(12, 3).out_bias(), 7);
-  Matrix X = numbers(5, 8, 1), Y, l, W;
+  Matrix X = uniform<float>(5, 8, 1), Y, l, W;
   bool changed = false;  ///< the layer is other layers' equal in the end
 
   explicit LayerState(bool right_size = true)
-      : Y(right_size ? numbers(5, 8, 2) : numbers(2, 2, 2)),
-        l(right_size ? numbers(5, 2, 3) : numbers(2, 2, 3)),
-        W(right_size ? numbers(5, 10, 4) : numbers(2, 2, 4)) {
+      : Y(right_size ? uniform<float>(5, 8, 2) : uniform<float>(2, 2, 2)),
+        l(right_size ? uniform<float>(5, 2, 3) : uniform<float>(2, 2, 3)),
+        W(right_size ? uniform<float>(5, 10, 4) : uniform<float>(2, 2, 4)) {
     (void)mha(X.topRows(1));
   }
   void call() {
@@ -358,7 +272,7 @@ TEST(MultiHead, IsEditedAndAssignedWholeOrNotAtAll) {
   struct Assigned : LayerState {
     void expect_right() {
       if (mha.options().d_model() == 8) return;
-      const Matrix Z = numbers(4, 12, 5);
+      const Matrix Z = uniform<float>(4, 12, 5);
       LayerState fresh;
       expect_same_matrix(mha(Z), fresh.other(Z));
     }
@@ -367,7 +281,7 @@ TEST(MultiHead, IsEditedAndAssignedWholeOrNotAtAll) {
   fail_each(8, make, [](Assigned& s) { s.mha = s.other; });
   fail_each(8, make, [](Assigned& s) { Layer copied(s.mha); });
   fail_each(7, make, [](Assigned& s) { s.mha.edit([](auto& w) { w.query.setZero(); }); });
-  fail_each(9, make, [](Assigned& s) { s.mha.set_value(Matrix(numbers(8, 8, 1) * 2)); });
+  fail_each(9, make, [](Assigned& s) { s.mha.set_value(Matrix(uniform<float>(8, 8, 1) * 2)); });
   fail_each(10, make, [](Assigned&) { Layer made(MultiHeadOptions(20, 5).in_bias().out_bias()); });
   fail_each(2, make, [](Assigned& s) {
     attn::LayerShape shape;
@@ -391,21 +305,22 @@ TEST(MultiHead, LoadsAndStoresWithoutMemory) {
 
 /// What a cache holds, as attention sees it: every key for itself.
 Matrix seen_in(const Cache& cache) {
-  const Matrix Q = numbers(6, 8, 9);
+  const Matrix Q = uniform<float>(6, 8, 9);
   return attn::attention(Q, cache, attn::all_keys());
 }
 
 struct CacheState {
   Cache cache{KeyValueCacheOptions(40, 2, 4)}, other{KeyValueCacheOptions(300, 2, 4)};
   Layer mha = support::random_layer<float>(MultiHeadOptions(8, 4).kv_heads(2).key_dim(4));
-  Matrix X = numbers(5, 8, 1), Y, W;
+  Matrix X, Y, W;
   Functor functor;
 
-  explicit CacheState(bool right_size = true)
-      : Y(right_size ? numbers(5, 8, 2) : numbers(2, 2, 2)),
-        W(right_size ? numbers(5, 4 * 25, 3) : numbers(2, 2, 3)) {
-    cache.append(numbers(20, 8, 4), numbers(20, 8, 5));
-    other.append(numbers(280, 8, 6), numbers(280, 8, 7));
+  explicit CacheState(bool right_size = true, Index rows = 5)
+      : X(uniform<float>(rows, 8, 1)),
+        Y(right_size ? uniform<float>(rows, 8, 2) : uniform<float>(2, 2, 2)),
+        W(right_size ? uniform<float>(5, 4 * 25, 3) : uniform<float>(2, 2, 3)) {
+    cache.append(uniform<float>(20, 8, 4), uniform<float>(20, 8, 5));
+    other.append(uniform<float>(280, 8, 6), uniform<float>(280, 8, 7));
   }
   void expect_same(const CacheState& before) const {
     expect_same_matrix(Y, before.Y);
@@ -443,18 +358,22 @@ TEST(CacheOfKeys, IsAppendedToAndAssignedWholeOrNotAtAll) {
 }
 
 TEST(CacheOfKeys, KeepsTheOutputsOfAttention) {
+  static constexpr Index kRows = 20;  // a list of as many does not lie in its option
   struct Attended : CacheState {
-    using CacheState::CacheState;
+    explicit Attended(bool right_size) : CacheState(right_size, kRows) {}
     void expect_right() const {
-      CacheState right;
-      attend(right);
+      Attended right(true);
+      right.attend();
       expect_same_matrix(Y, right.Y);
     }
-    static void attend(CacheState& s) { s.functor(s.X * 1.0f, s.cache, attn::into(s.Y)); }
+    void attend() {
+      functor(X * 1.0f, cache, attn::into(Y), attn::sequence_length(1),
+              attn::cache_sequences(std::vector<Index>(kRows, 0)));
+    }
   };
   for (const bool right_size : {true, false}) {
     fail_each(
-        2, [&] { return Attended(right_size); }, [](Attended& s) { Attended::attend(s); });
+        3, [&] { return Attended(right_size); }, [](Attended& s) { s.attend(); });
   }
 }
 
@@ -484,7 +403,7 @@ TEST(CacheOfKeys, AndOutputAreKeptByDecode) {
 struct LinearState {
   attn::Linear<float> linear = support::random_linear<float>(attn::LinearOptions(8, 12).bias());
   attn::Linear<float> other = support::random_linear<float>(attn::LinearOptions(40, 3), 7);
-  Matrix X = numbers(5, 8, 1), Y = numbers(2, 3, 2);
+  Matrix X = uniform<float>(5, 8, 1), Y = uniform<float>(2, 3, 2);
 
   void expect_same(const LinearState& before) const {
     for (const auto of : {&LinearState::linear, &LinearState::other}) {

@@ -6,23 +6,23 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <limits>
 #include <vector>
 
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/random_layer.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
 
 using Eigen::Index;
+using support::kInfinity;
+using support::kNaN;
 using support::same_bits;
 using support::uniform;
 template <class Scalar>
 using Matrix = support::DynamicMatrix<Scalar>;
-template <class Scalar>
-const Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
 
 enum class Order { row_major, column_major, strided };
 constexpr Order kOrders[] = {Order::row_major, Order::column_major, Order::strided};
@@ -194,7 +194,7 @@ constexpr Sizes kSizes[] = {{1, 1, 1},  {1, 1, 3},  {4, 1, 17}, {1, 1, 33},
 /// Whatever nobody sees changes no bit, is saved as hidden, and few rows are those of many.
 template <class T, class Attend>
 void expect_hidden_means_hidden(std::initializer_list<By> ways, const Attend& attend) {
-  const T nan = std::numeric_limits<T>::quiet_NaN(), infinity = kInfinity<T>;
+  const T nan = kNaN<T>, infinity = kInfinity<T>;
   std::uint32_t seed = 0;
   for (const By by : ways) {
     for (const Sizes& size : kSizes) {
@@ -232,7 +232,7 @@ void expect_visible_is_shown(const Attend& attend) {
       Call<T> c(By::bias, rows, size.keys, size.heads, size.kv_heads, seed);
       const Given<T> clean = attend(c, Order::row_major);
       const Index key = size.keys / 2, feature = c.value_dim / 2;
-      c.V(key, feature) = std::numeric_limits<T>::quiet_NaN();  // of the first head
+      c.V(key, feature) = kNaN<T>;  // of the first head
       const Given<T> given = attend(c, Order::row_major);
       EXPECT_TRUE(same_bits(given.W, clean.W));
       for (Index i = 0; i < rows; ++i) {

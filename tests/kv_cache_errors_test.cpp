@@ -1,42 +1,15 @@
-// tests/kv_cache_errors_test.cpp: what a cache refuses, in which words; cache and outputs are then as they were, also where an
-// allocation or a functor throws.
+// tests/kv_cache_errors_test.cpp: what a cache refuses, in which words; cache and outputs are then as they were, also where a
+// functor throws. Allocations that fail: allocation_failure_test.cpp.
 // SPDX-License-Identifier: MIT
 // build: -O0
 #include <attn/attn.h>
 
-#include <cstdlib>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
-
-namespace {
-
-/// Allocations that still succeed; negative: all do.
-long allocations_left = -1;
-void* limited(void* memory) {
-  if (allocations_left == 0 || memory == nullptr) {
-    std::free(memory);
-    throw std::bad_alloc();
-  }
-  if (allocations_left > 0) --allocations_left;
-  return memory;
-}
-
-}  // namespace
-
-void* operator new(std::size_t bytes) { return limited(std::malloc(bytes == 0 ? 1 : bytes)); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  const auto line = static_cast<std::size_t>(alignment);
-  return limited(std::aligned_alloc(line, (bytes + line - 1) / line * line));
-}
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -227,48 +200,6 @@ TEST(KvCacheRingErrors, NameWhatTheRingHasLost) {
   cache.append(K.topRows(1), K.topRows(1));
   attn::attention(Q.topRows(1), cache, attn::into(Y));
   EXPECT_TRUE(Y == K.topRows(1));
-}
-
-TEST_F(KvCacheErrors, LeaveAllAsItWasWhenAnAllocationFails) {
-  const std::vector<unsigned char> before = memory;
-  const auto failing = [&](const auto& call) {
-    int failures = 0;
-    for (long n = 0;; ++n) {
-      allocations_left = n;
-      bool failed = false;
-      try {
-        call();
-      } catch (const std::bad_alloc&) {
-        failed = true;
-      }
-      allocations_left = -1;
-      if (!failed) return failures;
-      ++failures;
-      EXPECT_EQ(memory, before) << n;
-    }
-  };
-  // A list too long to lie in its option; the scratch of a call is Eigen's, which may not come from operator new.
-  const std::vector<Index> many(40, 0);
-  EXPECT_GE(failing([&] {
-              std::vector<Index> list = many;
-              attn::attention(Matrix(Matrix::Ones(40, 24)), cache, attn::into(Y),
-                              attn::sequence_length(1), attn::cache_sequences(std::move(list)));
-            }),
-            1);
-  // Constructions, copies and assignments.
-  attn::KeyValueCache<float> other(attn::KeyValueCacheOptions(3, 1, 6));
-  other.append(K.topLeftCorner(2, 6), K.topLeftCorner(2, 6));
-  EXPECT_EQ(failing([&] {
-              attn::KeyValueCache<float> copied(cache);
-              EXPECT_EQ(copied.length(), 5);
-            }),
-            1);
-  EXPECT_EQ(failing([&] {
-              EXPECT_EQ(other.length(), allocations_left == 0 ? 2 : other.length());
-              other = cache;
-            }),
-            1);
-  EXPECT_EQ(other.length(), 5);
 }
 
 struct Thrown {};

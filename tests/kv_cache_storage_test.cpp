@@ -173,7 +173,7 @@ std::vector<bool> finite_rows(const Matrix& Y) {
 }
 
 TYPED_TEST(KvCacheNotFinite, IsSeenByTheRowsThatSeeItAndNoOthers) {
-  for (const float bad : {kNaN, kInfinity}) {
+  for (const float bad : {kNaN<float>, kInfinity<float>}) {
     for (const bool in_keys : {true, false}) {
       Matrix K = normal(70, 20, 1).cwiseAbs(), V = normal(70, 20, 2);
       const Matrix Q = normal(70, 20, 3).cwiseAbs();
@@ -192,7 +192,7 @@ TYPED_TEST(KvCacheNotFinite, IsSeenByTheRowsThatSeeItAndNoOthers) {
 // What was cut off, or what a ring held before, lies where new tokens go and beside them: nothing of it may be felt.
 TYPED_TEST(KvCacheNotFinite, IsForgottenOnceCutOff) {
   const Matrix Q = normal(1, 20, 3), X = normal(300, 20, 4);
-  const Matrix bad = Matrix::Constant(64, 20, kNaN);
+  const Matrix bad = Matrix::Constant(64, 20, kNaN<float>);
   for (Index length : {0, 1, 2, 5, 16, 31, 33}) {
     attn::KeyValueCache<TypeParam> cache(attn::KeyValueCacheOptions(300, 1, 20)), clean(cache);
     clean.append(X.topRows(length + 1), X.topRows(length + 1));

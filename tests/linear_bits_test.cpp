@@ -1,5 +1,5 @@
 // tests/linear_bits_test.cpp: a row of a linear layer, and of a whole encoder block, has the same bits alone, in a batch, padded or
-// ragged, by one thread or several.
+// ragged. By several threads: parallel_test.cpp.
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>
@@ -9,7 +9,6 @@
 #include "support/matrix_matchers.h"
 #include "support/random_layer.h"
 #include "support/random_linear.h"
-#include "support/threads.h"
 
 namespace {
 
@@ -33,21 +32,6 @@ TEST(LinearBits, ARowIsTheSameInEveryBatch) {
       EXPECT_TRUE(
           same_bits(linear(x, attn::gelu(), attn::residual(r)), all.middleRows(first, rows)))
           << rows << " rows from " << first;
-    }
-  }
-}
-
-// Enough work for several workers, which share rows and columns: more columns than rows, and the reverse.
-TEST(LinearBits, WorkersChangeNone) {
-  for (const Index rows : {1, 3, 100, 500}) {
-    auto linear = random_linear<float>(LinearOptions(700, 530).bias());
-    const auto X = uniform<float>(rows, 700, 1);
-    const Matrix Y = linear(X, attn::silu());
-    for (const int workers : {2, 3, 8}) {
-      support::Threads threads;
-      EXPECT_TRUE(same_bits(linear(X, attn::silu(), attn::on(threads, workers)), Y))
-          << rows << " rows, " << workers << " workers";
-      EXPECT_TRUE(same_bits(linear(X, attn::silu(), attn::parallel(workers)), Y));
     }
   }
 }

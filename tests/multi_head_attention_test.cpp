@@ -162,17 +162,19 @@ TYPED_TEST(MultiHead, AddsAResidual) {
 
 // ---- Calls ----------------------------------------------------------------------------------
 
+using Matrix = DynamicMatrix<float>;  // of which the tests above have compiled most calls
+
 TEST(MultiHeadCalls, KnowOneInputThatStandsForSeveral) {
   auto mha = random_layer<float>(MultiHeadOptions(24, 4).in_bias());
-  const MatrixXf X = uniform<float>(15, 24, 1), M = uniform<float>(8, 24, 2);
-  const MatrixXf self = mha(X), copy = X;
-  EXPECT_TRUE(same_bits(MatrixXf(mha(X, X)), self));
-  EXPECT_TRUE(same_bits(MatrixXf(mha(X, X, X)), self));
-  EXPECT_TRUE(same_bits(MatrixXf(mha(X, copy, X)), self));
-  EXPECT_TRUE(same_bits(MatrixXf(mha(X, X, copy)), self));
-  EXPECT_TRUE(same_bits(MatrixXf(mha(1.0f * X)), self));
-  const MatrixXf cross = mha(X, M), same = M;
-  EXPECT_TRUE(same_bits(MatrixXf(mha(X, M, same)), cross));
+  const Matrix X = uniform<float>(15, 24, 1), M = uniform<float>(8, 24, 2);
+  const Matrix self = mha(X), copy = X;
+  EXPECT_TRUE(same_bits(Matrix(mha(X, X)), self));
+  EXPECT_TRUE(same_bits(Matrix(mha(X, X, X)), self));
+  EXPECT_TRUE(same_bits(Matrix(mha(X, copy, X)), self));
+  EXPECT_TRUE(same_bits(Matrix(mha(X, X, copy)), self));
+  EXPECT_TRUE(same_bits(Matrix(mha(1.0f * X)), self));
+  const Matrix cross = mha(X, M), same = M;
+  EXPECT_TRUE(same_bits(Matrix(mha(X, M, same)), cross));
   EXPECT_FALSE(same_bits(cross, self));
 }
 
@@ -181,9 +183,9 @@ TEST(MultiHeadCalls, ReturnTheQuerysTypeOrWriteAnywhere) {
   const MatrixXf X = uniform<float>(15, 24, 1), other = uniform<float>(15, 10, 2);
   const auto Y = mha(X);
   static_assert(std::is_same_v<std::decay_t<decltype(Y)>, MatrixXf>);
-  const DynamicMatrix<float> rows = X;
+  const Matrix rows = X;
   const auto Z = mha(rows);
-  static_assert(std::is_same_v<std::decay_t<decltype(Z)>, DynamicMatrix<float>>);
+  static_assert(std::is_same_v<std::decay_t<decltype(Z)>, Matrix>);
   EXPECT_TRUE(same_bits(MatrixXf(Z), Y));
 
   MatrixXf resized;
@@ -197,24 +199,24 @@ TEST(MultiHeadCalls, ReturnTheQuerysTypeOrWriteAnywhere) {
   EXPECT_EQ((big.array() == 3.f).count(), 240 - 150);
 
   MatrixXf residual = other;
-  const MatrixXf sum = mha(X, attn::residual(other));
+  const Matrix added = other, sum = mha(rows, attn::residual(added));
   mha(X, attn::into(residual), attn::residual(residual));
   EXPECT_TRUE(same_bits(residual, sum));
 }
 
 TEST(MultiHeadCalls, MayWriteOverTheirInputs) {
   auto mha = random_layer<float>(MultiHeadOptions(24, 4).in_bias().out_bias());
-  const MatrixXf X = uniform<float>(15, 24, 1), M = uniform<float>(15, 24, 2);
+  const Matrix X = uniform<float>(15, 24, 1), M = uniform<float>(15, 24, 2);
   MatrixXf Y = X;
   mha(Y, attn::into(Y), attn::residual());
-  EXPECT_TRUE(same_bits(Y, MatrixXf(mha(X, attn::residual()))));
+  EXPECT_TRUE(same_bits(Y, Matrix(mha(X, attn::residual()))));
   Y = M;
   mha(X, Y, attn::into(Y));
-  EXPECT_TRUE(same_bits(Y, MatrixXf(mha(X, M))));
+  EXPECT_TRUE(same_bits(Y, Matrix(mha(X, M))));
   auto wider = random_layer<float>(MultiHeadOptions(24, 4).output_features(30));
   Y = X;
   wider(Y, attn::into(Y));  // resized, after it was read
-  EXPECT_TRUE(same_bits(Y, MatrixXf(wider(X))));
+  EXPECT_TRUE(same_bits(Y, Matrix(wider(X))));
 }
 
 TEST(MultiHeadCalls, ReadEveryLayoutAndBatch) {
@@ -289,11 +291,11 @@ TEST(MultiHeadCalls, TakeInputsStoredNarrowly) {
 
 TEST(MultiHeadCalls, AreValidOnEmptyInputs) {
   auto mha = random_layer<float>(MultiHeadOptions(8, 2).in_bias().out_bias());
-  const MatrixXf none(0, 8), some = uniform<float>(3, 8, 1);
-  EXPECT_EQ(MatrixXf(mha(none)).rows(), 0);
-  const MatrixXf Y = mha(some, none);  // nothing to attend to: zeros, and the output's bias
+  const Matrix none(0, 8), some = uniform<float>(3, 8, 1);
+  EXPECT_EQ(Matrix(mha(none)).rows(), 0);
+  const Matrix Y = mha(some, none);  // nothing to attend to: zeros, and the output's bias
   for (Index i = 0; i < 3; ++i)
-    EXPECT_TRUE(same_bits(MatrixXf(Y.row(i)), MatrixXf(mha.weights().output_bias)));
+    EXPECT_TRUE(same_bits(Matrix(Y.row(i)), Matrix(mha.weights().output_bias)));
 }
 
 TEST(MultiHeadCalls, SaveWhatAttentionSaves) {

@@ -1,14 +1,12 @@
-// tests/multi_head_decode_test.cpp: a layer that decodes over a cache: the rows of its causal call, bit by bit; where something is
-// refused or thrown, nothing has happened.
+// tests/multi_head_decode_test.cpp: a layer that decodes over a cache: the rows of its causal call, bit by bit. What it refuses:
+// multi_head_errors_test.cpp.
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 
 #include <cstdint>
-#include <stdexcept>
 #include <utility>
 #include <vector>
 
-#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/random_layer.h"
@@ -22,7 +20,6 @@ using attn::KeyValueCacheOptions;
 using attn::MultiHeadOptions;
 using Eigen::Index;
 using support::DynamicMatrix;
-using support::error_of;
 using support::near;
 using support::random_layer;
 using support::same_bits;
@@ -187,93 +184,6 @@ TEST(DecodeOf, WhatIsSavedCountsTheWholeSequence) {
                    attn::save_logsumexp(some_l));
   EXPECT_TRUE(same_bits(some_W, W.bottomRows(10)));
   EXPECT_TRUE(same_bits(some_l, l.bottomRows(10)));
-}
-
-/// A cache that holds 40 tokens of a layer, an output, and that nothing has happened to either.
-class DecodeErrors : public ::testing::Test {
- protected:
-  using Matrix = DynamicMatrix<float>;
-  attn::MultiHeadAttention<float> mha = random_layer<float>(sizes());
-  Matrix X = uniform<float>(50, kWidth, 3), whole = mha(X, attn::causal());
-  KeyValueCache<float> cache{cache_for(50)};
-  Matrix Y = Matrix::Constant(5, kWidth, 7);
-
-  DecodeErrors() { (void)mha.decode(X.topRows(40), cache); }
-
-  void expect_untouched() {
-    EXPECT_EQ(cache.length(), 40);
-    EXPECT_EQ(Y, Matrix::Constant(5, kWidth, 7));
-    KeyValueCache<float> copy = cache;
-    EXPECT_TRUE(same_bits(Matrix(mha.decode(X.bottomRows(10), copy)), whole.bottomRows(10)));
-  }
-  template <class... Options>
-  std::string error(const Options&... options) {
-    return error_of([&] { mha.decode(X.middleRows(40, 5), cache, attn::into(Y), options...); });
-  }
-};
-
-TEST_F(DecodeErrors, NameBothNumbers) {
-  KeyValueCache<float> other(KeyValueCacheOptions(50, 3, 8));
-  EXPECT_EQ(error_of([&] { mha.decode(X, other, attn::into(Y)); }),
-            "attn::MultiHeadAttention::decode: the cache has 3 heads of 8 and 8 features, the "
-            "layer's keys and values 2 of 6 and 10");
-  EXPECT_EQ(error_of([&] { mha.decode(X.leftCols(20), cache, attn::into(Y)); }),
-            "attn::MultiHeadAttention::decode: query has 20 features, the layer takes 24");
-  EXPECT_EQ(error_of([&] { (void)mha.decode(X.topRows(11), cache); }),
-            "attn::KeyValueCache::append: 11 tokens for sequence 0, which holds 40 of at most 50");
-  EXPECT_EQ(error(attn::sequence_length(1)).substr(0, 63),
-            "attn::KeyValueCache::append: key has 5 sequences, the cache has");
-  EXPECT_EQ(error(attn::cache_sequences({1})),
-            "attn::KeyValueCache::append: cache_sequences: entry 0 is 1, the cache has 1 sequence");
-  EXPECT_EQ(error(attn::rotary(attn::pairing::half_split)).substr(0, 80),
-            "attn::KeyValueCache::append: called with rotary() of 6 features, half_split, seq");
-  expect_untouched();
-}
-
-TEST_F(DecodeErrors, FoundAfterTheTokensWereAppendedTakeThemBack) {
-  Matrix l(5, 1);
-  EXPECT_NE(error(attn::save_logsumexp(l.leftCols(1))), "nothing was refused");  // four heads
-  expect_untouched();
-  const Matrix B = uniform<float>(5, 44, 1);
-  EXPECT_NE(error(attn::bias(B)), "nothing was refused");  // 45 keys
-  expect_untouched();
-  EXPECT_NE(error(attn::split_keys(0)), "nothing was refused");
-  expect_untouched();
-}
-
-TEST_F(DecodeErrors, AFunctorThatThrowsLeavesEverythingAsItWas) {
-  const auto thrower = attn::mask([](Index, Index key) -> bool {
-    if (key == 20) throw std::domain_error("thrown by a mask");
-    return true;
-  });
-  EXPECT_THROW(mha.decode(X.middleRows(40, 5), cache, attn::into(Y), thrower), std::domain_error);
-  expect_untouched();
-}
-
-TEST_F(DecodeErrors, ARingGoesOnAfterOne) {
-  KeyValueCache<float> ring(cache_for(64).ring(20));
-  const auto long_X = uniform<float>(700, kWidth, 5);
-  const Matrix expected = mha(long_X, attn::causal() && attn::window(19, 0));
-  bool armed = false;
-  const auto thrower = attn::mask([&](Index, Index key) -> bool {
-    if (armed && key % 16 == 0) throw std::domain_error("thrown by a mask");
-    return true;
-  });
-  Matrix Z(1, kWidth);
-  for (Index done = 0; done < 700; done += Z.rows()) {
-    const Index count = std::min<Index>(1 + done % 40, 700 - done);
-    Z.resize(count, kWidth);
-    const auto call = [&] {
-      mha.decode(long_X.middleRows(done, count), ring, attn::into(Z), thrower);
-    };
-    armed = count > 16;
-    if (armed) {
-      EXPECT_THROW(call(), std::domain_error);
-    }
-    armed = false;
-    call();
-    ASSERT_TRUE(same_bits(Z, expected.middleRows(done, count))) << done;
-  }
 }
 
 }  // namespace

@@ -1,25 +1,12 @@
 // tests/no_malloc_test.cpp: no allocation after the first call, nor in the first after reserve(), nor with fixed sizes.
 // SPDX-License-Identifier: MIT
 // build: -O0
-//
-// Three witnesses: operator new is replaced; malloc, calloc and realloc are replaced where that is possible (glibc, no
-// sanitizer); and Eigen's own check of its allocations, by an eigen_assert that counts instead of aborting.
-#define EIGEN_RUNTIME_NO_MALLOC
-
-namespace {
-long allocations = 0;
-bool watched = false;
-inline void count_allocation() {
-  if (watched) ++allocations;
-}
-}  // namespace
-#define eigen_assert(condition) ((condition) ? (void)0 : count_allocation())
+#include "support/allocations.h"
 
 #include <attn/attn.h>
 
 #include <cstdint>
 #include <cstdlib>
-#include <new>
 #include <utility>
 #include <vector>
 
@@ -27,86 +14,12 @@ inline void count_allocation() {
 #include "support/random.h"
 #include "support/scalar_names.h"
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || \
-    __has_feature(memory_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#endif
-
-#if defined(__GLIBC__) && !defined(SANITIZED)
-#define COUNTS_MALLOC 1
-extern "C" {
-void* __libc_malloc(std::size_t) noexcept;
-void* __libc_calloc(std::size_t, std::size_t) noexcept;
-void* __libc_realloc(void*, std::size_t) noexcept;
-
-void* malloc(std::size_t bytes) noexcept {
-  count_allocation();
-  return __libc_malloc(bytes);
-}
-void* calloc(std::size_t count, std::size_t bytes) noexcept {
-  count_allocation();
-  return __libc_calloc(count, bytes);
-}
-void* realloc(void* memory, std::size_t bytes) noexcept {
-  count_allocation();
-  return __libc_realloc(memory, bytes);
-}
-}
-#endif
-
-namespace {
-void* counted_new(std::size_t bytes) {
-  count_allocation();
-  if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
-  throw std::bad_alloc();
-}
-void* counted_new(std::size_t bytes, std::align_val_t alignment) {
-  count_allocation();
-  const auto line = static_cast<std::size_t>(alignment);
-  if (void* memory = std::aligned_alloc(line, (bytes + line - 1) / line * line)) return memory;
-  throw std::bad_alloc();
-}
-}  // namespace
-
-void* operator new(std::size_t bytes) { return counted_new(bytes); }
-void* operator new[](std::size_t bytes) { return counted_new(bytes); }
-void* operator new(std::size_t bytes, std::align_val_t alignment) {
-  return counted_new(bytes, alignment);
-}
-void* operator new[](std::size_t bytes, std::align_val_t alignment) {
-  return counted_new(bytes, alignment);
-}
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::align_val_t) noexcept { std::free(memory); }
-void operator delete(void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { std::free(memory); }
-
 namespace {
 
 using Eigen::Index;
+using support::allocations_in;
 using support::DynamicMatrix;
 using support::uniform;
-
-/// Allocations during f(), by any of the witnesses.
-template <class F>
-long allocations_in(F&& f) {
-  allocations = 0;
-  Eigen::internal::set_is_malloc_allowed(false);
-  watched = true;
-  f();
-  watched = false;
-  Eigen::internal::set_is_malloc_allowed(true);
-  return allocations;
-}
 
 template <class Scalar>
 struct Operands {
@@ -136,13 +49,13 @@ TEST(Witnesses, SeeAllocationsOfEveryKind) {
             1);
   EXPECT_GE(allocations_in([] { Eigen::VectorXf::Zero(100).eval(); }), 1);
   EXPECT_EQ(allocations_in([] { Eigen::Vector4f::Zero().eval(); }), 0);
-#if defined(COUNTS_MALLOC)
-  EXPECT_GE(allocations_in([] {
-              void* volatile memory = std::malloc(100);
-              std::free(memory);
-            }),
-            1);
-#endif
+  if (support::kMallocIsWatched) {
+    EXPECT_GE(allocations_in([] {
+                void* volatile memory = std::malloc(100);
+                std::free(memory);
+              }),
+              1);
+  }
 }
 
 TYPED_TEST(NoMalloc, InTheSecondCallOfTheSameSizesNorInSmallerOnes) {

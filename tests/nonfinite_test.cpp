@@ -57,7 +57,7 @@ class NonFinite : public ::testing::Test {
   const Matrix query = uniform<float>(kQueries, kDepth, 1), key = uniform<float>(kKeys, kDepth, 2),
                value = uniform<float>(kKeys, kFeatures, 3);
   Bools keep_ = support::random_bools(kQueries, kKeys, 4), hide_ = !keep_.array();
-  Matrix bias_ = keep_.select(uniform<float>(kQueries, kKeys, 5), -kInfinity);
+  Matrix bias_ = keep_.select(uniform<float>(kQueries, kKeys, 5), -kInfinity<float>);
 
   std::vector<Hiding> ways() const {
     const auto kept = [this](Index i, Index j) { return keep_(i, j); };
@@ -205,7 +205,7 @@ TEST_F(NonFinite, InTheQueryGivesNaNInItsRowOnly) {
 TEST_F(NonFinite, ScoreOfPlusInfinityGivesNaNAndOfMinusInfinityIsHidden) {
   for (const Index j : {0, 17, 255, 256, 299}) {
     Matrix K = key;
-    K(j, 3) = kInfinity;
+    K(j, 3) = kInfinity<float>;
     const Matrix Y = attn::attention(query, K, value);
     Bools keep = Bools::Constant(kQueries, kKeys, true);
     keep.col(j).setConstant(false);
@@ -222,7 +222,7 @@ TEST_F(NonFinite, ScoreOfPlusInfinityGivesNaNAndOfMinusInfinityIsHidden) {
 
 TEST_F(NonFinite, ScoreOfMinusInfinityHidesWhatItsValueHolds) {
   Matrix K = key, V = value;
-  K(256, 3) = kInfinity;
+  K(256, 3) = kInfinity<float>;
   const Matrix clean = attn::attention(query, K, V);
   V.row(256).setConstant(from_bits(0x7fc00001u));
   const Matrix Y = attn::attention(query, K, V);
@@ -235,10 +235,10 @@ TEST_F(NonFinite, ScoreOfMinusInfinityHidesWhatItsValueHolds) {
 
 TEST_F(NonFinite, RowWithNoKeyLeftGivesZerosWhateverIsHidden) {
   const Matrix nan_keys = Matrix::Constant(kKeys, kDepth, from_bits(0x7f800001u)),
-               nan_values = Matrix::Constant(kKeys, kFeatures, kInfinity);
+               nan_values = Matrix::Constant(kKeys, kFeatures, kInfinity<float>);
   Matrix Y, l;
   const Matrix zeros = Matrix::Zero(kQueries, kFeatures);
-  const Matrix minus_infinity = Matrix::Constant(kQueries, 1, -kInfinity);
+  const Matrix minus_infinity = Matrix::Constant(kQueries, 1, -kInfinity<float>);
   const Bools none = Bools::Constant(kQueries, kKeys, false);
   for (const bool poisoned : {false, true}) {
     const Matrix& K = poisoned ? nan_keys : key;

@@ -1,4 +1,5 @@
-// tests/outputs_test.cpp: the outputs of one call are apart from one another, from what it reads, and written in one piece.
+// tests/outputs_test.cpp: the outputs of one call are of their size, apart from one another and from what it reads, and written in
+// one piece.
 // build: -O0
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
@@ -17,11 +18,8 @@ namespace {
 using Eigen::Index;
 using Matrix = Eigen::MatrixXf;
 using support::error_of;
+using support::numbers;
 using support::same_bits;
-
-Matrix numbers(Index rows, Index cols, std::uint32_t seed) {
-  return support::uniform<float, Eigen::ColMajor>(rows, cols, seed);
-}
 
 constexpr int kOutputs = 6;
 const char* const kNames[kOutputs] = {"output",  "logsumexp", "max_logit",
@@ -246,6 +244,78 @@ TEST(Outputs, OfLoadAndStoreAreApart) {
   attn::store(w, view);
   attn::load(w, view);
   EXPECT_TRUE(same_bits(w.query, mha.weights().query));
+}
+
+// ---- What is saved ----------------------------------------------------------------------------
+
+/// A call whose saved outputs are refused.
+class SavedOutputs : public ::testing::Test {
+ protected:
+  Matrix Q = numbers(6, 4, 1), K = numbers(9, 4, 2), V = numbers(9, 4, 3), Y = Matrix::Zero(6, 4);
+  float memory[64] = {};
+
+  template <class... Options>
+  std::string error(const Options&... options) {
+    return error_of([&] {
+      attn::attention(attn::heads(Q, 2), attn::heads(K, 2), attn::heads(V, 2), attn::into(Y),
+                      options...);
+    });
+  }
+};
+
+TEST_F(SavedOutputs, RefuseShapesThatDoNotFit) {
+  Eigen::Matrix2f fixed;
+  EXPECT_EQ(error(attn::save_weights(fixed)), "attn::attention: weights is 2x2, needs 6x18");
+  EXPECT_EQ(error(attn::save_weights(fixed, attn::average_heads())),
+            "attn::attention: weights is 2x2, needs 6x9");
+  EXPECT_EQ(error(attn::save_scores(fixed, attn::stage::scaled, attn::query_rows({1, 2, 5}))),
+            "attn::attention: scores is 2x2, needs 3x18");
+  EXPECT_EQ(error(attn::save_max_logit(fixed)), "attn::attention: max_logit is 2x2, needs 6x2");
+  EXPECT_EQ(error(attn::save_entropy(fixed)), "attn::attention: entropy is 2x2, needs 6x2");
+  EXPECT_EQ(error(attn::save_logsumexp(fixed)), "attn::attention: logsumexp is 2x2, needs 6x2");
+  Matrix W(6, 17);
+  EXPECT_EQ(
+      error(attn::save_weights(attn::heads(W, 1))),
+      "attn::attention: weights is 6x17 in 1 head, needs 6x18 (query rows x keys) in 2 heads");
+  EXPECT_EQ(error(attn::save_weights(attn::bhld(memory, 1, 2, 6, 8))),
+            "attn::attention: weights is a view of [1, 2, 6, 8], needs [1, 2, 6, 9] (sequences, "
+            "heads, query rows, keys), sequences of equal length");
+  EXPECT_EQ(error(attn::save_entropy(attn::bhld(memory, 1, 2, 6, 9))),
+            "attn::attention: entropy is a view of [1, 2, 6, 9], needs [1, 2, 6, 1] (sequences, "
+            "heads, query rows, one number), sequences of equal length");
+}
+
+TEST_F(SavedOutputs, RefuseRowsThatAreNotThereOrOutOfOrder) {
+  Matrix W;
+  EXPECT_EQ(error(attn::save_weights(W, attn::query_rows({0, 6}))),
+            "attn::attention: query_rows: entry 1 is 6, the call has 6 query rows");
+  EXPECT_EQ(error(attn::save_weights(W, attn::query_rows({-1}))),
+            "attn::attention: query_rows: entry 0 is -1, the call has 6 query rows");
+  EXPECT_EQ(error(attn::save_weights(W, attn::query_rows({0, 4, 4}))),
+            "attn::attention: query_rows: entry 2 is 4, needs more than the 4 before it");
+  EXPECT_EQ(W.size(), 0);
+}
+
+TEST_F(SavedOutputs, RefuseOutputsThatOverlap) {
+  Matrix large = numbers(6, 64, 4);
+  const Matrix before = large;
+  EXPECT_EQ(
+      error(attn::save_weights(large.leftCols(18)), attn::save_entropy(large.middleCols(17, 2))),
+      "attn::attention: weights overlaps entropy; write to memory of its own");
+  EXPECT_EQ(error(attn::save_scores(large.leftCols(18), attn::stage::masked),
+                  attn::save_weights(large.middleCols(17, 18))),
+            "attn::attention: scores overlaps weights; write to memory of its own");
+  EXPECT_EQ(
+      error(attn::save_max_logit(large.leftCols(2)), attn::save_logsumexp(large.middleCols(1, 2))),
+      "attn::attention: max_logit overlaps logsumexp; write to memory of its own");
+  EXPECT_EQ(error(attn::save_entropy(Y.leftCols(2))),
+            "attn::attention: entropy overlaps output; write to memory of its own");
+  EXPECT_EQ(error(attn::save_max_logit(Q.leftCols(2))),
+            "attn::attention: max_logit overlaps query; write to memory of its own");
+  EXPECT_EQ(error(attn::save_weights(large.leftCols(18)), attn::bias(large.middleCols(9, 9))),
+            "attn::attention: weights overlaps bias; write to memory of its own");
+  EXPECT_TRUE(same_bits(large, before));
+  EXPECT_TRUE(Y.isZero(0));
 }
 
 }  // namespace

@@ -16,6 +16,7 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/random_layer.h"
+#include "support/random_linear.h"
 
 namespace {
 
@@ -103,6 +104,20 @@ TEST(Parallel, ALayerHasTheSameBits) {
   for (const int workers : {2, 3, 7}) {
     EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::parallel(workers)), Y));
     EXPECT_TRUE(same_bits(mha(X, attn::causal(), attn::on(pool, workers)), Y));
+  }
+}
+// Its workers share rows and columns: more columns than rows, and the reverse.
+TEST(Parallel, ALinearLayerHasTheSameBits) {
+  auto linear = support::random_linear<float>(attn::LinearOptions(700, 530).bias());
+  OwnPool pool;
+  for (const Index rows : {1, 3, 100, 500}) {
+    const Matrix X = support::uniform<float>(rows, 700, 1), Y = linear(X, attn::silu());
+    for (const int workers : {2, 3, 8}) {
+      EXPECT_TRUE(same_bits(linear(X, attn::silu(), attn::parallel(workers)), Y))
+          << rows << " rows, " << workers << " workers";
+      EXPECT_TRUE(same_bits(linear(X, attn::silu(), attn::on(pool, workers)), Y))
+          << rows << " rows, " << workers << " workers";
+    }
   }
 }
 TEST(Parallel, AConstLayerIsSharedByThreadsWithAWorkspaceEach) {

@@ -20,6 +20,7 @@ namespace {
 using Eigen::Index;
 using support::near;
 using support::same_bits;
+using support::uniform;
 
 template <class Scalar>
 using MatrixOf = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
@@ -29,9 +30,6 @@ class Property : public ::testing::Test {
  protected:
   static constexpr double kRounding = 8 * double(std::numeric_limits<Scalar>::epsilon());
 
-  static MatrixOf<Scalar> numbers(Index rows, Index cols, std::uint32_t seed, double range = 2) {
-    return support::uniform<Scalar>(rows, cols, seed, range);
-  }
   static MatrixOf<Scalar> attend(const MatrixOf<Scalar>& Q, const MatrixOf<Scalar>& K,
                                  const MatrixOf<Scalar>& V) {
     return attn::attention(Q, K, V);
@@ -43,7 +41,7 @@ TYPED_TEST_SUITE(Property, Scalars, support::ScalarNames);
 TYPED_TEST(Property, WeightsSumToOne) {
   using Matrix = MatrixOf<TypeParam>;
   for (const Index keys : {1, 2, 15, 33, 256, 257, 1000}) {
-    const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(keys, 9, 2);
+    const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(keys, 9, 2, 2);
     const Matrix Y = this->attend(Q, K, Matrix::Ones(keys, 3));
     EXPECT_TRUE(near(Y, Matrix::Ones(19, 3), this->kRounding)) << keys;
   }
@@ -51,7 +49,7 @@ TYPED_TEST(Property, WeightsSumToOne) {
 
 TYPED_TEST(Property, WeightsOfTheIdentityArePositiveAndSumToOne) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(300, 9, 2);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(300, 9, 2, 2);
   const Matrix P = this->attend(Q, K, Matrix::Identity(300, 300));
   EXPECT_GT(P.minCoeff(), 0);
   EXPECT_TRUE(near(P.rowwise().sum(), Matrix::Ones(19, 1), this->kRounding));
@@ -59,8 +57,8 @@ TYPED_TEST(Property, WeightsOfTheIdentityArePositiveAndSumToOne) {
 
 TYPED_TEST(Property, OutputsLieWithinTheValues) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1, 8), K = this->numbers(300, 9, 2, 8),
-               V = this->numbers(300, 4, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 8), K = uniform<TypeParam>(300, 9, 2, 8),
+               V = uniform<TypeParam>(300, 4, 3, 2);
   const Matrix Y = this->attend(Q, K, V);
   for (Index c = 0; c < 4; ++c) {
     EXPECT_LE(double(Y.col(c).maxCoeff()), double(V.col(c).maxCoeff()) + this->kRounding);
@@ -71,8 +69,8 @@ TYPED_TEST(Property, OutputsLieWithinTheValues) {
 TYPED_TEST(Property, TheOrderOfTheKeysDoesNotMatter) {
   using Matrix = MatrixOf<TypeParam>;
   const Index keys = 700;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(keys, 9, 2),
-               V = this->numbers(keys, 4, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(keys, 9, 2, 2),
+               V = uniform<TypeParam>(keys, 4, 3, 2);
   std::vector<Index> order(keys);
   std::iota(order.begin(), order.end(), 0);
   std::shuffle(order.begin(), order.end(), std::mt19937(4));
@@ -87,8 +85,8 @@ TYPED_TEST(Property, TheOrderOfTheKeysDoesNotMatter) {
 
 TYPED_TEST(Property, ShiftingAllScoresOfARowChangesOnlyTheLogsumexp) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(300, 9, 2),
-               V = this->numbers(300, 4, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(300, 9, 2, 2),
+               V = uniform<TypeParam>(300, 4, 3, 2);
   Matrix B(19, 300), l, shifted_l;
   for (Index i = 0; i < 19; ++i) B.row(i).setConstant(TypeParam(4 * i - 30));
   const Matrix Y =
@@ -100,8 +98,8 @@ TYPED_TEST(Property, ShiftingAllScoresOfARowChangesOnlyTheLogsumexp) {
 
 TYPED_TEST(Property, RepeatedKeysAndValuesChangeNothing) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(150, 9, 2),
-               V = this->numbers(150, 4, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(150, 9, 2, 2),
+               V = uniform<TypeParam>(150, 4, 3, 2);
   const Matrix K_thrice = K.replicate(3, 1), V_thrice = V.replicate(3, 1);
   Matrix l, l_thrice;
   const Matrix once = attn::attention(Q, K, V, attn::save_logsumexp(l));
@@ -113,15 +111,16 @@ TYPED_TEST(Property, RepeatedKeysAndValuesChangeNothing) {
 
 TYPED_TEST(Property, EqualKeysWeighAllValuesAlike) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(1, 9, 2).replicate(300, 1),
-               V = this->numbers(300, 4, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2),
+               K = uniform<TypeParam>(1, 9, 2, 2).replicate(300, 1),
+               V = uniform<TypeParam>(300, 4, 3, 2);
   EXPECT_TRUE(near(this->attend(Q, K, V), V.colwise().mean().replicate(19, 1), this->kRounding));
 }
 
 TYPED_TEST(Property, IsLinearInTheValues) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(300, 9, 2),
-               V = this->numbers(300, 4, 3), W = this->numbers(300, 4, 4);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(300, 9, 2, 2),
+               V = uniform<TypeParam>(300, 4, 3, 2), W = uniform<TypeParam>(300, 4, 4, 2);
   EXPECT_TRUE(same_bits(this->attend(Q, K, 4 * V), Matrix(4 * this->attend(Q, K, V))));
   EXPECT_TRUE(near(this->attend(Q, K, V + W), this->attend(Q, K, V) + this->attend(Q, K, W),
                    2 * this->kRounding));
@@ -129,8 +128,8 @@ TYPED_TEST(Property, IsLinearInTheValues) {
 
 TYPED_TEST(Property, ValueFeaturesDoNotSeeEachOther) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(300, 9, 2),
-               V = this->numbers(300, 37, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(300, 9, 2, 2),
+               V = uniform<TypeParam>(300, 37, 3, 2);
   const Matrix Y = this->attend(Q, K, V);
   for (const Index c : {0, 15, 16, 36}) {
     EXPECT_TRUE(same_bits(this->attend(Q, K, V.col(c)), Y.col(c))) << c;
@@ -141,9 +140,9 @@ TYPED_TEST(Property, ManyBlocksOfKeysAreOne) {
   using Matrix = MatrixOf<TypeParam>;
   for (const Index keys : {255, 256, 257, 511, 513, 1300}) {
     // Scores that grow along the keys move the maximum in every block.
-    const Matrix Q = this->numbers(7, 9, 1);
-    Matrix K = this->numbers(keys, 9, 2);
-    const Matrix V = this->numbers(keys, 4, 3, 1);
+    const Matrix Q = uniform<TypeParam>(7, 9, 1, 2);
+    Matrix K = uniform<TypeParam>(keys, 9, 2, 2);
+    const Matrix V = uniform<TypeParam>(keys, 4, 3);
     for (Index j = 0; j < keys; ++j) K.row(j) *= TypeParam(4 * double(j) / double(keys));
     Matrix l;
     const Matrix Y = attn::attention(Q, K, V, attn::save_logsumexp(l));
@@ -155,7 +154,7 @@ TYPED_TEST(Property, ManyBlocksOfKeysAreOne) {
 
 TYPED_TEST(Property, ADominantKeyGivesItsValue) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = Matrix::Constant(5, 4, 100), V = this->numbers(600, 3, 3);
+  const Matrix Q = Matrix::Constant(5, 4, 100), V = uniform<TypeParam>(600, 3, 3, 2);
   Matrix K = Matrix::Zero(600, 4);
   for (const Index j : {0, 255, 256, 599}) {
     K.setZero();
@@ -167,8 +166,8 @@ TYPED_TEST(Property, ADominantKeyGivesItsValue) {
 TYPED_TEST(Property, TwoHalvesMergeByTheirLogsumexp) {
   using Matrix = MatrixOf<TypeParam>;
   const Index keys = 500, split = 217;
-  const Matrix Q = this->numbers(19, 9, 1), K = this->numbers(keys, 9, 2),
-               V = this->numbers(keys, 4, 3);
+  const Matrix Q = uniform<TypeParam>(19, 9, 1, 2), K = uniform<TypeParam>(keys, 9, 2, 2),
+               V = uniform<TypeParam>(keys, 4, 3, 2);
   Matrix la, lb, l;
   const Matrix whole = attn::attention(Q, K, V, attn::save_logsumexp(l));
   const Matrix a = attn::attention(Q, K.topRows(split), V.topRows(split), attn::save_logsumexp(la));
@@ -187,8 +186,8 @@ TYPED_TEST(Property, TwoHalvesMergeByTheirLogsumexp) {
 
 TYPED_TEST(Property, DecodingIsTheLastRowOfTheWhole) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(40, 9, 1), K = this->numbers(300, 9, 2),
-               V = this->numbers(300, 4, 3);
+  const Matrix Q = uniform<TypeParam>(40, 9, 1, 2), K = uniform<TypeParam>(300, 9, 2, 2),
+               V = uniform<TypeParam>(300, 4, 3, 2);
   const Matrix whole = attn::attention(Q, K, V, attn::causal(attn::align::lower_right));
   const Matrix last = Q.row(39);
   EXPECT_TRUE(same_bits(attn::attention(last, K, V, attn::causal(attn::align::lower_right)),
@@ -198,10 +197,11 @@ TYPED_TEST(Property, DecodingIsTheLastRowOfTheWhole) {
 
 TYPED_TEST(Property, EmptyInputsGiveEmptyOrZeroOutputs) {
   using Matrix = MatrixOf<TypeParam>;
-  const Matrix Q = this->numbers(4, 9, 1), none(0, 9), no_values(0, 3);
-  EXPECT_EQ(this->attend(none, this->numbers(5, 9, 2), this->numbers(5, 3, 3)).rows(), 0);
+  const Matrix Q = uniform<TypeParam>(4, 9, 1, 2), none(0, 9), no_values(0, 3);
+  EXPECT_EQ(
+      this->attend(none, uniform<TypeParam>(5, 9, 2, 2), uniform<TypeParam>(5, 3, 3, 2)).rows(), 0);
   EXPECT_TRUE(same_bits(this->attend(Q, none, no_values), Matrix::Zero(4, 3).eval()));
-  const Matrix Y = this->attend(Q, this->numbers(5, 9, 2), Matrix(5, 0));
+  const Matrix Y = this->attend(Q, uniform<TypeParam>(5, 9, 2, 2), Matrix(5, 0));
   EXPECT_EQ(Y.rows(), 4);
   EXPECT_EQ(Y.cols(), 0);
 }

@@ -6,13 +6,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "support/any_mask.h"
 #include "support/mask_cases.h"
+#include "support/special_values.h"
 
 namespace {
 
@@ -205,8 +205,6 @@ Composition compose(const Case& c, Draw& draw, Index depth) {
           "(" + a.text + " || " + b.text + ")"};
 }
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
 /// Modifiers with parameters drawn at random; each call takes some of them.
 struct Scores {
   float cap, slope, factor;
@@ -226,12 +224,12 @@ struct Scores {
         one_column(draw.one_in(3)) {
     for (Index h = 0; h < c.heads; ++h) {
       slopes[h] = draw.one_in(3) ? 0 : draw.number(0.2f);
-      sinks[h] = draw.one_in(4) ? -kInfinity : draw.number(3);
+      sinks[h] = draw.one_in(4) ? -kInfinity<float> : draw.number(3);
     }
     bias = uniform<float>(one_row ? 1 : c.longest_query(), one_column ? 1 : c.longest_key(),
                           draw.seed(), 2);
     const Bools hides = random_bools(bias.rows(), bias.cols(), draw.seed(), 0.3);
-    if (draw.one_in(2)) bias = hides.select(-kInfinity, bias);
+    if (draw.one_in(2)) bias = hides.select(-kInfinity<float>, bias);
   }
   long double bias_of(Index i, Index j) const {
     return static_cast<long double>(bias(one_row ? 0 : i, one_column ? 0 : j));
@@ -325,15 +323,16 @@ void expect_attends(const Case& c, const Composition& drawn, Index offset, Draw&
       }
     }
   }
-  const float nan = std::numeric_limits<float>::quiet_NaN();
   for (Index j = 0; j < c.keys.back(); ++j) {
     if (looked_at[at(j)]) continue;
-    const float poison = draw.one_in(2) ? nan : draw.one_in(2) ? kInfinity : -kInfinity;
+    const float poison = draw.one_in(2)   ? kNaN<float>
+                         : draw.one_in(2) ? kInfinity<float>
+                                          : -kInfinity<float>;
     K.row(j).setConstant(poison);
     V.row(j).setConstant(poison);
   }
   // And one in the open: whoever sees it shows it.
-  if (V.rows() > 0 && draw.one_in(3)) V(draw(0, V.rows() - 1), draw(0, V.cols() - 1)) = nan;
+  if (V.rows() > 0 && draw.one_in(3)) V(draw(0, V.rows() - 1), draw(0, V.cols() - 1)) = kNaN<float>;
 
   const Placed q(Q, draw), k(K, draw), v(V, draw);
   MatrixXf Y, l;
@@ -411,7 +410,7 @@ TEST(RandomComposition, OfMasksAndScoresIsTheFormula) {
             attn::bias(scores.bias), attn::sink(scores.sinks),
             attn::score([slope = scores.slope, muted = scores.muted](auto s, auto a) {
               const auto distance = a.query - a.key;
-              return select(distance == muted, -kInfinity,
+              return select(distance == muted, -kInfinity<float>,
                             select(distance > 3, s * 0.5f + slope * a.head, s - slope * distance));
             }));
         break;
@@ -426,7 +425,7 @@ TEST(RandomComposition, OfMasksAndScoresIsTheFormula) {
         expect_attends(
             c, drawn, offset, draw, asked,
             attn::score([factor = scores.factor, muted = scores.muted](float s, attn::At a) {
-              if (float(a.query - a.key) == muted) return -kInfinity;
+              if (float(a.query - a.key) == muted) return -kInfinity<float>;
               return a.sequence % 2 == 1 ? -s
                                          : s + factor * static_cast<float>((a.query + a.key) % 3);
             }));

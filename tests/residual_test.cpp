@@ -16,13 +16,10 @@ using Eigen::bfloat16;
 using Eigen::half;
 using Eigen::Index;
 using Eigen::MatrixXf;
+using support::numbers;
 using support::same_bits;
 template <class Scalar, int Order = Eigen::ColMajor>
 using MatrixOf = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Order>;
-
-MatrixXf numbers(Index rows, Index cols, std::uint32_t seed) {
-  return support::uniform<float>(rows, cols, seed, 3);
-}
 
 // ---- residual_add ---------------------------------------------------------------------------
 

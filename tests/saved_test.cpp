@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "support/batch_case.h"
-#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/reference_attention.h"
@@ -19,7 +18,6 @@ namespace {
 
 using Eigen::Index;
 using Eigen::MatrixXf;
-using support::error_of;
 using support::kInfinity;
 using support::near;
 using support::Reference;
@@ -27,6 +25,12 @@ using support::ReferenceOptions;
 using support::same_bits;
 using support::uniform;
 using Case = support::BatchCase;
+
+/// Everything that a call saves.
+template <class Scalar>
+struct Saved {
+  support::DynamicMatrix<Scalar> l, m, e, W, S;
+};
 
 template <class Scalar>
 struct Call {
@@ -59,6 +63,11 @@ struct Call {
     return Y;
   }
 
+  /// Saves everything, the scores as they are masked.
+  Matrix operator()(Saved<Scalar>& s) const {
+    return (*this)(attn::save_logsumexp(s.l), attn::save_max_logit(s.m), attn::save_entropy(s.e),
+                   attn::save_weights(s.W), attn::save_scores(s.S, attn::stage::masked));
+  }
   support::ReferenceResult expected() const {
     ReferenceOptions asked;
     asked.heads = c.heads;
@@ -107,9 +116,9 @@ TYPED_TEST(SavedOutputs, AgreeWithTheFormulaAndChangeNoBitOfTheOutput) {
     SCOPED_TRACE(name_of(c));
     const Call<TypeParam> call(c);
     const auto expected = call.expected();
-    support::DynamicMatrix<TypeParam> l, m, e, W, S;
-    const auto Y = call(attn::save_logsumexp(l), attn::save_max_logit(m), attn::save_entropy(e),
-                        attn::save_weights(W), attn::save_scores(S, attn::stage::masked));
+    Saved<TypeParam> saved;
+    const auto Y = call(saved);
+    auto& [l, m, e, W, S] = saved;
     EXPECT_TRUE(same_bits(Y, call()));
     const double tolerance = 32 * this->kEpsilon * c.range;
     EXPECT_TRUE(near(l, expected.logsumexp, tolerance));
@@ -276,9 +285,9 @@ TEST(SavedOutputs, OfFixedSizesAreThoseOfDynamicOnes) {
 
 TEST(SavedOutputs, AreRoundedOnceToTheirStorage) {
   const Heads call;
-  MatrixXf W, S, e;
+  MatrixXf W, S, l, m, e;
   (void)call(attn::save_weights(W), attn::save_scores(S, attn::stage::masked),
-             attn::save_entropy(e));
+             attn::save_logsumexp(l), attn::save_max_logit(m), attn::save_entropy(e));
   support::DynamicMatrix<Eigen::half> half_W;
   support::DynamicMatrix<Eigen::bfloat16> narrow_S;
   Eigen::MatrixXd wide_e;
@@ -445,12 +454,8 @@ TEST(SavedOutputs, OverwriteWhatWasThereAlsoWhereNoRowLooks) {
 TEST(SavedOutputs, OfARowDependOnThatRowAlone) {
   const Case c{{0, 90}, {0, 530}, 1, 1, 0.6, 2};
   const Call<float> call(c);
-  MatrixXf W, S, e, one_W, one_S, one_e;
-  const auto attend = [](const Call<float>& x, MatrixXf& w, MatrixXf& s, MatrixXf& h) {
-    (void)x(attn::save_weights(w), attn::save_scores(s, attn::stage::masked),
-            attn::save_entropy(h));
-  };
-  attend(call, W, S, e);
+  Saved<float> all, one;
+  (void)call(all);
   for (const Index row : {0, 1, 44, 45, 89}) {
     Call<float> alone({{0, 1}, {0, 530}});
     alone.Q = call.Q.row(row);
@@ -460,10 +465,12 @@ TEST(SavedOutputs, OfARowDependOnThatRowAlone) {
     for (Index j = 0; j < 530; ++j) {
       if (!call.M(row, j)) alone.K.row(j).setConstant(NAN);
     }
-    attend(alone, one_W, one_S, one_e);
-    EXPECT_TRUE(same_bits(one_W, W.row(row))) << row;
-    EXPECT_TRUE(same_bits(one_S, S.row(row))) << row;
-    EXPECT_TRUE(same_bits(one_e, e.row(row))) << row;
+    (void)alone(one);
+    EXPECT_TRUE(same_bits(one.W, all.W.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.S, all.S.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.l, all.l.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.m, all.m.row(row))) << row;
+    EXPECT_TRUE(same_bits(one.e, all.e.row(row))) << row;
   }
 }
 
@@ -473,12 +480,13 @@ TEST(SavedOutputs, ShowNaNInTheRowsThatSeeItAndZerosForHiddenPairs) {
   call.M.setConstant(true);
   call.M(1, 7) = false;  // row 1 does not see it
   call.M(2, 8) = false;
-  MatrixXf W, e, m, l;
-  (void)call(attn::save_weights(W), attn::save_entropy(e), attn::save_max_logit(m),
-             attn::save_logsumexp(l));
+  Saved<float> saved;
+  (void)call(saved);
+  const auto& [l, m, e, W, S] = saved;
   for (const Index i : {0, 2}) {
     EXPECT_TRUE(std::isnan(e(i, 0)) && std::isnan(m(i, 0)) && std::isnan(l(i, 0)));
     EXPECT_TRUE(std::isnan(W(i, 7)) && std::isnan(W(i, 39)));
+    EXPECT_TRUE(std::isnan(S(i, 7)) && std::isfinite(S(i, 39)));
   }
   EXPECT_EQ(W(2, 8), 0);
   EXPECT_TRUE(std::isfinite(e(1, 0)) && std::isfinite(m(1, 0)) && W.row(1).allFinite());
@@ -486,83 +494,10 @@ TEST(SavedOutputs, ShowNaNInTheRowsThatSeeItAndZerosForHiddenPairs) {
 
   // An infinite score takes all the weight, which no number is.
   call.K(7, 0) = 0;
-  call.B(0, 7) = kInfinity;
-  (void)call(attn::save_weights(W), attn::save_entropy(e), attn::save_max_logit(m),
-             attn::save_logsumexp(l));
+  call.B(0, 7) = kInfinity<float>;
+  (void)call(saved);
   EXPECT_TRUE(std::isnan(e(0, 0)) && std::isnan(m(0, 0)) && std::isnan(W(0, 7)));
   EXPECT_TRUE(std::isfinite(m(1, 0)));
-}
-
-// ---- refusals ---------------------------------------------------------------------------------------
-
-struct Refused : testing::Test {
-  MatrixXf Q = uniform<float, Eigen::ColMajor>(6, 4, 1),
-           K = uniform<float, Eigen::ColMajor>(9, 4, 2),
-           V = uniform<float, Eigen::ColMajor>(9, 4, 3), Y = MatrixXf::Zero(6, 4);
-  float memory[64] = {};
-
-  template <class... Options>
-  std::string error(const Options&... options) {
-    return error_of([&] {
-      attn::attention(attn::heads(Q, 2), attn::heads(K, 2), attn::heads(V, 2), attn::into(Y),
-                      options...);
-    });
-  }
-};
-
-TEST_F(Refused, AreShapesThatDoNotFit) {
-  Eigen::Matrix2f fixed;
-  EXPECT_EQ(error(attn::save_weights(fixed)), "attn::attention: weights is 2x2, needs 6x18");
-  EXPECT_EQ(error(attn::save_weights(fixed, attn::average_heads())),
-            "attn::attention: weights is 2x2, needs 6x9");
-  EXPECT_EQ(error(attn::save_scores(fixed, attn::stage::scaled, attn::query_rows({1, 2, 5}))),
-            "attn::attention: scores is 2x2, needs 3x18");
-  EXPECT_EQ(error(attn::save_max_logit(fixed)), "attn::attention: max_logit is 2x2, needs 6x2");
-  EXPECT_EQ(error(attn::save_entropy(fixed)), "attn::attention: entropy is 2x2, needs 6x2");
-  EXPECT_EQ(error(attn::save_logsumexp(fixed)), "attn::attention: logsumexp is 2x2, needs 6x2");
-  MatrixXf W(6, 17);
-  EXPECT_EQ(
-      error(attn::save_weights(attn::heads(W, 1))),
-      "attn::attention: weights is 6x17 in 1 head, needs 6x18 (query rows x keys) in 2 heads");
-  EXPECT_EQ(error(attn::save_weights(attn::bhld(memory, 1, 2, 6, 8))),
-            "attn::attention: weights is a view of [1, 2, 6, 8], needs [1, 2, 6, 9] (sequences, "
-            "heads, query rows, keys), sequences of equal length");
-  EXPECT_EQ(error(attn::save_entropy(attn::bhld(memory, 1, 2, 6, 9))),
-            "attn::attention: entropy is a view of [1, 2, 6, 9], needs [1, 2, 6, 1] (sequences, "
-            "heads, query rows, one number), sequences of equal length");
-}
-
-TEST_F(Refused, AreRowsThatAreNotThereOrOutOfOrder) {
-  MatrixXf W;
-  EXPECT_EQ(error(attn::save_weights(W, attn::query_rows({0, 6}))),
-            "attn::attention: query_rows: entry 1 is 6, the call has 6 query rows");
-  EXPECT_EQ(error(attn::save_weights(W, attn::query_rows({-1}))),
-            "attn::attention: query_rows: entry 0 is -1, the call has 6 query rows");
-  EXPECT_EQ(error(attn::save_weights(W, attn::query_rows({0, 4, 4}))),
-            "attn::attention: query_rows: entry 2 is 4, needs more than the 4 before it");
-  EXPECT_EQ(W.size(), 0);
-}
-
-TEST_F(Refused, AreOutputsThatOverlap) {
-  MatrixXf large = uniform<float, Eigen::ColMajor>(6, 64, 4);
-  const MatrixXf before = large, K_before = K;
-  EXPECT_EQ(
-      error(attn::save_weights(large.leftCols(18)), attn::save_entropy(large.middleCols(17, 2))),
-      "attn::attention: weights overlaps entropy; write to memory of its own");
-  EXPECT_EQ(error(attn::save_scores(large.leftCols(18), attn::stage::masked),
-                  attn::save_weights(large.middleCols(17, 18))),
-            "attn::attention: scores overlaps weights; write to memory of its own");
-  EXPECT_EQ(
-      error(attn::save_max_logit(large.leftCols(2)), attn::save_logsumexp(large.middleCols(1, 2))),
-      "attn::attention: max_logit overlaps logsumexp; write to memory of its own");
-  EXPECT_EQ(error(attn::save_entropy(Y.leftCols(2))),
-            "attn::attention: entropy overlaps output; write to memory of its own");
-  EXPECT_EQ(error(attn::save_max_logit(Q.leftCols(2))),
-            "attn::attention: max_logit overlaps query; write to memory of its own");
-  EXPECT_EQ(error(attn::save_weights(large.leftCols(18)), attn::bias(large.middleCols(9, 9))),
-            "attn::attention: weights overlaps bias; write to memory of its own");
-  EXPECT_TRUE(same_bits(large, before));
-  EXPECT_TRUE(Y.isZero(0));
 }
 
 }  // namespace

@@ -158,7 +158,7 @@ TEST(Sink, LeavesZerosToARowThatSeesNobody) {
 TEST(Sink, OfMinusInfinityIsNone) {
   const MatrixXf Q = support::uniform<float>(9, 5, 1), K = support::uniform<float>(40, 5, 2);
   EXPECT_TRUE(
-      same_bits(attn::attention(Q, K, K, attn::sink(-kInfinity)), attn::attention(Q, K, K)));
+      same_bits(attn::attention(Q, K, K, attn::sink(-kInfinity<float>)), attn::attention(Q, K, K)));
 }
 
 // ---- score ----------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ TEST(ScoreFunctor, MayHideByMinusInfinity) {
   ReferenceOptions asked = Batch().asked();
   asked.visible = [](Index, Index, Index i, Index j) { return (i + 3 - j) <= 5; };
   expect_attends(asked, attn::score([](auto s, auto at) {
-                   return select(at.query - at.key <= 5, s, -kInfinity);
+                   return select(at.query - at.key <= 5, s, -kInfinity<float>);
                  }));
 }
 

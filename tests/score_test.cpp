@@ -233,7 +233,8 @@ TEST(Bias, OwnsTheExpressionItWasMadeOf) {
 TEST(Bias, OfMinusInfinityHides) {
   const auto [Q, K, V] = operands(20, 70);
   const auto seen = support::random_bools(20, 70, 12);
-  const MatrixXf B = seen.select(MatrixXf::Zero(20, 70), MatrixXf::Constant(20, 70, -kInfinity));
+  const MatrixXf B =
+      seen.select(MatrixXf::Zero(20, 70), MatrixXf::Constant(20, 70, -kInfinity<float>));
   ReferenceOptions asked;
   asked.visible = [&](Index, Index, Index i, Index j) { return seen(i, j); };
   EXPECT_TRUE(near(attn::attention(Q, K, V, attn::bias(B)),
@@ -243,11 +244,11 @@ TEST(Bias, OfMinusInfinityHides) {
 TEST(Bias, OfMinusInfinityEverywhereGivesZeros) {
   const auto [Q, K, V] = operands(20, 70);
   MatrixXf B = support::uniform<float>(20, 70, 13), l;
-  B.row(3).setConstant(-kInfinity);
+  B.row(3).setConstant(-kInfinity<float>);
   const MatrixXf Y = attn::attention(Q, K, V, attn::bias(B), attn::save_logsumexp(l));
   EXPECT_TRUE(same_bits(Y.row(3), MatrixXf::Zero(1, 5)));
-  EXPECT_EQ(l(3, 0), -kInfinity);
-  EXPECT_TRUE((l.topRows(3).array() > -kInfinity).all());
+  EXPECT_EQ(l(3, 0), -kInfinity<float>);
+  EXPECT_TRUE((l.topRows(3).array() > -kInfinity<float>).all());
 }
 
 // ---- The order: scale → softcap → bias → mask -----------------------------------------------
@@ -290,7 +291,7 @@ TEST(ScoreOrder, PutsTheMaskLast) {
   EXPECT_EQ(attn::attention(Q, K, V, attn::causal(attn::align::upper_left), attn::softcap(2),
                             attn::bias(B), attn::scale(-2))(0, 0),
             1.f);
-  B << -3, kInfinity;
+  B << -3, kInfinity<float>;
   EXPECT_EQ(attn::attention(Q, K, V, attn::key_lengths(1), attn::bias(B))(0, 0), 1.f);
 }
 

@@ -10,16 +10,18 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
+
+using support::kInfinity;
+using support::kNaN;
 
 template <class Scalar>
 class SimdOperations : public ::testing::Test {
  protected:
   using Simd = attn::detail::Simd<Scalar>;
   static constexpr int kWidth = Simd::width;
-  static constexpr Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
-  static constexpr Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
 
   struct Lanes {
     alignas(64) Scalar at[static_cast<std::size_t>(kWidth)];
@@ -29,8 +31,8 @@ class SimdOperations : public ::testing::Test {
   static std::vector<Lanes> samples(std::uint32_t seed) {
     support::Uniform number(seed);
     std::vector<Lanes> all(64);
-    const Scalar special[] = {0,          -Scalar(0),    1,           -1, kInfinity,
-                              -kInfinity, Scalar(1e-30), Scalar(1e30)};
+    const Scalar special[] = {
+        0, -Scalar(0), 1, -1, kInfinity<Scalar>, -kInfinity<Scalar>, Scalar(1e-30), Scalar(1e30)};
     int n = 0;
     for (Lanes& lanes : all) {
       for (Scalar& x : lanes.at) {
@@ -142,7 +144,7 @@ TYPED_TEST(SimdOperations, MulNeverFusesIntoALaterAddition) {
 
 TYPED_TEST(SimdOperations, MaxAndMinReturnTheirFirstArgumentWhereEitherIsNaN) {
   using S = attn::detail::Simd<TypeParam>;
-  const TypeParam nan = TestFixture::kNaN;
+  const TypeParam nan = kNaN<TypeParam>;
   typename TestFixture::Lanes out;
   const auto first = [&](TypeParam a, TypeParam b) {
     S::store(out.at, S::max(S::set(a), S::set(b)));
@@ -153,7 +155,7 @@ TYPED_TEST(SimdOperations, MaxAndMinReturnTheirFirstArgumentWhereEitherIsNaN) {
   };
   EXPECT_TRUE(std::isnan(first(nan, TypeParam(3))));
   EXPECT_EQ(first(TypeParam(3), nan), TypeParam(3));
-  EXPECT_TRUE(std::isnan(first(nan, -TestFixture::kInfinity)));
+  EXPECT_TRUE(std::isnan(first(nan, -kInfinity<TypeParam>)));
 }
 
 TYPED_TEST(SimdOperations, MasksSelectLaneByLane) {
@@ -161,7 +163,7 @@ TYPED_TEST(SimdOperations, MasksSelectLaneByLane) {
   using T = TypeParam;
   using P = typename S::Packet;
   using F = TestFixture;
-  const T nan = F::kNaN;
+  const T nan = kNaN<T>;
   const auto one = [](typename S::Mask m) { return S::select(m, S::set(T(1)), S::set(T(0))); };
   F::check(
       "less", [&](P a, P b, P) { return one(S::less(a, b)); },
@@ -318,7 +320,7 @@ TYPED_TEST(SimdOperations, IsFiniteReadsTheBits) {
     EXPECT_TRUE(is_finite(x)) << x;
   }
   for (const TypeParam x :
-       {TestFixture::kNaN, -TestFixture::kNaN, TestFixture::kInfinity, -TestFixture::kInfinity,
+       {kNaN<TypeParam>, -kNaN<TypeParam>, kInfinity<TypeParam>, -kInfinity<TypeParam>,
         std::numeric_limits<TypeParam>::signaling_NaN()}) {
     EXPECT_FALSE(is_finite(x)) << x;
   }

@@ -6,11 +6,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <random>
 #include <vector>
 
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
 
@@ -33,7 +33,7 @@ class SoftmaxRows : public ::testing::Test {
     std::mt19937 engine(3);
     for (Scalar& x : score_) x = static_cast<Scalar>(engine() % 100u) / Scalar(16);
     // What memory held before is nobody's business.
-    const Scalar nan = std::numeric_limits<Scalar>::quiet_NaN();
+    const Scalar nan = support::kNaN<Scalar>;
     std::fill_n(states_.maximum, 2 * kStates, nan);
   }
 

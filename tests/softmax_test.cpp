@@ -11,11 +11,14 @@
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
 
 using Eigen::Index;
 using support::error_of;
+using support::kInfinity;
+using support::kNaN;
 using support::same_bits;
 template <class Scalar>
 using Matrix = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic>;
@@ -24,7 +27,6 @@ using RowMajor = Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic, Eigen::Ro
 using Exact = Matrix<long double>;
 using Visible = std::function<bool(Index, Index)>;
 
-const long double infinity = std::numeric_limits<long double>::infinity();
 const Visible everything = [](Index, Index) { return true; };
 
 /// log Σ exp of each row over its visible scores, −∞ for none: the definition, in plain loops.
@@ -32,7 +34,8 @@ template <class Scores>
 Exact exact_logsumexp(const Scores& s, const Visible& visible = everything) {
   Exact l(s.rows(), 1);
   for (Index i = 0; i < s.rows(); ++i) {
-    long double m = -infinity, sum = 0, lost = 0;  // Neumaier's sum: long double is tested too
+    long double m = -kInfinity<long double>;
+    long double sum = 0, lost = 0;  // Neumaier's sum: long double is tested too
     for (Index j = 0; j < s.cols(); ++j) {
       if (visible(i, j)) m = std::max(m, static_cast<long double>(s(i, j)));
     }
@@ -42,7 +45,7 @@ Exact exact_logsumexp(const Scores& s, const Visible& visible = everything) {
       lost += sum > p ? (sum - next) + p : (p - next) + sum;
       sum = next;
     }
-    l(i, 0) = sum == 0 ? -infinity : m + std::log(sum + lost);
+    l(i, 0) = sum == 0 ? -kInfinity<long double> : m + std::log(sum + lost);
   }
   return l;
 }
@@ -174,13 +177,13 @@ TYPED_TEST(SoftmaxOf, MasksHideScoresWhateverTheyHold) {
     const Exact exact = exact_softmax(s, [](Index i, Index j) { return j <= i && j + 4 >= i; });
     const auto mask = attn::causal() && attn::window(4, -1);
     const Matrix<TypeParam> clean = attn::softmax(s, mask), logs = attn::log_softmax(s, mask);
-    for (Index j = 1; j < n; ++j) s(0, j) = std::numeric_limits<TypeParam>::quiet_NaN();
+    for (Index j = 1; j < n; ++j) s(0, j) = kNaN<TypeParam>;
     const Matrix<TypeParam> p = attn::softmax(s, mask);
     EXPECT_EQ(p, clean);
     const auto bar = 24 * static_cast<long double>(std::numeric_limits<TypeParam>::epsilon());
     EXPECT_LE(relative_error(p, exact), bar);
     EXPECT_EQ(p(0, n - 1), TypeParam(0));
-    EXPECT_EQ(logs(0, n - 1), -std::numeric_limits<TypeParam>::infinity());
+    EXPECT_EQ(logs(0, n - 1), -kInfinity<TypeParam>);
   }
 }
 
@@ -190,18 +193,17 @@ TYPED_TEST(SoftmaxOf, ARowWithNothingVisibleGivesZerosAndMinusInfinity) {
   const Matrix<TypeParam> p = attn::softmax(s, mask, attn::query_offset(0));
   EXPECT_EQ(p.row(0), (Matrix<TypeParam>::Zero(1, 40)));
   EXPECT_EQ(Matrix<TypeParam>(attn::logsumexp(s, mask, attn::query_offset(0)))(0, 0),
-            -std::numeric_limits<TypeParam>::infinity());
+            -kInfinity<TypeParam>);
   EXPECT_EQ(Matrix<TypeParam>(attn::log_softmax(s, mask, attn::query_offset(0)))(0, 5),
-            -std::numeric_limits<TypeParam>::infinity());
-  const Matrix<TypeParam> hidden =
-      Matrix<TypeParam>::Constant(2, 3, -std::numeric_limits<TypeParam>::infinity());
+            -kInfinity<TypeParam>);
+  const Matrix<TypeParam> hidden = Matrix<TypeParam>::Constant(2, 3, -kInfinity<TypeParam>);
   EXPECT_EQ(attn::softmax(hidden), (Matrix<TypeParam>::Zero(2, 3)));
 }
 
 TYPED_TEST(SoftmaxOf, ANanShowsInItsRowOnly) {
   Matrix<TypeParam> s = random_scores<TypeParam>(20, 50, 3);
   const Matrix<TypeParam> clean = attn::softmax(s);
-  s(7, 31) = std::numeric_limits<TypeParam>::quiet_NaN();
+  s(7, 31) = kNaN<TypeParam>;
   const Matrix<TypeParam> p = attn::softmax(s);
   for (Index i = 0; i < 20; ++i) {
     if (i == 7) {
@@ -239,8 +241,7 @@ TEST(Softmax, EmptyMatricesAreValid) {
   const Eigen::MatrixXf none(0, 5), narrow(4, 0);
   EXPECT_EQ(attn::softmax(none).cols(), 5);
   EXPECT_EQ(attn::softmax(narrow).rows(), 4);
-  EXPECT_EQ(attn::logsumexp(narrow),
-            Eigen::VectorXf::Constant(4, -std::numeric_limits<float>::infinity()));
+  EXPECT_EQ(attn::logsumexp(narrow), Eigen::VectorXf::Constant(4, -kInfinity<float>));
 }
 
 TEST(Softmax, WrongShapesAreRefusedAndNothingIsWritten) {
@@ -276,7 +277,7 @@ TEST(SoftmaxState, UpdatesAndMergesToTheWhole) {
   EXPECT_NEAR(merged.sum, whole.sum, 1e-13 * whole.sum);
   EXPECT_EQ(merged.sum, swapped.sum);
   const attn::SoftmaxState<double> none;
-  EXPECT_EQ(none.logsumexp(), -std::numeric_limits<double>::infinity());
+  EXPECT_EQ(none.logsumexp(), -kInfinity<double>);
   EXPECT_EQ(attn::merge(none, left).sum, left.sum);
   EXPECT_EQ(attn::merge(none, none).sum, 0.0);
 }
@@ -301,7 +302,7 @@ TEST(Merge, TwoHalvesOfTheKeysMakeTheWhole) {
 }
 
 TEST(Merge, ARowThatSawNoKeyTakesTheOtherSide) {
-  const float none = -std::numeric_limits<float>::infinity();
+  const float none = -kInfinity<float>;
   Eigen::MatrixXf a(3, 2), b(3, 2), la(3, 1), lb(3, 1), l;
   a << 1, 2, 0, 0, 0, 0;
   b << 0, 0, 3, 4, 0, 0;
@@ -321,8 +322,8 @@ TYPED_TEST_SUITE(MergeOf, Scalars, support::ScalarNames);
 TYPED_TEST(MergeOf, ASideWithoutKeysWhateverItHolds) {
   using M = Matrix<TypeParam>;
   const auto number = [](double x) { return TypeParam(attn::compute_t<TypeParam>(x)); };
-  const double none = -std::numeric_limits<double>::infinity();
-  for (const double junk : {std::numeric_limits<double>::quiet_NaN(), -none, none}) {
+  const double none = -kInfinity<double>;
+  for (const double junk : {kNaN<double>, -none, none}) {
     M a(3, 4), b(3, 4), la(3, 2), lb(3, 2), expected(3, 4), expected_l(3, 2), l;
     for (Index i = 0; i < 3; ++i) {
       for (Index c = 0; c < 4; ++c) {  // row 0: a has keys; row 1: b; row 2: neither
@@ -346,11 +347,10 @@ TYPED_TEST(MergeOf, ASideWithoutKeysWhateverItHolds) {
 }
 
 TEST(SoftmaxState, WithoutScoresIsTheOtherHoweverItSaysSo) {
-  const double none = -std::numeric_limits<double>::infinity();
+  const double none = -kInfinity<double>;
   attn::SoftmaxState<double> some;
   some.update(-1000);
-  for (const double maximum : {attn::SoftmaxState<double>().maximum, none, -none,
-                               std::numeric_limits<double>::quiet_NaN()}) {
+  for (const double maximum : {attn::SoftmaxState<double>().maximum, none, -none, kNaN<double>}) {
     const attn::SoftmaxState<double> empty{maximum, 0};
     for (const auto& merged : {attn::merge(empty, some), attn::merge(some, empty)}) {
       EXPECT_EQ(merged.maximum, -1000);

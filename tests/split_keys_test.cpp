@@ -20,6 +20,7 @@
 #include "support/reference_attention.h"
 #include "support/reference_rotary.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 #include "support/threads.h"
 
 namespace {
@@ -28,6 +29,7 @@ using attn::split_keys;
 using Eigen::Index;
 using Eigen::MatrixXf;
 using support::error_of;
+using support::kNaN;
 using support::near;
 using support::same_bits;
 using support::Threads;
@@ -35,7 +37,6 @@ using support::uniform;
 using Case = support::BatchCase;
 
 constexpr Index kBlock = 256;  // keys of a block, for the few features of these tests
-constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
@@ -207,17 +208,17 @@ TEST(SplitKeysOf, SinksCountOnce) {
   asked.sinks = {0.5L, 9.0L};
   asked.visible = [](Index, Index, Index i, Index j) { return i < 3 && j >= 300 * i; };
   const auto expected = support::reference_attention(Q, K, V, asked);
-  const auto attend = [&](const auto&... more) {
+  const auto attend = [&](int workers) {
     MatrixXf Y, l;
-    attn::attention(attn::heads(Q, 2), attn::heads(K, 2), attn::heads(V, 2), attn::into(Y),
-                    attn::sink({0.5, 9.0}),
-                    attn::mask([](Index i, Index j) { return i < 3 && j >= 300 * i; }),
-                    attn::save_logsumexp(l), attn::residual(Q), split_keys(kBlock), more...);
+    attn::attention(
+        attn::heads(Q, 2), attn::heads(K, 2), attn::heads(V, 2), attn::into(Y),
+        attn::sink({0.5, 9.0}), attn::mask([](Index i, Index j) { return i < 3 && j >= 300 * i; }),
+        attn::save_logsumexp(l), attn::residual(Q), split_keys(kBlock), attn::on(pool, workers));
     EXPECT_TRUE(near(Y, expected.output + support::widened(Q), 2e-6));
     EXPECT_TRUE(near(l, expected.logsumexp, 4e-6));
     return Y;
   };
-  EXPECT_TRUE(same_bits(attend(attn::on(pool, 3)), attend()));
+  EXPECT_TRUE(same_bits(attend(3), attend(1)));
 }
 
 TEST(SplitKeysOf, RotatedKeysAndAveragedHeads) {
@@ -230,7 +231,7 @@ TEST(SplitKeysOf, RotatedKeysAndAveragedHeads) {
                            attn::save_weights(W, attn::average_heads()), more...);
   };
   MatrixXf W, split_W, shared_W;
-  const MatrixXf Y = attend(W), split = attend(split_W, split_keys(kBlock)),
+  const MatrixXf Y = attend(W), split = attend(split_W, split_keys(kBlock), attn::on(pool, 1)),
                  shared = attend(shared_W, split_keys(kBlock), attn::on(pool, 3));
   EXPECT_TRUE(near(split, Y, 1e-6));
   EXPECT_TRUE(near(split_W, W, 1e-7));
@@ -239,13 +240,13 @@ TEST(SplitKeysOf, RotatedKeysAndAveragedHeads) {
 }
 
 TEST(SplitKeysOf, NanAreSeenByTheirRowsAlone) {
-  const float infinity = std::numeric_limits<float>::infinity();
+  const float infinity = support::kInfinity<float>;
   Threads pool;
-  for (const float poison : {kNan, infinity, -infinity}) {
+  for (const float poison : {kNaN<float>, infinity, -infinity}) {
     Causal x(600, 600);
     const MatrixXf Y = x(split_keys(kBlock));
-    x.V(400, 1) = poison;  // of the second part: hidden from 400 rows, in a column of its own
-    x.K(550, 2) = kNan;    // of the third
+    x.V(400, 1) = poison;       // of the second part: hidden from 400 rows, in a column of its own
+    x.K(550, 2) = kNaN<float>;  // of the third
     for (const int workers : {1, 3}) {
       const MatrixXf poisoned = x(split_keys(kBlock), attn::on(pool, workers));
       EXPECT_TRUE(same_bits(poisoned.topRows(400), Y.topRows(400)));
@@ -262,10 +263,12 @@ TEST(SplitKeysOf, NarrowKeysAreComputedInFloat) {
   const auto K = x.K.cast<Eigen::bfloat16>().eval();
   const auto V = x.V.cast<Eigen::half>().eval();
   const auto expected = support::reference_attention(x.Q, K, V).output;
-  const MatrixXf Y = attn::attention(x.Q, K, V, split_keys(kBlock));
+  const auto attend = [&](int workers) -> MatrixXf {
+    return attn::attention(x.Q, K, V, split_keys(kBlock), attn::on(pool, workers));
+  };
+  const MatrixXf Y = attend(1);
   EXPECT_TRUE(near(Y, expected, 1e-6));
-  EXPECT_TRUE(
-      same_bits(MatrixXf(attn::attention(x.Q, K, V, split_keys(kBlock), attn::on(pool, 2))), Y));
+  EXPECT_TRUE(same_bits(attend(2), Y));
 }
 
 TEST(SplitKeysOf, ACacheHaveTheBitsOfTheMatrices) {
@@ -275,9 +278,11 @@ TEST(SplitKeysOf, ACacheHaveTheBitsOfTheMatrices) {
   attn::KeyValueCache<float> cache(options.value_dim(6));
   cache.append(x.K, x.V);
   const MatrixXf Y = x(split_keys(kBlock));
-  EXPECT_TRUE(same_bits(MatrixXf(attn::attention(x.Q, cache, split_keys(kBlock))), Y));
-  EXPECT_TRUE(
-      same_bits(MatrixXf(attn::attention(x.Q, cache, split_keys(kBlock), attn::on(pool, 3))), Y));
+  for (const int workers : {1, 3}) {
+    const MatrixXf of_cache =
+        attn::attention(x.Q, cache, split_keys(kBlock), attn::on(pool, workers));
+    EXPECT_TRUE(same_bits(of_cache, Y)) << workers << " workers";
+  }
 }
 
 TEST(SplitKeysOf, OneRowReachSeveralThreads) {

@@ -22,11 +22,8 @@ namespace {
 
 using Eigen::Index;
 using support::same_bits;
+using support::uniform;
 using Matrix = support::DynamicMatrix<float>;
-
-Matrix numbers(Index rows, Index cols, std::uint32_t seed) {
-  return support::uniform<float>(rows, cols, seed);
-}
 
 struct Refused : std::runtime_error {
   Refused() : std::runtime_error("thrown on purpose") {}
@@ -102,12 +99,13 @@ int throw_at_each(Fuse& fuse, const Call& call, const Check& check) {
 }
 
 struct Operands {
-  Matrix Q = numbers(9, 8, 1), K = numbers(40, 8, 2), V = numbers(40, 8, 3);
+  Matrix Q = uniform<float>(9, 8, 1), K = uniform<float>(40, 8, 2), V = uniform<float>(40, 8, 3);
 };
 
 /// The same with work for several workers.
 struct ManyOperands {
-  Matrix Q = numbers(40, 64, 1), K = numbers(300, 64, 2), V = numbers(300, 64, 3);
+  Matrix Q = uniform<float>(40, 64, 1), K = uniform<float>(300, 64, 2),
+         V = uniform<float>(300, 64, 3);
 
   template <class... Options>
   void attend(attn::ScaledDotProductAttention<float>& sdpa, const Options&... options) const {
@@ -174,8 +172,8 @@ struct Decoding {
       : tokens(n),
         mha(support::random_layer<float>(attn::MultiHeadOptions(d_model, 2))),
         cache(attn::KeyValueCacheOptions(kBefore + n, 2, d_model / 2)),
-        X(numbers(kBefore + n, d_model, 1)),
-        Y(numbers(n, d_model, 2)) {
+        X(uniform<float>(kBefore + n, d_model, 1)),
+        Y(uniform<float>(n, d_model, 2)) {
     before = Y;
     whole = mha(X, attn::causal());
     (void)mha.decode(X.topRows(kBefore), cache);

@@ -12,8 +12,13 @@
 
 #include "support/matrix_matchers.h"
 #include "support/scalar_names.h"
+#include "support/special_values.h"
 
 namespace {
+
+using support::from_bits;
+using support::kInfinity;
+using support::kNaN;
 
 template <class Scalar>
 using S = attn::detail::Simd<Scalar>;
@@ -65,11 +70,6 @@ double ulps(Scalar actual, long double exact) {
   return static_cast<double>(std::abs(static_cast<long double>(actual) - exact) / ulp);
 }
 
-float from_bits(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
 std::uint32_t to_bits(float x) {
   std::uint32_t bits;
   std::memcpy(&bits, &x, sizeof bits);
@@ -91,7 +91,7 @@ using Scalars = ::testing::Types<float, double, long double>;
 TYPED_TEST_SUITE(ExpNonpositive, Scalars, support::ScalarNames);
 
 TYPED_TEST(ExpNonpositive, IsExactAtZeroAndAtMinusInfinity) {
-  constexpr TypeParam infinity = std::numeric_limits<TypeParam>::infinity();
+  const TypeParam infinity = kInfinity<TypeParam>;
   EXPECT_EQ(value_of<Exp>(TypeParam(0)), TypeParam(1));
   EXPECT_EQ(value_of<Exp>(-TypeParam(0)), TypeParam(1));
   EXPECT_TRUE(support::same_bits_of(value_of<Exp>(-infinity), TypeParam(0)));
@@ -100,8 +100,8 @@ TYPED_TEST(ExpNonpositive, IsExactAtZeroAndAtMinusInfinity) {
 }
 
 TYPED_TEST(ExpNonpositive, KeepsNaN) {
-  EXPECT_TRUE(std::isnan(value_of<Exp>(std::numeric_limits<TypeParam>::quiet_NaN())));
-  EXPECT_TRUE(std::isnan(value_of<Exp>(-std::numeric_limits<TypeParam>::quiet_NaN())));
+  EXPECT_TRUE(std::isnan(value_of<Exp>(kNaN<TypeParam>)));
+  EXPECT_TRUE(std::isnan(value_of<Exp>(-kNaN<TypeParam>)));
   EXPECT_TRUE(std::isnan(value_of<Exp>(std::numeric_limits<TypeParam>::signaling_NaN())));
 }
 
@@ -182,11 +182,11 @@ class ExpLanes : public ::testing::Test {};
 TYPED_TEST_SUITE(ExpLanes, Scalars, support::ScalarNames);
 
 TYPED_TEST(ExpLanes, IsExactAtZeroAndAtTheEnds) {
-  constexpr TypeParam infinity = std::numeric_limits<TypeParam>::infinity();
+  const TypeParam infinity = kInfinity<TypeParam>;
   EXPECT_EQ(value_of<ExpOfAny>(TypeParam(0)), TypeParam(1));
   EXPECT_EQ(value_of<ExpOfAny>(-infinity), TypeParam(0));
   EXPECT_EQ(value_of<ExpOfAny>(infinity), infinity);
-  EXPECT_TRUE(std::isnan(value_of<ExpOfAny>(std::numeric_limits<TypeParam>::quiet_NaN())));
+  EXPECT_TRUE(std::isnan(value_of<ExpOfAny>(kNaN<TypeParam>)));
 }
 
 TYPED_TEST(ExpLanes, ErrsAtMostThreeUlp) {
@@ -203,13 +203,13 @@ class TanhLanes : public ::testing::Test {};
 TYPED_TEST_SUITE(TanhLanes, Scalars, support::ScalarNames);
 
 TYPED_TEST(TanhLanes, IsOddBoundedAndExactAtTheEnds) {
-  constexpr TypeParam infinity = std::numeric_limits<TypeParam>::infinity();
+  const TypeParam infinity = kInfinity<TypeParam>;
   EXPECT_EQ(value_of<Tanh>(TypeParam(0)), TypeParam(0));
   EXPECT_EQ(value_of<Tanh>(-TypeParam(0)), TypeParam(0));
   EXPECT_EQ(value_of<Tanh>(infinity), TypeParam(1));
   EXPECT_EQ(value_of<Tanh>(-infinity), TypeParam(-1));
   EXPECT_EQ(value_of<Tanh>(std::numeric_limits<TypeParam>::max()), TypeParam(1));
-  EXPECT_TRUE(std::isnan(value_of<Tanh>(std::numeric_limits<TypeParam>::quiet_NaN())));
+  EXPECT_TRUE(std::isnan(value_of<Tanh>(kNaN<TypeParam>)));
   EXPECT_TRUE(std::isnan(value_of<Tanh>(std::numeric_limits<TypeParam>::signaling_NaN())));
   for (int i = 1; i < 2000; ++i) {
     const TypeParam x = static_cast<TypeParam>(i) / 100, y = value_of<Tanh>(x);

@@ -8,8 +8,11 @@
 
 namespace support {
 
-inline constexpr float kInfinity = std::numeric_limits<float>::infinity();
-inline constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+// Not constexpr: Eigen's half is not.
+template <class Scalar>
+const Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
+template <class Scalar>
+const Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
 
 inline float from_bits(std::uint32_t bits) {
   float x;

@@ -246,6 +246,31 @@ TYPED_TEST(Kernel, ScoresOfNoPanelWriteNothing) {
   EXPECT_EQ(s.copy(), before);
 }
 
+// What sums over rows: the backward pass.
+TYPED_TEST(Kernel, ColumnsOfScoresAreALeftOperandToo) {
+  using S = attn::detail::Simd<TypeParam>;
+  using Size = kernel::TileSize<TypeParam>;
+  constexpr Index rows = 12, keys = 3;
+  alignas(64) TypeParam p[rows * Size::score_stride], b[rows * Size::panel];
+  for (Index n = 0; n < rows * Size::score_stride; ++n) p[n] = static_cast<TypeParam>(n % 7) - 3;
+  for (Index n = 0; n < rows * Size::panel; ++n) b[n] = static_cast<TypeParam>(n % 5) - 2;
+  const kernel::DepthRange runs[] = {{0, 4}, {8, 12}};
+  typename S::Packet acc[keys][1];
+  kernel::clear<S>(acc);
+  kernel::multiply_accumulate<S>(acc, kernel::ScoreColumns<TypeParam>{p + 5}, b, {runs, 2});
+  for (Index j = 0; j < keys; ++j) {
+    alignas(64) TypeParam sums[S::width];
+    S::store(sums, acc[j][0]);
+    for (Index w = 0; w < S::width; ++w) {
+      TypeParam want = 0;
+      for (Index t = 0; t < rows; ++t)
+        want +=
+            t / 4 == 1 ? TypeParam(0) : p[t * Size::score_stride + 5 + j] * b[t * Size::panel + w];
+      EXPECT_EQ(sums[w], want) << "key " << j << ", lane " << w;
+    }
+  }
+}
+
 TYPED_TEST(Kernel, WeightedSumRescalesAndAddsTheRunsOfEveryRowCount) {
   using S = attn::detail::Simd<TypeParam>;
   using Size = kernel::TileSize<TypeParam>;
@@ -430,8 +455,8 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         lane_max2.fill(-100);
         kernel::scores<S>(R, q.data(), k.data(), depth, {0, last, end, true}, s.data(),
                           lane_max.data());
-        kernel::scores_in_place<S>(R, q.data(), source, 0, end, features, s2.data(),
-                                   lane_max2.data());
+        kernel::scores_of_few<S>(R, q.data(), kernel::KeysInPlace<S, TypeParam>{source, features},
+                                 0, end, s2.data(), lane_max2.data());
         const Index written = kernel::round_up(end, std::max<Index>(S::width, Size::depth));
         for (int i = 0; i < R; ++i) {
           for (Index j = 0; j < written; ++j)
@@ -446,8 +471,10 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         const kernel::DepthRange run{0, kernel::round_up(end, Size::depth)};
         kernel::weighted_sum<S>(R, features, true, s.data(), v.data(), keys * P, {&run, 1},
                                 rescale.data(), o.data(), padded);
-        kernel::weighted_sum_in_place<S>(R, features, s.data(), source, 0, end, rescale.data(),
-                                         o2.data(), padded);
+        const kernel::DepthRange there{0, end};
+        kernel::weighted_sum_of_few<S>(R, s.data(),
+                                       kernel::ValuesInPlace<S, TypeParam>{source, features},
+                                       {&there, 1}, rescale.data(), o2.data(), padded);
         for (int i = 0; i < R; ++i) {
           for (Index c = 0; c < features; ++c)
             ASSERT_EQ(o2[i * padded + c], o[i * padded + c])

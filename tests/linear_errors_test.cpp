@@ -78,7 +78,7 @@ TEST_F(LinearCalls, RefuseWhatDoesNotFit) {
             "1 head");
   EXPECT_EQ(refusal(X, attn::residual()),
             "attn::Linear: residual() adds the input, 3 features, to the output, 4; widths must "
-            "agree, or name another: residual(R)");
+            "agree, or name another: residual(X)");
   EXPECT_EQ(refusal(X, attn::parallel(0)), "attn::Linear: 0 threads asked for, needs at least 1");
   Eigen::Matrix<float, 5, 5> fixed;
   EXPECT_EQ(error_of([&] { linear(X, attn::into(fixed)); }),

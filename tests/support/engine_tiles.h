@@ -19,18 +19,18 @@ inline namespace ATTN_ABI {
 namespace kernel {
 
 #define ATTN_TESTS_TILES_OF(T)                                                                   \
-  ATTN_TESTS_TILES template void scores<detail::Simd<T>>(int, const T*, const T*, Index, Index,  \
-                                                         Index, Index, T*, T*, T*);              \
+  ATTN_TESTS_TILES template void scores<detail::Simd<T>>(int, const T*, const T*, Index,         \
+                                                         const Segment&, T*, T*);                \
   ATTN_TESTS_TILES template void weighted_sum<detail::Simd<T>>(                                  \
-      int, Index, bool, const T*, const T*, Index, const DepthRange*, int, const T*, T*, Index); \
-  ATTN_TESTS_TILES template void scores_in_place<detail::Simd<T>, const T>(                      \
-      int, const T*, const Source<const T>&, Index, Index, Index, T*, T*);                       \
-  ATTN_TESTS_TILES template void weighted_sum_in_place<detail::Simd<T>, const T>(                \
-      int, Index, const T*, const Source<const T>&, Index, Index, const T*, T*, Index);          \
-  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<false>(                   \
-      int, const T*, const T*, T*, Index, const DepthRange*, int, T*);                           \
-  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<true>(                    \
-      int, const T*, const T*, T*, Index, const DepthRange*, int, T*)
+      int, Index, bool, const T*, const T*, Index, Runs, const T*, T*, Index);                   \
+  ATTN_TESTS_TILES template void scores_of_few<detail::Simd<T>>(                                 \
+      int, const T*, const KeysInPlace<detail::Simd<T>, const T>&, Index, Index, T*, T*);        \
+  ATTN_TESTS_TILES template void weighted_sum_of_few<detail::Simd<T>>(                           \
+      int, const T*, const ValuesInPlace<detail::Simd<T>, const T>&, Runs, const T*, T*, Index); \
+  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::zero>(            \
+      int, const T*, const T*, T*, Index, Runs, T*);                                             \
+  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::marked>(          \
+      int, const T*, const T*, T*, Index, Runs, T*)
 
 ATTN_TESTS_TILES_OF(float);
 ATTN_TESTS_TILES_OF(double);

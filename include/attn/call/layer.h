@@ -62,29 +62,6 @@ class AppendedTokens {
   bool kept_ = false;
 };
 
-/// What a layer adds to its output: a view, or Absent.
-template <class Storage, class Query, class Asked>
-auto residual_of(const LayerContext<Storage>& layer, const TensorView<Query>& query,
-                 const CallShape& output, const Asked& asked) {
-  using Scalar = compute_t<Storage>;
-  using Option = bare_t<decltype(asked.template get<ResidualOption>())>;
-  if constexpr (!is_there_v<Option>) {
-    return Absent{};
-  } else if constexpr (std::is_same_v<Option, ResidualOfQuery>) {
-    const Index inputs = layer.sizes.d_model(), outputs = layer.sizes.output_features();
-    if (inputs != outputs) {
-      fail(text(layer.function, ": residual() adds the query input, ", inputs,
-                " features, to the output, ", outputs,
-                "; widths must agree, or name another: residual(X)"));
-    }
-    return query;
-  } else {
-    static_assert(std::is_same_v<compute_t<typename Option::Scalar>, Scalar>,
-                  "attn::residual: the residual must compute in the layer's scalar: cast it");
-    return bind<ResidualOption, Scalar>(output, asked).view;
-  }
-}
-
 /// A call of a layer: what it is given is checked when it is made, then it runs, on keys of its own
 /// or on those of a cache behind which it appends them.
 template <class Storage, class Query, class Key, class Value, class Asked>
@@ -93,9 +70,9 @@ class LayerCall {
   using S = Simd<Scalar>;
   using Layer = LayerContext<Storage>;
   using Into = bare_t<decltype(std::declval<const Asked&>().template get<IntoOption>())>;
-  using Residual =
-      decltype(residual_of(std::declval<const Layer&>(), std::declval<const TensorView<Query>&>(),
-                           std::declval<const CallShape&>(), std::declval<const Asked&>()));
+  using Residual = decltype(residual_of<Scalar>(std::declval<const CallShape&>(), "",
+                                                std::declval<const TensorView<Query>&>(),
+                                                std::declval<const Asked&>()));
   static_assert(std::is_same_v<compute_t<typename Into::Scalar>, Scalar>,
                 "attn::MultiHeadAttention: inputs, weights and output must compute in one scalar: "
                 "cast one of them");
@@ -112,7 +89,7 @@ class LayerCall {
         shape_(checked_shape()),
         executor_(executor_of(layer.function, asked)),
         out_shape_(shape_of_output()),
-        residual_(residual_of(layer, query_.view, out_shape_, asked)),
+        residual_(residual_of<Scalar>(out_shape_, "the query input", query_.view, asked)),
         output_memory_(into().check(out_shape_)),
         size_(checked_size()) {}
   LayerCall(const LayerCall&) = delete;

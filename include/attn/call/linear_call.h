@@ -111,27 +111,6 @@ CallShape linear_shape(const char* function, const LinearOptions& sizes, const T
   return shape;
 }
 
-/// What is added to the output: a view, or Absent.
-template <class Scalar, class T, class Asked>
-auto linear_residual(const CallShape& shape, const LinearOptions& sizes,
-                     const TensorView<const T>& input, const Asked& asked) {
-  using Option = bare_t<decltype(asked.template get<ResidualOption>())>;
-  if constexpr (!is_there_v<Option>) {
-    return Absent{};
-  } else if constexpr (std::is_same_v<Option, ResidualOfQuery>) {
-    if (sizes.in_features() != sizes.out_features()) {
-      fail(text(shape.function, ": residual() adds the input, ", sizes.in_features(),
-                " features, to the output, ", sizes.out_features(),
-                "; widths must agree, or name another: residual(R)"));
-    }
-    return input;
-  } else {
-    static_assert(std::is_same_v<compute_t<typename Option::Scalar>, Scalar>,
-                  "attn::residual: the residual must compute in the layer's scalar: cast it");
-    return bind<ResidualOption, Scalar>(shape, asked).view;
-  }
-}
-
 template <class Scalar, class Asked>
 auto linear_activation(const Asked& asked) {
   if constexpr (Asked::template has<ActivationOption>()) {
@@ -148,7 +127,7 @@ void run_linear(const LinearContext<Storage>& layer, const GivenRows<Input>& giv
   constexpr const char* function = LinearContext<Storage>::function;
   const TensorView<Input>& input = given.view;
   const CallShape shape = linear_shape(function, layer.sizes, input, given.stacked);
-  const auto residual = linear_residual<Scalar>(shape, layer.sizes, input, asked);
+  const auto residual = residual_of<Scalar>(shape, "the input", input, asked);
   const auto& target = asked.template get<IntoOption>();
   static_assert(std::is_same_v<compute_t<typename bare_t<decltype(target)>::Scalar>, Scalar>,
                 "attn::Linear: input, weights and output must compute in one scalar: cast one of "

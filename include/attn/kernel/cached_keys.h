@@ -109,8 +109,8 @@ class CachedKeys {
         newest{std::max(segment.first, tail_), segment.last, segment.end, segment.full};
     Scalar* const lane_max = kScaled ? nullptr : tile.lane_max;
     if (few_) {
-      stored_scores<S>(tile.strip.rows, query, keys_, next_keys_, depth, stored, tile.scores,
-                       lane_max);
+      scores_of_few<S>(tile.strip.rows, query, StoredKeys<S, T>(keys_, next_keys_, depth),
+                       stored.first * Size::panel, stored.end, tile.scores, lane_max);
     } else {
       kernel::scores<S>(tile.strip.rows, query, wide_keys(), depth, stored, tile.scores, lane_max);
     }
@@ -124,10 +124,14 @@ class CachedKeys {
                     Scalar* output) const {
     const Index features = layout_.value_dim;
     if constexpr (kScaled) scale_weights<S>(rows, value_scales_, visit.all(), p);
-    if (few_) {
-      stored_weighted_sum<S>(rows, features, finite_, p, values_, next_values_,
-                             layout_.rows * Size::panel, visit.all(), rescale, output,
-                             work_.size.features);
+    if (few_ && finite_) {
+      weighted_sum_of_few<S>(
+          rows, p, StoredValues<S, T>(values_, next_values_, layout_.rows * Size::panel, features),
+          visit.all(), rescale, output, work_.size.features);
+    } else if (few_) {
+      accumulate_visible<S>(rows, features, p,
+                            ValuesInPanels<S, T>{values_, layout_.rows * Size::panel}, visit.all(),
+                            rescale, output, work_.size.features);
     } else {
       kernel::weighted_sum<S>(rows, features, finite_, p, wide_values(), value_stride(),
                               visit.all(), rescale, output, work_.size.features);

@@ -1,35 +1,27 @@
-// attn/kernel/in_place.h: stages 1 and 4 on keys and values where they lie in memory, for a chunk
-// of one strip (decoding).
+// attn/kernel/in_place.h: keys and values where they lie in memory, as few rows attend them.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
-#include <utility>
 
+#include "few_rows.h"
 #include "pack.h"
-#include "row_sums.h"
-#include "dot_products.h"
-#include "weighted_sum.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, without
-//          packing: panels are worth their stores and loads only where several strips share them.
+// WHAT     the operands of few_rows.h where tokens are rows in memory, features side by side.
 //          The mask hides no pair of the run; a score of −∞ may.
 // PICTURE  scores: W keys × W features are transposed in registers, each column at once multiplied
-//          by q[i, c] for all R rows; sums: a row of V is a row of packets as it lies, R × F of
+//          by q[i, c] for all R rows; sums: a row of V is a row of packets as it lies, R × C of
 //          them are accumulated at a time
 // LIMIT    memory: 2·d scalars a key are read once. W × W of K cost W loads, W·log2 W shuffles, W·R
 //          multiply-adds
 // TRAFFIC  prefetched a panel ahead row by row: the loads of K jump from row to row, which hardware
 //          does not follow (dec4k, one Zen 5 core, AVX-512, of 36 GB/s: packed 16, in place 23,
 //          prefetched 36)
-// EDGES    features beyond d are zeros; keys beyond the run are zeros (their scores are hidden by
-//          hide_beyond)
-// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the
-//          register tile
+// EDGES    features beyond d are zeros
 
 /// Asks for the rows [first, last) of a source.
 template <class S, class T>
@@ -40,112 +32,143 @@ ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last,
   }
 }
 
-/// acc[i][v] = Σ_c q[i, c] · k[v·W + lane, c], of `held` keys; `ahead`: keys to those read next.
-template <class S, int R, int C, class T>
-ATTN_INLINE void dot_products(const typename S::Scalar* q, const Source<T>& keys, Index held,
-                              Index ahead, Index features,
-                              typename S::Packet (&acc)[std::size_t{R}][std::size_t{C}]) {
-  using Scalar = typename S::Scalar;
-  constexpr Index kGroup = TileSize<Scalar>::depth, kKeys = C * S::width;
-  clear<S>(acc);
-  const auto at = [](int i, Index c, Index w) {  // where a strip holds feature c + w of row i
-    if (S::width < kGroup) w += std::exchange(c, 0);
-    return (c + w / kGroup * kGroup) * R + i * kGroup + w % kGroup;
-  };
-  const Index whole = held == kKeys ? features / S::width * S::width : 0;
-  Index asked = 0;
-  for (Index c = 0; c < whole; c += S::width) {
-    const Index ask = (c + S::width) * kKeys / features;
-    prefetch_rows<S>(keys, ahead + asked, ahead + ask, features);
-    asked = ask;
-    ATTN_UNROLL
-    for (int v = 0; v < C; ++v) {
-      typename S::Packet columns[S::width];
-      ATTN_UNROLL
-      for (int w = 0; w < S::width; ++w)
-        columns[w] = detail::load_converted<S>(keys.token(v * S::width + w) + c);
-      S::transpose(columns);
-      ATTN_UNROLL
-      for (int w = 0; w < S::width; ++w) {
-        ATTN_UNROLL
-        for (int i = 0; i < R; ++i) {
-          acc[i][v] = S::fmadd(S::set(q[at(i, c, w)]), columns[w], acc[i][v]);
-        }
-      }
-    }
-  }
-  // What is left: features that fill no packet (transposed all the same), or of fewer keys all
-  // features, a packet of them at a time: all its columns are written before the first is read,
-  // which has to wait for what was written element by element.
-  ATTN_UNROLL
-  for (int v = 0; v < C; ++v) {
-    const Index there = std::clamp<Index>(held - v * S::width, 0, S::width);
-    for (Index c = whole; c < features && there > 0; c += S::width) {
-      alignas(64) Scalar columns[S::width][S::width];
-      const Index count = std::min<Index>(features - c, S::width);
-      if (there == S::width) {
-        typename S::Packet rows[S::width];
-        for (Index w = 0; w < S::width; ++w)
-          rows[w] = detail::load_strided<S>(keys.token(v * S::width + w) + c, 1, count);
-        S::transpose(rows);
-        for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
-      } else {
-        for (Index w = 0; w < count; ++w) S::store(columns[w], S::set(Scalar(0)));
-        for (Index x = 0; x < there; ++x) {
-          const T* const key = keys.token(v * S::width + x) + c;
-          for (Index w = 0; w < count; ++w) columns[w][x] = Scalar(key[w]);
-        }
-      }
-      for (Index w = 0; w < count; ++w) {
-        ATTN_UNROLL
-        for (int i = 0; i < R; ++i)
-          acc[i][v] = S::fmadd(S::set(q[at(i, 0, c + w)]), S::load(columns[w]), acc[i][v]);
-      }
-    }
-  }
-}
-
-template <class S, int R, int C, class T>
-ATTN_NOINLINE void score_rows(const typename S::Scalar* q, Source<T> keys, Index begin, Index end,
-                              Index features, typename S::Scalar* s, typename S::Scalar* lane_max) {
-  using Size = TileSize<typename S::Scalar>;
-  constexpr Index kKeys = C * S::width;
-  for (Index j = begin; j < end; j += kKeys) {
-    typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-    const Source<T> from{keys.token(j), keys.token_stride, 1};
-    dot_products<S, R, C>(q, from, std::min(end - j, kKeys), Size::panel, features, acc);
-    store_rows<S>(acc, s + j, Size::score_stride);
-    if (lane_max != nullptr && j + kKeys <= end) raise_lanes<S>(acc, lane_max);
-  }
-}
-
-/// scores() without panels: of keys [begin, end) of a block, `begin` being the first of a panel.
-/// keys.feature_stride is 1.
+/// Keys from the first of a block on; features lie side by side.
 template <class S, class T>
-void scores_in_place(int rows, const typename S::Scalar* q, const Source<T>& keys, Index begin,
-                     Index end, Index features, typename S::Scalar* s,
-                     typename S::Scalar* lane_max) {
-  with_rows<typename S::Scalar, TileSize<typename S::Scalar>::in_place_rows>(rows, [&](auto count) {
-    constexpr int R = decltype(count)::value;
-    constexpr int C = R * 8 <= detail::kVectorRegisters ? 2 : 1;
-    score_rows<S, R, C>(q, keys, begin, end, features, s, lane_max);
-  });
-  if (end % TileSize<typename S::Scalar>::panel != 0) hide_beyond<S>(rows, end, s, lane_max);
-}
+struct KeysInPlace {
+  using Packet = typename S::Packet;
+  using Size = TileSize<typename S::Scalar>;
+  Source<T> source;
+  Index features;
+
+  static constexpr int packets(int rows) { return rows * 8 <= detail::kVectorRegisters ? 2 : 1; }
+  static constexpr int rest(int rows) { return packets(rows); }
+
+  template <std::size_t R, std::size_t C, class Queries>
+  ATTN_INLINE void add(Packet (&acc)[R][C], const Queries& q, Index j, Index held) const {
+    constexpr Index kKeys = Index(C) * S::width;
+    const Source<T> keys{source.token(j), source.token_stride, 1};
+    const Index whole = held == kKeys ? features / S::width * S::width : 0;
+    Index asked = 0;
+    for (Index c = 0; c < whole; c += S::width) {
+      const Index ask = (c + S::width) * kKeys / features;
+      prefetch_rows<S>(keys, Size::panel + asked, Size::panel + ask, features);
+      asked = ask;
+      ATTN_UNROLL
+      for (int v = 0; v < int(C); ++v) {
+        Packet columns[S::width];
+        ATTN_UNROLL
+        for (int w = 0; w < S::width; ++w)
+          columns[w] = detail::load_converted<S>(keys.token(v * S::width + w) + c);
+        S::transpose(columns);
+        ATTN_UNROLL
+        for (int w = 0; w < S::width; ++w) {
+          ATTN_UNROLL
+          for (int i = 0; i < int(R); ++i)
+            acc[i][v] = S::fmadd(S::set(element(q, i, c, w)), columns[w], acc[i][v]);
+        }
+      }
+    }
+    add_rest(acc, q, keys, held, whole);
+  }
+
+ private:
+  /// Element (i, c + w) of the queries; c is a multiple of the packet.
+  template <class Queries>
+  static ATTN_INLINE const typename S::Scalar& element(const Queries& q, Index i, Index c,
+                                                       Index w) {
+    if constexpr (S::width % Size::depth == 0) {
+      return q.from(c)(i, w);
+    } else {
+      return q(i, c + w);
+    }
+  }
+
+  /// What is left from feature `first` on: those that fill no packet (transposed all the same), or
+  /// of fewer keys all, a packet of them at a time: all its columns are written before the first is
+  /// read, which has to wait for what was written element by element.
+  template <std::size_t R, std::size_t C, class Queries>
+  ATTN_INLINE void add_rest(Packet (&acc)[R][C], const Queries& q, const Source<T>& keys,
+                            Index held, Index first) const {
+    ATTN_UNROLL
+    for (int v = 0; v < int(C); ++v) {
+      const Index there = std::clamp<Index>(held - v * S::width, 0, S::width);
+      for (Index c = first; c < features && there > 0; c += S::width) {
+        alignas(64) typename S::Scalar columns[S::width][S::width];
+        const Index count = std::min<Index>(features - c, S::width);
+        write_columns(keys, v * S::width, there, c, count, columns);
+        for (Index w = 0; w < count; ++w) {
+          ATTN_UNROLL
+          for (int i = 0; i < int(R); ++i)
+            acc[i][v] = S::fmadd(S::set(q(i, c + w)), S::load(columns[w]), acc[i][v]);
+        }
+      }
+    }
+  }
+  /// `count` features from c on of `there` keys; lanes of others are zeros.
+  static ATTN_INLINE void write_columns(const Source<T>& keys, Index key, Index there, Index c,
+                                        Index count,
+                                        typename S::Scalar (&columns)[S::width][S::width]) {
+    using Scalar = typename S::Scalar;
+    if (there == S::width) {
+      Packet rows[S::width];
+      for (Index w = 0; w < S::width; ++w)
+        rows[w] = detail::load_strided<S>(keys.token(key + w) + c, 1, count);
+      S::transpose(rows);
+      for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
+    } else {
+      for (Index w = 0; w < count; ++w) S::store(columns[w], S::set(Scalar(0)));
+      for (Index x = 0; x < there; ++x) {
+        const T* const from = keys.token(key + x) + c;
+        for (Index w = 0; w < count; ++w) columns[w][x] = Scalar(from[w]);
+      }
+    }
+  }
+};
 
 /// Packets of values where they lie: features c, c + 1, … of key j of a block. feature_stride is 1.
 template <class S, class T>
 struct ValuesInPlace {
+  using Packet = typename S::Packet;
   Source<T> source;
   Index features;
 
-  ATTN_INLINE typename S::Packet operator()(Index j, Index c) const {
+  static constexpr int packets(int rows) {
+    constexpr int kMost = detail::kVectorRegisters * 3 / 4;
+    return rows * 8 <= kMost ? 8 : rows * 4 <= kMost ? 4 : rows * 2 <= kMost ? 2 : 1;
+  }
+  static constexpr int rest(int) { return 1; }
+  Index width() const { return features; }
+
+  ATTN_INLINE Packet operator()(Index j, Index c) const {
     return detail::load_strided<S>(source.token(j) + c, 1, features - c);
   }
   bool finite(Index j) const {
     FiniteCheck<S> check;
     for (Index c = 0; c < features; c += S::width) check.see((*this)(j, c));
     return check.finite();
+  }
+  template <std::size_t R, std::size_t C, class Weights>
+  ATTN_INLINE void add(Packet (&acc)[R][C], const Weights& p, Index c, Runs pieces) const {
+    using Size = TileSize<typename S::Scalar>;
+    const Index held = features - c;
+    // The first features ask for whole rows; the others then find them in the cache.
+    const Index ahead = c == 0 ? features : 0;
+    for (Index j = pieces.first->begin; j < pieces.first->end; ++j) {
+      const T* const row = source.token(j) + c;
+      prefetch_rows<S>(source, j + Size::panel, j + Size::panel + 1, ahead);
+      Packet value[C];
+      ATTN_UNROLL
+      for (int x = 0; x < int(C); ++x) {
+        value[x] = held >= Index(C) * S::width ? detail::load_converted<S>(row + x * S::width)
+                                               : detail::load_strided<S>(row, 1, held);
+      }
+      ATTN_UNROLL
+      for (int i = 0; i < int(R); ++i) {
+        const auto weight = S::set(p.data[i * Size::score_stride + j]);
+        ATTN_UNROLL
+        for (int x = 0; x < int(C); ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
+      }
+    }
   }
 };
 
@@ -188,64 +211,6 @@ ATTN_NOINLINE bool hidden_values_finite(int rows, const typename S::Scalar* s,
     }
   }
   return true;
-}
-
-/// One run of keys [begin, end). `held` features of F packets; `ahead`: features to ask for of the
-/// rows read a panel later.
-template <class S, int R, int F, class T>
-ATTN_NOINLINE void accumulate_rows(const typename S::Scalar* p, Source<T> values, Index begin,
-                                   Index end, Index held, Index ahead, bool first, bool last,
-                                   BlockSums<S, R, F>& block) {
-  using Size = TileSize<typename S::Scalar>;
-  typename S::Packet acc[std::size_t{R}][std::size_t{F}];
-  clear<S>(acc);
-  for (Index j = begin; j < end; ++j) {
-    const T* row = values.token(j);
-    prefetch_rows<S>(values, j + Size::panel, j + Size::panel + 1, ahead);
-    typename S::Packet value[std::size_t{F}];
-    ATTN_UNROLL
-    for (int x = 0; x < F; ++x) {
-      value[x] = held == F * S::width ? detail::load_converted<S>(row + x * S::width)
-                                      : detail::load_strided<S>(row, 1, held);
-    }
-    ATTN_UNROLL
-    for (int i = 0; i < R; ++i) {
-      const auto weight = S::set(p[i * Size::score_stride + j]);
-      ATTN_UNROLL
-      for (int x = 0; x < F; ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
-    }
-  }
-  block.add(acc, first, last);
-}
-
-/// weighted_sum() without panels: over keys [begin, end) of a block. values.feature_stride is 1.
-template <class S, class T>
-void weighted_sum_in_place(int rows, Index features, const typename S::Scalar* p,
-                           const Source<T>& values, Index begin, Index end,
-                           const typename S::Scalar* rescale, typename S::Scalar* o,
-                           Index o_stride) {
-  using Size = TileSize<typename S::Scalar>;
-  with_rows<typename S::Scalar, Size::in_place_rows>(rows, [&](auto count) {
-    constexpr int R = decltype(count)::value, kMost = detail::kVectorRegisters * 3 / 4;
-    constexpr int F = R * 8 <= kMost ? 8 : R * 4 <= kMost ? 4 : R * 2 <= kMost ? 2 : 1;
-    const auto accumulate = [&](auto packets, Index c, Index held) {
-      constexpr int P = decltype(packets)::value;
-      const Source<T> from{values.data + c, values.token_stride, 1};
-      // The first pass asks for whole rows; those of the other features then find them in the
-      // cache.
-      const Index ahead = c == 0 ? features : 0;
-      BlockSums<S, R, P> block(rescale, o + c, o_stride);
-      for (Index j = begin, last; j < end; j = last) {
-        last = std::min(end, (j / Size::sum_run + 1) * Size::sum_run);
-        accumulate_rows<S, R, P>(p, from, j, last, held, ahead, j == begin, last == end, block);
-      }
-    };
-    Index c = 0;
-    for (; c + F * S::width <= features; c += F * S::width)
-      accumulate(std::integral_constant<int, F>(), c, F * S::width);
-    for (; c < features; c += S::width)
-      accumulate(std::integral_constant<int, 1>(), c, std::min<Index>(features - c, S::width));
-  });
 }
 
 }  // namespace kernel

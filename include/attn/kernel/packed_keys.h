@@ -82,9 +82,10 @@ class PackedKeys {
   ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
                           const ScoreTile<Scalar>& tile) const {
     if (in_place_) {
-      scores_in_place<S>(tile.strip.rows, query, source(problem_.key, block_),
-                         segment.first * Size::panel, segment.end, problem_.shape.key_dim,
-                         tile.scores, tile.lane_max);
+      using T = std::remove_pointer_t<decltype(source(problem_.key).data)>;
+      scores_of_few<S>(tile.strip.rows, query,
+                       KeysInPlace<S, T>{source(problem_.key, block_), problem_.shape.key_dim},
+                       segment.first * Size::panel, segment.end, tile.scores, tile.lane_max);
     } else {
       kernel::scores<S>(tile.strip.rows, query, work_.key, work_.size.depth, segment, tile.scores,
                         tile.lane_max);
@@ -93,9 +94,9 @@ class PackedKeys {
   void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* p, const Scalar* rescale,
                     Scalar* output) const {
     if (in_place_ && finite_) {
-      weighted_sum_in_place<S>(rows, problem_.shape.value_dim, p, source(problem_.value, block_),
-                               visit.segments[0].first * Size::panel, visit.segments[0].end,
-                               rescale, output, work_.size.features);
+      const DepthRange keys{visit.segments[0].first * Size::panel, visit.segments[0].end};
+      weighted_sum_of_few<S>(rows, p, values_in_place(), {&keys, 1}, rescale, output,
+                             work_.size.features);
     } else if (in_place_) {
       accumulate_visible<S>(rows, problem_.shape.value_dim, p, values_in_place(), visit.all(),
                             rescale, output, work_.size.features);

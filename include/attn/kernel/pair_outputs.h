@@ -19,9 +19,9 @@ namespace kernel {
 // TRAFFIC  packs the keys and computes Q·Kᵀ again; what is saved is written once and never read
 // WHY      kept while they pass by, the scores would have to lie in the target until m and l are
 //          known: its whole memory written, read and written again, no storage narrower than the
-//          scores, no sum over heads; and the forward pass would carry it. On pre1k (8 heads of 1024 ×
-//          1024, d = 64) all weights add 0.7 of the call's time, a quarter of that for the 33 MB
-//          alone
+//          scores, no sum over heads; and the forward pass would carry it. On pre1k (8 heads of
+//          1024 × 1024, d = 64) all weights add 0.7 of the call's time, a quarter of that for the
+//          33 MB alone
 // EDGES    pairs that the mask hides, keys of blocks that no row sees, and columns behind the last
 //          key are written too, once
 template <class Problem>

@@ -1,0 +1,96 @@
+// attn/kernel/few_rows.h: stages 1 and 4 for a chunk of few rows (decoding), on keys and values as
+// they lie in memory.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include <algorithm>
+
+#include "dot_products.h"
+#include "row_sums.h"
+#include "weighted_sum.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace kernel {
+
+// WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, of at
+//          most TileSize::in_place_rows rows: panels are worth their stores and loads only where
+//          several strips share them. How keys and values lie an operand says, KeysInPlace and
+//          ValuesInPlace (in_place.h) or StoredKeys and StoredValues (stored_panels.h):
+//            packets(R), rest(R)      packets of keys (of features) at a time; where fewer are left
+//            add(acc, q, j, held)     acc += q · kᵀ of `held` keys from j on, 1 … packets · W
+//            add(acc, p, c, pieces)   acc += p · v of the features from c on, over these keys
+//            width()                  features that can be read: as many as there are, or padded
+// PICTURE  R rows × C packets in registers, one function for each: in a loop over them g++ carries
+//          the accumulators through the stack
+// LIMIT    memory: each number is read once
+// EDGES    keys beyond the last are zeros (their scores are hidden by hide_beyond)
+// NUMERICS chains over features, and over the keys of a run, in order, from +0: those of the
+//          register tile
+
+/// Scores of up to C packets of keys from j on; the maxima of whole ones alone.
+template <class S, int R, int C, class Keys>
+ATTN_NOINLINE void score_few(const typename S::Scalar* q, const Keys& keys, Index j, Index end,
+                             typename S::Scalar* s, typename S::Scalar* lane_max) {
+  using Scalar = typename S::Scalar;
+  constexpr Index kKeys = C * S::width;
+  typename S::Packet acc[std::size_t{R}][std::size_t{C}];
+  clear<S>(acc);
+  keys.add(acc, PackedStrip<Scalar, R>{q}, j, std::min(end - j, kKeys));
+  store_rows<S>(acc, s + j, TileSize<Scalar>::score_stride);
+  if (lane_max != nullptr && j + kKeys <= end) raise_lanes<S>(acc, lane_max);
+}
+
+/// scores() of few rows: of keys [begin, end) of a block, `begin` being the first of a panel.
+template <class S, class Keys>
+void scores_of_few(int rows, const typename S::Scalar* q, const Keys& keys, Index begin, Index end,
+                   typename S::Scalar* s, typename S::Scalar* lane_max) {
+  using Size = TileSize<typename S::Scalar>;
+  if (begin >= end) return;
+  with_rows<typename S::Scalar, Size::in_place_rows>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value, C = Keys::packets(R), kRest = Keys::rest(R);
+    Index j = begin;
+    for (; j + C * S::width <= end; j += C * S::width)
+      score_few<S, R, C>(q, keys, j, end, s, lane_max);
+    for (; j < end; j += kRest * S::width) score_few<S, R, kRest>(q, keys, j, end, s, lane_max);
+  });
+  if (end % Size::panel != 0) hide_beyond<S>(rows, end, s, lane_max);
+}
+
+/// The sums of C packets of features from c on, over one run of keys.
+template <class S, int R, int C, class Values>
+ATTN_NOINLINE void sum_few_run(const typename S::Scalar* p, const Values& values, Index c,
+                               Runs pieces, bool first, bool last, BlockSums<S, R, C>& block) {
+  typename S::Packet acc[std::size_t{R}][std::size_t{C}];
+  clear<S>(acc);
+  values.add(acc, ScoreRows<typename S::Scalar>{p}, c, pieces);
+  block.add(acc, first, last);
+}
+template <class S, int R, int C, class Values>
+ATTN_NOINLINE void sum_few(const typename S::Scalar* p, const Values& values, Index c, Runs runs,
+                           const typename S::Scalar* rescale, typename S::Scalar* o,
+                           Index o_stride) {
+  BlockSums<S, R, C> block(rescale, o + c, o_stride);
+  block.each_run(runs, [&](Runs pieces, bool first, bool last) {
+    sum_few_run<S, R, C>(p, values, c, pieces, first, last, block);
+  });
+}
+
+/// weighted_sum() of few rows.
+template <class S, class Values>
+void weighted_sum_of_few(int rows, const typename S::Scalar* p, const Values& values, Runs runs,
+                         const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
+  using Size = TileSize<typename S::Scalar>;
+  with_rows<typename S::Scalar, Size::in_place_rows>(rows, [&](auto count) {
+    constexpr int R = decltype(count)::value, C = Values::packets(R), kRest = Values::rest(R);
+    Index c = 0;
+    for (; c + C * S::width <= values.width(); c += C * S::width)
+      sum_few<S, R, C>(p, values, c, runs, rescale, o, o_stride);
+    for (; c < values.width(); c += kRest * S::width)
+      sum_few<S, R, kRest>(p, values, c, runs, rescale, o, o_stride);
+  });
+}
+
+}  // namespace kernel
+}  // namespace ATTN_ABI
+}  // namespace attn

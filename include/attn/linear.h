@@ -116,7 +116,8 @@ class Linear {
     check_holds(function);
     Weights changed = weights();
     change(changed);
-    const auto &W = changed.kernel(), &b = changed.bias();
+    const auto& W = changed.kernel();
+    const auto& b = changed.bias();
     detail::check_linear_weight(function, options_, W.rows(), W.cols());
     detail::check_linear_bias(function, options_, b.rows(), b.cols());
     panels_.pack(W, b);

@@ -158,9 +158,9 @@ class SumRuns {
   DepthRange cut_[std::max<Index>(Keys / TileSize<Scalar>::panel, 1)];  // gaps are whole panels
 };
 
-/// The sums of a block of keys while its runs go by: of R rows of C packets at most, in memory
-/// that stays in L1. The last run goes to o, with what came before it: o = r·o + block. Without r, o starts from
-/// 0.
+/// The sums of a block of keys while its runs go by: of R rows of C packets at most, in memory that
+/// stays in L1. The last run goes to o, with what came before it: o = r·o + block. Without r, o
+/// starts from 0.
 template <class S, int R, int C>
 class BlockSums {
   using Scalar = typename S::Scalar;

@@ -60,8 +60,8 @@ struct SoftmaxState {
   /// log Σ exp(score), natural; −∞ without scores.
   Scalar logsumexp() const {
     using std::log;
-    return sum == Scalar(0) ? Scalar(-Eigen::NumTraits<Scalar>::infinity())
-                            : Scalar(maximum + Scalar(log(sum)));
+    return detail::equal(sum, Scalar(0)) ? Scalar(-Eigen::NumTraits<Scalar>::infinity())
+                                         : Scalar(maximum + Scalar(log(sum)));
   }
 };
 

@@ -11,6 +11,15 @@ template <class T>
 using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>;
 
 template <class T>
+void project(const Matrix<T>& X, Matrix<T>& Y) {
+  attn::Linear<T> linear(attn::LinearOptions(8, 8).bias());
+  linear.edit([](auto& w) { w.kernel().setIdentity(); });
+  Y = linear(X, attn::gelu(), attn::residual());
+  linear(attn::silu(X), attn::into(Y), attn::activation([](auto x) { return abs(x) + 1; }),
+         attn::residual(X), attn::parallel(2));
+}
+
+template <class T>
 void attend(const Matrix<T>& Q, Matrix<T>& Y) {
   Matrix<T> W, S, l;
   Y = attn::attention(Q, Q, Q, attn::causal() && !attn::window(2, 0), attn::bias(Q),
@@ -78,6 +87,8 @@ void every_kind(const MatrixXf& Q, MatrixXf& Y, const Matrix<double>& D, Matrix<
   attend<double>(D, E);
   attn::attention(H, H, H, attn::into(narrow));
   Y = attn::attention(Q, H, H);
+  project<float>(Q, Y);
+  project<double>(D, E);
   decode<float>(Q, Y);
   decode<Eigen::bfloat16>(Q, Y);
   decode<std::int8_t>(Q, Y);

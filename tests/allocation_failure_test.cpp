@@ -200,6 +200,14 @@ void expect_result_kept(int at_least, const Call& call) {
   }
 }
 
+TEST(Workspace, KeepsWhatItHasWhereItCannotGrow) {
+  attn::Workspace<float> workspace;
+  float* const memory = workspace.reserve(100);
+  EXPECT_TRUE(fails_in(0, [&] { workspace.reserve(1000); }));
+  EXPECT_EQ(workspace.capacity(), 100);
+  EXPECT_EQ(workspace.reserve(100), memory);
+}
+
 TEST(Softmax, KeepsItsOutput) {
   expect_result_kept(1, [](Result& r) { attn::softmax(r.X * 2.0f, attn::into(r.Y)); });
   expect_result_kept(1, [](Result& r) { attn::log_softmax(r.X * 2.0f, attn::into(r.Y)); });

@@ -101,7 +101,7 @@ class Linear {
 
   const LinearOptions& options() const { return options_; }
   /// A copy, unpacked. They are written by edit() or set().
-  Weights weights() const {
+  const Weights weights() const {
     check_holds("attn::Linear::weights");
     Weights plain(options_);
     panels_.unpack(plain.kernel(), plain.bias());

@@ -100,7 +100,7 @@ class Linear {
   Linear& operator=(Linear&&) = default;
 
   const LinearOptions& options() const { return options_; }
-  /// A copy, unpacked. They are written by edit() or set().
+  /// A copy, unpacked, and const: they are written by edit() or set().
   const Weights weights() const {
     check_holds("attn::Linear::weights");
     Weights plain(options_);

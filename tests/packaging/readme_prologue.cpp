@@ -29,4 +29,3 @@ void snippets() {
   const std::vector<float> parameters(3 * 512 * 512, 0.01f);
   const float *in_weight = parameters.data(), *in_bias = in_weight, *out_weight = in_weight,
               *out_bias = in_weight;
-

@@ -159,6 +159,7 @@ bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
 class Outputs {
  public:
   static constexpr int kApart = -1;  ///< no output may be in this input's place
+  static constexpr int kMost = 8;    ///< of one call: what store() writes of a layer
 
   explicit Outputs(const char* function) : function_(function) {}
 
@@ -187,8 +188,6 @@ class Outputs {
   }
 
  private:
-  static constexpr int kMost = 8;  // what store() writes of a layer
-
   struct Written {
     const char* name;
     const void* object;

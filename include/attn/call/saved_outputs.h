@@ -143,6 +143,8 @@ void add_if_given(Outputs& outputs, const CallShape& shape, const Asked& asked) 
 }
 template <class Asked, class... Numbers>
 void add_rows(Outputs& outputs, const CallShape& shape, const Asked& asked, Order<Numbers...>) {
+  constexpr int others = 3;  // Y, weights, scores
+  static_assert(int(sizeof...(Numbers)) + others <= Outputs::kMost, "room for all outputs");
   (add_if_given<Numbers>(outputs, shape, asked), ...);
 }
 /// Adds the outputs beside Y to those of a call, in one order whatever that of the options is.

@@ -1,5 +1,5 @@
-// attn/kernel/gradient_rows.h: the rows of a chunk as the backward pass multiplies with them: output
-// gradients and queries, and what the softmax left of each.
+// attn/kernel/gradient_rows.h: the rows of a chunk as the backward pass multiplies with them:
+// output gradients and queries, and what the softmax left of each.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -31,6 +31,7 @@
 
 #include "call/attention_call.h"
 #include "call/cache_source.h"
+#include "dropout.h"
 #include "layout.h"  // heads() and batches, of which the options below speak
 #include "rotary.h"  // rotary()
 
@@ -47,6 +48,7 @@ inline namespace ATTN_ABI {
 ///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(),
 ///                         save_max_logit(), save_entropy(), save_weights(), save_scores()
 ///            batch        sequences(), sequence_length()
+///            training     dropout()
 ///            means        parallel(n), on(pool), split_keys(), use(); all in any order
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv (std::invalid_argument that names both
 ///            numbers, otherwise; outputs are then untouched). Empty inputs are valid

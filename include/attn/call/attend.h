@@ -162,6 +162,7 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   const auto rotation = rotation_of<Scalar>(source, shape, asked, offset);
   const Scalar scale = scale_of<Scalar>(shape, asked);
   const auto parts = parts_of<Scalar>(shape, asked);
+  const auto dropout = bind<DropoutOption, Scalar>(shape, asked);
 
   static_assert(std::is_same_v<compute_t<typename Into::Scalar>, Scalar>,
                 "attn: query, key, value and output must compute in one scalar: cast one of them");
@@ -184,7 +185,8 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
                           residual,
                           saved.targets(),
                           Angles{},
-                          parts};
+                          parts,
+                          dropout};
   const EngineRun<decltype(problem), bare_t<decltype(rotation)>, bare_t<decltype(executor)>> run(
       problem, rotation, executor, source.scratch_keys(shape));
   with_scratch<Sizes>(own, asked,

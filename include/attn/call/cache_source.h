@@ -259,6 +259,9 @@ struct GivenCache {
   }
   template <class Asked>
   auto open(const char* function, const Asked& asked) const {
+    static_assert(!Asked::template has<DropoutOption>(),
+                  "attn: dropout() on a KeyValueCache: a cache serves inference, where nothing is "
+                  "dropped. Leave it out, or give keys and values as matrices");
     constexpr KeysSeen seen =
         Asked::template has<AllKeysOption>() ? KeysSeen::all : KeysSeen::by_position;
     return CacheSource<Storage, seen>(function, store, chosen_list(asked));

@@ -9,6 +9,7 @@
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
 //   residual  (residual.h)   residual()
+//   training  (dropout.h)    dropout()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
 //   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys()
 //
@@ -26,6 +27,7 @@
 #include "../parallel.h"
 #include "../residual.h"
 #include "../score.h"
+#include "../score/dropped_pairs.h"
 #include "../score/rotary_table.h"
 #include "../workspace.h"
 #include "overlap.h"
@@ -72,7 +74,7 @@ constexpr bool is_attention_option() {
   return is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SinkOption, RotaryOption,
                       BatchOption, IntoOption, WeightsOption, ScoresOption, ResidualOption,
                       AllKeysOption, CacheSequencesOption, UseOption, ExecutorOption,
-                      SplitKeysOption> ||
+                      SplitKeysOption, DropoutOption> ||
          is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
 }
 /// check_given() of a call of attention, and that its options are attention's.

@@ -109,11 +109,12 @@ class PackedKeys {
 
  private:
   static constexpr bool kRotates = Problem::kRotates;
+  static constexpr bool kInPlace = !kRotates && !Problem::kDrops;
 
   /// Keys and values are worth packing for several strips, not for one that sees them all:
   /// decoding.
   bool attends_in_place(KeyRange keys, detail::Cover covered) const {
-    if constexpr (kRotates) return false;
+    if constexpr (!kInPlace) return false;
     return rows_ <= Size::in_place_rows && covered == detail::Cover::all &&
            (keys.begin - block_) % Size::panel == 0 && problem_.key.view.feature_stride == 1 &&
            problem_.value.view.feature_stride == 1;

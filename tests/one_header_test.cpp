@@ -1,5 +1,5 @@
 // tests/one_header_test.cpp: attention.h alone has all that its own table of options names.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attention.h>
 #include <gtest/gtest.h>

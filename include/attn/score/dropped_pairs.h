@@ -32,10 +32,16 @@ class RowDropout {
   ATTN_INLINE typename S::Mask keeps(Index key) const {
     return bits_.template at_least<S>(dropped_, key);
   }
-  /// The same of C packets from `key` on, a multiple of C · W: cheaper where they are all 32 keys.
+  /// The same of C packets from `key` on, a multiple of C · W; cheapest of 32 keys.
   template <class S, std::size_t C>
   ATTN_INLINE void keeps(Index key, typename S::Mask (&kept)[C]) const {
     bits_.template at_least<S>(dropped_, key, kept);
+  }
+  /// x where pairs stay, else `dropped`; cheaper than by masks.
+  template <class S, std::size_t C>
+  ATTN_INLINE void keep(Index key, typename S::Packet (&x)[C],
+                        const typename S::Packet& dropped) const {
+    bits_.template select<S>(dropped_, key, x, dropped);
   }
 
  private:

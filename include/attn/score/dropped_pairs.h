@@ -77,7 +77,7 @@ struct Dropout : option_base {
     dropped = of_all >= 0 && of_all < kAll ? static_cast<std::uint32_t>(of_all + 0.5) : kAll;
     if (dropped == kAll) {
       fail(text("attn::dropout: p is ", number_text(p),
-                ", needs 0 <= p < 1, and no more than rounds to 65535/65536"));
+                ", needs 0 <= p < 1, at most what rounds to 65535/65536"));
     }
   }
   template <class Scalar, class Shape>

@@ -29,10 +29,10 @@ constexpr std::uint64_t key_under(std::uint64_t key, std::uint64_t number) {
 //                                                 bits = x's lower half where n % 32 < 16, its upper half else; the first bit flipped
 // PICTURE  n      0 … 15 | 16 … 31 | 32 … 47 | 48 … 63      one x serves n and n + 16: lanes stay lanes, so that with 16 of
 //          x of   w0…w15 |  upper  | w16…w31 |  upper       them one hash makes the bits of two packets
-// WHY      ns a packet of scores read, masked and written (Zen 4, AVX-512; AVX2): these bits 1.5, 0.8;
-//          a copy 0.6, 0.5. Philox4x32-10 took 2.6 times as long (AVX2: 8), and 8 bits instead of 16
-//          0.9 times. The key is mixed in full strength: it is made once a row. The first bit is
-//          flipped because vectors have comparisons of signed integers
+// WHY      ns a packet of scores read, masked and written (Zen 4, AVX-512; AVX2): these bits 1.6;
+//          0.95. A copy 0.55; 0.5. Philox4x32-10 took 2.6 times as long (AVX2: 8 times), 8 bits
+//          instead of 16 0.9 times. The key is mixed in full strength: it is made once a row. The
+//          first bit is flipped because vectors compare signed integers
 // EDGES    w counts 32 bits: numbers 2³³ apart in a row share their bits
 class KeyedBits {
  public:
@@ -54,13 +54,13 @@ class KeyedBits {
   /// The same of C packets; n is a multiple of C · W.
   template <class S, std::size_t C>
   ATTN_INLINE void at_least(std::uint32_t least, Index n, typename S::Mask (&mask)[C]) const {
-    each<S, C>(least, n, [&](int v, const auto& lanes) { mask[v] = mask_of<S>(lanes); });
+    each<S, C>(least, n, [&](int v, const auto& answer) { mask[v] = mask_of<S>(answer); });
   }
   /// a[v] where they are, else b.
   template <class S, std::size_t C>
   ATTN_INLINE void select(std::uint32_t least, Index n, typename S::Packet (&a)[C],
                           const typename S::Packet& b) const {
-    each<S, C>(least, n, [&](int v, const auto& lanes) { a[v] = where<S>(lanes, a[v], b); });
+    each<S, C>(least, n, [&](int v, const auto& answer) { a[v] = where<S>(answer, a[v], b); });
   }
 
  private:
@@ -86,7 +86,7 @@ class KeyedBits {
   template <class S>
   using Words = integer_lanes_t<float, sizeof(typename S::Packet)>;
   template <class S>
-  using Lanes = decltype(Words<S>() < Words<S>());  ///< all ones, or zeros; signed
+  using Answers = decltype(Words<S>() < Words<S>());  ///< signed integers, all ones or zeros
 
   template <class S, int... I>
   static ATTN_INLINE Words<S> count_from(int first, std::integer_sequence<int, I...>) {
@@ -102,12 +102,13 @@ class KeyedBits {
   }
   /// The bits of a word come to its upper half.
   template <class S>
-  static ATTN_INLINE Lanes<S> at_least(int least, const Words<S>& x, int shift) {
-    return reinterpret_cast<Lanes<S>>(Words<S>(x << shift)) >= least;
+  static ATTN_INLINE Answers<S> at_least(int least, const Words<S>& x, int shift) {
+    return reinterpret_cast<Answers<S>>(Words<S>(x << shift)) >= least;
   }
 #endif
 
-  /// Calls f(v, whether the bits of n + v · W, … are at least `least`) of C packets.
+  /// Calls f(v, answer) of C packets: in which lanes the bits of n + v · W, … are at least `least`,
+  /// as integers where the compiler has vectors of them, else as a mask.
   template <class S, std::size_t C, class F>
   ATTN_INLINE void each(std::uint32_t least, Index n, const F& f) const {
     constexpr int kPackets = int(C), kHalf = 16 / S::width;
@@ -142,23 +143,23 @@ class KeyedBits {
 #endif
     }
   }
-  template <class S, class Lanes>
-  static ATTN_INLINE typename S::Mask mask_of(const Lanes& lanes) {
-    if constexpr (std::is_same_v<Lanes, typename S::Mask>) {
-      return lanes;
+  template <class S, class Answer>
+  static ATTN_INLINE typename S::Mask mask_of(const Answer& answer) {
+    if constexpr (std::is_same_v<Answer, typename S::Mask>) {
+      return answer;
     } else {
-      return reinterpret_cast<typename S::Mask>(lanes);
+      return reinterpret_cast<typename S::Mask>(answer);
     }
   }
   /// WHY  not by a mask: with AVX-512 g++ takes every one of them out of the mask register and back
-  template <class S, class Lanes>
-  static ATTN_INLINE typename S::Packet where(const Lanes& lanes, const typename S::Packet& a,
+  template <class S, class Answer>
+  static ATTN_INLINE typename S::Packet where(const Answer& answer, const typename S::Packet& a,
                                               const typename S::Packet& b) {
-    if constexpr (std::is_same_v<Lanes, typename S::Mask>) {
-      return S::select(lanes, a, b);
+    if constexpr (std::is_same_v<Answer, typename S::Mask>) {
+      return S::select(answer, a, b);
     } else {
-      return reinterpret_cast<typename S::Packet>(lanes ? reinterpret_cast<Lanes>(a)
-                                                        : reinterpret_cast<Lanes>(b));
+      return reinterpret_cast<typename S::Packet>(answer ? reinterpret_cast<Answer>(a)
+                                                         : reinterpret_cast<Answer>(b));
     }
   }
 

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "../base/asked.h"
@@ -58,7 +57,6 @@ struct BoundDropout {
   std::uint32_t dropped;  ///< of 65536
   Scalar scale;           ///< 1 / (1 − p), of the weights that stay
 
-  /// The row of a query: QueryRow, or At.
   RowDropout of(const QueryRow& row) const { return of(row.sequence, row.head, row.position); }
   RowDropout of(Index sequence, Index head, Index position) const {
     const auto number = [](Index n) { return static_cast<std::uint64_t>(n); };

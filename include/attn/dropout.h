@@ -19,8 +19,8 @@ inline namespace ATTN_ABI {
 /// Option: drops each weight with probability p, and scales what stays by 1/(1 − p).
 ///
 /// Requires   0 ≤ p < 1 − 2⁻¹⁷: what rounds to less than 1   (std::invalid_argument otherwise)
-/// Semantics  p is rounded to 1/65536, and the scale is that of the rounded p: the mean over seeds is
-///            the output without. Which pairs fall depends on seed, stream, sequence, query head,
+/// Semantics  p is rounded to 1/65536, and the scale is that of the rounded p: the mean over seeds
+///            is the output without. Which pairs fall depends on seed, stream, sequence, query head,
 ///            query position and key alone; `stream` tells uses of one seed apart: the step, or
 ///            step · layers + layer. A dropped pair contributes nothing through its value, whatever
 ///            that holds (NaN too); in the softmax it counts: save_weights(), save_logsumexp() and

@@ -24,19 +24,20 @@ ATTN_NOINLINE void drop_weights(const Dropout& dropout, Cursor cursor, int rows,
                                 Runs runs, Hidden hidden, typename S::Scalar* p) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
-  constexpr Index kKeys = 32, kPackets = kKeys / S::width;
+  constexpr Index kKeys = 32;
+  constexpr int kPackets = kKeys / S::width;
   static_assert(Size::key_block(0, 0) % kKeys == 0);
   const auto nothing = S::set(hidden == Hidden::marked ? hidden_weight<Scalar>() : Scalar(0));
   for (int i = 0; i < rows; ++i, cursor.next(), p += Size::score_stride) {
     const auto row = dropout.of(cursor.row);
     for (int n = 0; n < runs.count; ++n) {
       for (Index j = runs.first[n].begin / kKeys * kKeys; j < runs.first[n].end; j += kKeys) {
-        typename S::Packet weights[kPackets];
+        typename S::Packet weights[std::size_t{kPackets}];
         ATTN_UNROLL
-        for (int v = 0; v < int(kPackets); ++v) weights[v] = S::load(p + j + v * S::width);
+        for (int v = 0; v < kPackets; ++v) weights[v] = S::load(p + j + v * S::width);
         row.template keep<S>(block + j, weights, nothing);
         ATTN_UNROLL
-        for (int v = 0; v < int(kPackets); ++v) S::store(p + j + v * S::width, weights[v]);
+        for (int v = 0; v < kPackets; ++v) S::store(p + j + v * S::width, weights[v]);
       }
     }
   }

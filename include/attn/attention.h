@@ -10,7 +10,8 @@
 //   else is referred to.
 //   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv).
 //   A batch is its sequences' tokens stacked in rows.
-//   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
+//   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h) →
+//   dropout.
 //   Positions: key j is at j, query row i at i + offset; the offset is named once in the call
 //   (mask.h).
 //   A row with no key left gives zeros and log-sum-exp −∞ (the sink's logit where there is one), on

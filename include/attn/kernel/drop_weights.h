@@ -10,7 +10,7 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     p[i, j] = 0 for dropped pairs of a strip's rows and the visited runs of keys of one block
+// WHAT     p[i, j] = 0 for the dropped pairs of a strip and the visited runs of keys of one block
 // PICTURE  a row by 32 keys at a time, which share their random words (base/keyed_bits.h)
 // LIMIT    the integer operations of one hash for 32 keys, two multiplications among them, a load,
 //          a select and a store a packet
@@ -24,20 +24,20 @@ ATTN_NOINLINE void drop_weights(const Dropout& dropout, Cursor cursor, int rows,
                                 Runs runs, Hidden hidden, typename S::Scalar* p) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
-  constexpr Index kKeys = 32, kPackets = kKeys / S::width;
+  constexpr Index kKeys = 32;
+  constexpr int kPackets = kKeys / S::width;
   static_assert(Size::key_block(0, 0) % kKeys == 0);
   const auto nothing = S::set(hidden == Hidden::marked ? hidden_weight<Scalar>() : Scalar(0));
   for (int i = 0; i < rows; ++i, cursor.next(), p += Size::score_stride) {
     const auto row = dropout.of(cursor.row);
     for (int n = 0; n < runs.count; ++n) {
       for (Index j = runs.first[n].begin / kKeys * kKeys; j < runs.first[n].end; j += kKeys) {
-        typename S::Mask kept[kPackets];
-        row.template keeps<S>(block + j, kept);
+        typename S::Packet weights[std::size_t{kPackets}];
         ATTN_UNROLL
-        for (int v = 0; v < int(kPackets); ++v) {
-          Scalar* const at = p + j + v * S::width;
-          S::store(at, S::select(kept[v], S::load(at), nothing));
-        }
+        for (int v = 0; v < kPackets; ++v) weights[v] = S::load(p + j + v * S::width);
+        row.template keep<S>(block + j, weights, nothing);
+        ATTN_UNROLL
+        for (int v = 0; v < kPackets; ++v) S::store(p + j + v * S::width, weights[v]);
       }
     }
   }

@@ -2,7 +2,6 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 #include "../base/asked.h"
@@ -32,10 +31,16 @@ class RowDropout {
   ATTN_INLINE typename S::Mask keeps(Index key) const {
     return bits_.template at_least<S>(dropped_, key);
   }
-  /// The same of C packets from `key` on, a multiple of C · W: cheaper where they are all 32 keys.
+  /// The same of C packets from `key` on, a multiple of C · W; cheapest of 32 keys.
   template <class S, std::size_t C>
   ATTN_INLINE void keeps(Index key, typename S::Mask (&kept)[C]) const {
     bits_.template at_least<S>(dropped_, key, kept);
+  }
+  /// x where pairs stay, else `dropped`; cheaper than by masks.
+  template <class S, std::size_t C>
+  ATTN_INLINE void keep(Index key, typename S::Packet (&x)[C],
+                        const typename S::Packet& dropped) const {
+    bits_.template select<S>(dropped_, key, x, dropped);
   }
 
  private:
@@ -52,7 +57,6 @@ struct BoundDropout {
   std::uint32_t dropped;  ///< of 65536
   Scalar scale;           ///< 1 / (1 − p), of the weights that stay
 
-  /// The row of a query: QueryRow, or At.
   RowDropout of(const QueryRow& row) const { return of(row.sequence, row.head, row.position); }
   RowDropout of(Index sequence, Index head, Index position) const {
     const auto number = [](Index n) { return static_cast<std::uint64_t>(n); };
@@ -71,7 +75,7 @@ struct Dropout : option_base {
     dropped = of_all >= 0 && of_all < kAll ? static_cast<std::uint32_t>(of_all + 0.5) : kAll;
     if (dropped == kAll) {
       fail(text("attn::dropout: p is ", number_text(p),
-                ", needs 0 <= p < 1, and no more than rounds to 65535/65536"));
+                ", needs 0 <= p < 1, at most what rounds to 65535/65536"));
     }
   }
   template <class Scalar, class Shape>

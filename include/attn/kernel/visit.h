@@ -36,6 +36,20 @@ struct ScoreTile {
   Scalar* row(int i) const { return scores + i * TileSize<Scalar>::score_stride; }
 };
 
+/// What a backward pass keeps of a strip's scores beside them, each laid out as they are.
+template <class Scalar>
+struct SlopeStrips {
+  using Size = TileSize<Scalar>;
+  static constexpr Index kStrip = Size::rows * Size::score_stride;
+
+  Scalar*
+      slopes;  ///< ∂(score after)/∂(score before) of the modifiers that have one, in their order
+  Scalar* seen = nullptr;  ///< 1 where a pair is seen, else 0; null: not asked for
+
+  Scalar* slope(int n, int i) const { return slopes + n * kStrip + i * Size::score_stride; }
+  Scalar* seen_of(int i) const { return seen + i * Size::score_stride; }
+};
+
 /// Panels to score, and the same as runs of keys without gaps.
 template <class Scalar>
 struct Visit {

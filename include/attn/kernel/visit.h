@@ -61,6 +61,14 @@ struct Visit {
 
   bool empty() const { return segment_count == 0; }
   Runs all() const { return {runs, run_count}; }
+  /// Calls f(its first key in the block, end of its segment) for each packet with a visited key.
+  template <class F>
+  ATTN_INLINE void each_packet(const F& f) const {
+    for (int n = 0; n < segment_count; ++n) {
+      for (Index j = segments[n].first * Size::panel; j < segments[n].end; j += Size::width)
+        f(j, segments[n].end);
+    }
+  }
 
   void add(Index first, Index last, Index end, bool full) {
     if (segment_count > 0 && segments[segment_count - 1].last == first &&

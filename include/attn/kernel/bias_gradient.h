@@ -6,7 +6,7 @@
 #include <algorithm>
 
 #include "../base/load.h"
-#include "row_numbers.h"
+#include "numbers_by_row.h"
 #include "turn.h"
 #include "visit.h"
 
@@ -17,7 +17,7 @@ namespace kernel {
 /// The gradient of a bias, a table [sequence or 1, head or 1, query or 1, key or 1].
 ///
 // WHAT     table element += ds of each pair that reads the element of the bias
-// PICTURE  keys broadcast       a number of each row (row_numbers.h), summed over rows at the end
+// PICTURE  keys broadcast       a number of each row (numbers_by_row.h), summed over rows at the end
 //          queries broadcast    up to 96 rows and a block of keys from +0, then those to the table
 //          else                 each pair to the table
 // EDGES    where pairs of different sequences, heads or rows share an element (shared()), chunks add
@@ -45,7 +45,7 @@ class BiasGradient {
 
   /// Scalars of scratch; placed there, everything is 0.
   Index scratch() const {
-    return one_column()   ? RowNumbers<Scalar>::total(*shape_)
+    return one_column()   ? NumbersByRow<Scalar>::total(*shape_)
            : in_scratch() ? to_.sequences * to_.heads * to_.tokens * to_.features
                           : 0;
   }
@@ -228,7 +228,7 @@ class BiasGradient {
   bool stacked_, accumulates_;
   const detail::CallShape* shape_;
   TensorView<Scalar> sums_{};
-  RowNumbers<Scalar> numbers_{};
+  NumbersByRow<Scalar> numbers_{};
 };
 
 }  // namespace kernel

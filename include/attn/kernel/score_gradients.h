@@ -5,7 +5,7 @@
 
 #include "bias_gradient.h"
 #include "chunk_rows.h"
-#include "row_numbers.h"
+#include "numbers_by_row.h"
 #include "visit.h"
 
 namespace attn {
@@ -17,7 +17,7 @@ template <class T, class Scalar>
 struct RowSumGradient {
   detail::MatrixView<T> to;  ///< a row or a column
   bool accumulates;
-  RowNumbers<Scalar> numbers{};
+  NumbersByRow<Scalar> numbers{};
 
   void finish(const detail::CallShape& shape) const {
     const Index count = to.rows * to.cols, tokens = shape.queries.total();

@@ -1,4 +1,4 @@
-// attn/kernel/row_numbers.h: a number of each row and head of a call, whose sums over rows are gradients.
+// attn/kernel/numbers_by_row.h: a number of each row and head of a call, whose sums over rows are gradients.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -18,7 +18,7 @@ namespace kernel {
 // NUMERICS a sum goes through its rows a packet at a time, each lane with compensation
 //          (row_sums.h), and then through the lanes: its error does not grow with the rows
 template <class Scalar>
-struct RowNumbers {
+struct NumbersByRow {
   Scalar* numbers = nullptr;
   Index heads = 1;
 

@@ -35,15 +35,17 @@ struct BackwardProblem {
   using ValueGradient = ValueGradient_;
   using ScoreGradients = ScoreGradients_;
 
-  const Scored& scored;  ///< a Problem: shape, operands, scale, mask, modifiers, rotation; the rest Absent
+  const Scored&
+      scored;  ///< a Problem: shape, operands, scale, mask, modifiers, rotation; the rest Absent
   StateRows<Scalar> state;
-  OutputGradient output_gradient;        ///< ∂loss/∂Y, an operand
-  LogSumExpGradient logsumexp_gradient;  ///< ∂loss/∂(log-sum-exp), an operand of one feature, or Absent
+  OutputGradient output_gradient;  ///< ∂loss/∂Y, an operand
+  LogSumExpGradient
+      logsumexp_gradient;  ///< ∂loss/∂(log-sum-exp), an operand of one feature, or Absent
   QueryGradient query;
   KeyGradient key;
   ValueGradient value;
-  ScoreGradients scores{};  ///< gradients of what modifies scores, or Absent
-  bool accumulates = false; ///< gradients are added to what stands there
+  ScoreGradients scores{};   ///< gradients of what modifies scores, or Absent
+  bool accumulates = false;  ///< gradients are added to what stands there
 };
 
 }  // namespace kernel

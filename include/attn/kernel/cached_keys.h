@@ -129,7 +129,7 @@ class CachedKeys {
           rows, p, StoredValues<S, T>(values_, next_values_, layout_.rows * Size::panel, features),
           visit.all(), rescale, output, work_.size.features);
     } else if (few_) {
-      accumulate_visible<S>(rows, features, p,
+      accumulate_visible<S>(rows, features, p, p,
                             ValuesInPanels<S, T>{values_, layout_.rows * Size::panel}, visit.all(),
                             rescale, output, work_.size.features);
     } else {

@@ -20,13 +20,13 @@ class ChunkRows {
   explicit ChunkRows(const detail::CallShape& shape)
       : shape_(shape), group_(shape.heads / shape.kv_heads), inverse_group_(1.0 / double(group_)) {}
 
-  void enter(const Chunk& chunk, Index query_offset) {
+  void enter(const Chunk& chunk, const Strips& strips, Index query_offset) {
     chunk_ = chunk;
     count_ = chunk.end - chunk.begin;
     keys_ = shape_.key_length(chunk.sequence);
     offset_ = query_offset;
     first_token_ = shape_.queries.begin(chunk.sequence);
-    strips_ = Strips::of<Scalar>(count_);
+    strips_ = strips;
   }
 
   Index count() const { return count_; }

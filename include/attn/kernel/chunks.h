@@ -32,8 +32,8 @@ inline Index chunks_of(const detail::CallShape& shape, Index chunk_rows, Index k
 }
 
 /// All chunks of a call in one order: by sequence, key/value head, and from the last rows to the
-/// first, which see most under a causal mask. Workers each walk it and stop at the numbers they
-/// drew.
+/// first, which see most under a causal mask. They begin at multiples of their rows. Workers each
+/// walk it and stop at the numbers they drew.
 class ChunkWalk {
  public:
   /// `kv_heads`: all of the shape, or one if the caller takes the others along.
@@ -50,14 +50,16 @@ class ChunkWalk {
     for (; number_ < number && sequence_ < shape_.sequences(); ++number_) step();
     return sequence_ < shape_.sequences();
   }
-  Chunk chunk() const { return {sequence_, head_, std::max<Index>(end_ - chunk_rows_, 0), end_}; }
+  Chunk chunk() const { return {sequence_, head_, begin_, end_}; }
 
  private:
   /// To the next chunk: no division, which would cost as much as several rows of a small one.
   void step() {
-    end_ -= chunk_rows_;
+    end_ = begin_;
+    begin_ -= chunk_rows_;
     if (end_ > 0) return;
     end_ = rows_;
+    begin_ = rows_ - last_;
     if (++head_ < kv_heads_) return;
     head_ = 0;
     ++sequence_;
@@ -67,14 +69,18 @@ class ChunkWalk {
   void enter() {
     for (; sequence_ < shape_.sequences(); ++sequence_) {
       rows_ = end_ = shape_.queries.length(sequence_) * group_;
-      if (rows_ > 0) return;
+      if (rows_ <= 0) continue;
+      last_ = rows_ <= chunk_rows_ ? rows_ : (rows_ - 1) % chunk_rows_ + 1;
+      begin_ = rows_ - last_;
+      return;
     }
   }
 
   const detail::CallShape& shape_;
   Index chunk_rows_, kv_heads_, group_;
   Index number_ = 0, sequence_ = 0, head_ = 0;
-  Index rows_ = 0, end_ = 0;  ///< of the sequence, under one key/value head; of the chunk
+  Index rows_ = 0, last_ = 0;  ///< of the sequence, under one key/value head; of its last chunk
+  Index begin_ = 0, end_ = 0;  ///< of the chunk
 };
 
 }  // namespace kernel

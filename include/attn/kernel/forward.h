@@ -73,7 +73,7 @@ class ForwardPass {
   /// The states of a chunk's rows over one part of the keys alone; none where they see nothing of
   /// it.
   void attend_part(const Chunk& chunk, Index part, const RowStates<Scalar>& states) {
-    strip_.enter(chunk);
+    strip_.enter(chunk, Strips::even<Scalar>(chunk.end - chunk.begin));
     if (intersect(strip_.visible(), problem_.parts[part]).empty()) return;
     Softmax softmax(states, work_.part.settled);
     attend_part(part, softmax);
@@ -93,7 +93,7 @@ class ForwardPass {
   static constexpr bool kStartsBefore = Modify::kSink || Saved::kEntropy || Problem::kInParts;
 
   void enter(const Chunk& chunk) {
-    strip_.enter(chunk);
+    strip_.enter(chunk, Strips::even<Scalar>(chunk.end - chunk.begin));
     softmax_.clear(strip_.rows().count());
     if constexpr (kStartsBefore) softmax_.start();
     if constexpr (Modify::kSink) {
@@ -120,7 +120,7 @@ class ForwardPass {
 
   /// Attends keys that some row of the chunk may see, block by block.
   void attend(const KeyRange& keys, Softmax& softmax) {
-    strip_.each_block(keys, [&](const KeyBlock& block) {
+    strip_.each_block(keys, Pack::keys_and_values, [&](const KeyBlock& block) {
       softmax.reach(block.first);
       strip_.rows().each_strip([&](const Strip& strip) { attend(strip, block, softmax); });
     });

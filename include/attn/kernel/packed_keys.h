@@ -50,9 +50,9 @@ class PackedKeys {
   void open(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
     block_ = block;
     finite_ = true;
+    all_packed_ = covered == detail::Cover::all;
     in_place_ = attends_in_place(keys, covered);
     if (in_place_) return;
-    all_packed_ = covered == detail::Cover::all;
     if (all_packed_) return pack_run(keys, what);
     KeyRange run{};
     for (Index panel = 0; panel < Visit<Scalar>::kMost; ++panel) {
@@ -98,7 +98,7 @@ class PackedKeys {
       weighted_sum_of_few<S>(rows, p, values_in_place(), {&keys, 1}, rescale, output,
                              work_.size.features);
     } else if (in_place_) {
-      accumulate_visible<S>(rows, problem_.shape.value_dim, p, values_in_place(), visit.all(),
+      accumulate_visible<S>(rows, problem_.shape.value_dim, p, p, values_in_place(), visit.all(),
                             rescale, output, work_.size.features);
     } else {
       kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, work_.value,

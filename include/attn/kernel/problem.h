@@ -126,9 +126,12 @@ struct ScratchSize {
 template <class Scalar>
 struct Scratch {
   ScratchSize<Scalar> size;
-  Scalar *rotated, *query, *key, *value, *scores, *lane_max;
+  Scalar *rotated = nullptr, *query = nullptr, *key = nullptr, *value = nullptr, *scores = nullptr,
+         *lane_max = nullptr;
   SoftmaxMemory<Scalar> whole, part;  ///< of the rows; of a part of the keys, where there are some
 
+  /// Without memory.
+  explicit Scratch(const ScratchSize<Scalar>& s) : size(s) {}
   Scratch(const ScratchSize<Scalar>& s, Scalar* memory) : size(s) {
     const auto take = [&memory](Index n) {
       Scalar* const taken = memory;

@@ -182,7 +182,7 @@ template <class S, class RowOf>
 void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index features, Index depth,
                  typename S::Scalar* to) {
   using Scalar = typename S::Scalar;
-  const Strips strips = Strips::of<Scalar>(rows);
+  const Strips strips = Strips::even<Scalar>(rows);
   for (Index strip = 0; strip < strips.count; ++strip) {
     const Index first = strips.begin(strip);
     const int R = strips.rows(strip);
@@ -218,7 +218,7 @@ void project_piece(const typename S::Scalar* strips_of_x, Index first_row, Index
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   const Index depth = weights.depth();
-  const Strips strips = Strips::of<Scalar>(rows);
+  const Strips strips = Strips::even<Scalar>(rows);
   for (Index begin = 0; begin < weights.outputs; begin += Size::panel) {
     const Index column = weights.first_column + begin;
     const Index columns = std::min<Index>(weights.outputs - begin, Size::panel);

@@ -71,6 +71,26 @@ void rotate_row(const Rotation<typename S::Scalar>& rotation, const typename S::
   for (Index c = dims; c < features; ++c) to[c] = Scalar(from[c * stride]);
 }
 
+/// The same by the angles' negatives, from contiguous memory to another row: what turns a gradient
+/// back. Half-split pairs change places, so that (x₁, x₀) are turned instead; interleaved ones have
+/// their sines in the table with both signs.
+template <class S>
+void rotate_row_back(const Rotation<typename S::Scalar>& rotation, const typename S::Scalar* angles,
+                     const typename S::Scalar* from, Index features, typename S::Scalar* to) {
+  using Scalar = typename S::Scalar;
+  const Index dims = rotation.dims, half = dims / 2;
+  const Scalar* sines = angles + RotaryTable<Scalar>::half_of_row(dims);
+  for (Index c = 0; c < half; ++c) {
+    const bool split = rotation.pairs == pairing::half_split;
+    const Index at = split ? c : 2 * c + 1, first = split ? c : 2 * c,
+                second = split ? half + c : 2 * c + 1;
+    const Scalar x0 = from[first], x1 = from[second], cosine = angles[at], sine = sines[at];
+    to[first] = Scalar(Scalar(x0 * cosine) + Scalar(x1 * sine));
+    to[second] = Scalar(Scalar(x1 * cosine) - Scalar(x0 * sine));
+  }
+  std::copy(from + dims, from + features, to + dims);
+}
+
 /// pack_keys with each key turned first: a panel's keys at a time, through `rotated`, panel × depth
 /// scalars that stay in L1.
 template <class S, class T>

@@ -52,8 +52,8 @@ class ScoredStrip {
   ScoredStrip& operator=(const ScoredStrip&) = delete;
 
   /// Goes to the rows of a chunk.
-  void enter(const Chunk& chunk) {
-    rows_.enter(chunk, problem_.offset(chunk.sequence));
+  void enter(const Chunk& chunk, const Strips& strips) {
+    rows_.enter(chunk, strips, problem_.offset(chunk.sequence));
     keys_and_values_.enter(chunk, rows_.count());
     all_ = rows_.all();
     visible_ = intersect(problem_.mask.keys(all_), {0, rows_.keys()});
@@ -68,13 +68,13 @@ class ScoredStrip {
 
   /// Calls f(block) for each block that holds some of these keys and that some row sees, opened.
   template <class F>
-  void each_block(const KeyRange& keys, const F& f) {
+  void each_block(const KeyRange& keys, Pack what, const F& f) {
     if (keys.empty()) return;
     const Index length = block_keys();
     for (Index first = keys.begin / length * length; first < keys.end;
          first = keys_and_values_.next(first + length)) {
       const KeyBlock block{first, intersect(keys, {first, first + length})};
-      if (open(block, Pack::keys_and_values)) f(block);
+      if (open(block, what)) f(block);
     }
   }
   /// Opens a block, if some row sees some of its keys.
@@ -108,6 +108,12 @@ class ScoredStrip {
       if (!as_scored) modify_({strip, block.first, s, lane_max}, segment);
     }
     return visit;
+  }
+  /// The packed queries of a strip. Strips are asked for mostly in their order: those before it are
+  /// packed with it.
+  const Scalar* packed(const Strip& strip) {
+    for (; packed_ <= strip.number; ++packed_) pack_queries(rows_.strips()[packed_]);
+    return work_.query + strip.first * work_.size.depth;
   }
   const Scalar* lane_max() const { return work_.lane_max; }
 
@@ -151,12 +157,6 @@ class ScoredStrip {
     }
   }
 
-  /// The packed queries of a strip. Strips are asked for mostly in their order: those before it are
-  /// packed with it.
-  const Scalar* packed(const Strip& strip) {
-    for (; packed_ <= strip.number; ++packed_) pack_queries(rows_.strips()[packed_]);
-    return work_.query + strip.first * work_.size.depth;
-  }
   /// The query rows of a strip, turned where positions are rotary; the next strip's are asked for.
   void pack_queries(const Strip& strip) {
     const Index stride = problem_.query.view.feature_stride, features = problem_.shape.key_dim,

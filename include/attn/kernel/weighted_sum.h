@@ -64,13 +64,15 @@ struct ValuesInPanels {
 // instead of adding 0·v, which would be NaN. Each (row, lane) is the same chain without its +0
 // terms, so the bits are those of accumulate_run for rows whose visible values are finite. Rare,
 // so it is written for shortness. (values: ValuesInPanels, or those of in_place.h.)
+// marks: hidden_weight() where a pair is hidden; mostly the weights themselves.
 template <class S, class Values>
-void accumulate_visible(int rows, Index features, const typename S::Scalar* p, const Values& values,
-                        Runs runs, const typename S::Scalar* rescale, typename S::Scalar* o,
-                        Index o_stride) {
+void accumulate_visible(int rows, Index features, const typename S::Scalar* p,
+                        const typename S::Scalar* marks, const Values& values, Runs runs,
+                        const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
   using Scalar = typename S::Scalar;
   for (int i = 0; i < rows; ++i) {
-    const Scalar* weights = p + i * TileSize<Scalar>::score_stride;
+    const Scalar *const weights = p + i * TileSize<Scalar>::score_stride,
+                        *const mark = marks + i * TileSize<Scalar>::score_stride;
     for (Index c = 0; c < features; c += S::width) {
       BlockSums<S, 1, 1> block(rescale == nullptr ? nullptr : rescale + i, o + i * o_stride + c,
                                o_stride);
@@ -78,7 +80,7 @@ void accumulate_visible(int rows, Index features, const typename S::Scalar* p, c
         typename S::Packet acc[1][1] = {{S::set(Scalar(0))}};
         for (int n = 0; n < pieces.count; ++n) {
           for (Index j = pieces.first[n].begin; j < pieces.first[n].end; ++j) {
-            if (detail::equal(weights[j], hidden_weight<Scalar>())) continue;
+            if (detail::equal(mark[j], hidden_weight<Scalar>())) continue;
             acc[0][0] = S::fmadd(S::set(weights[j]), values(j, c), acc[0][0]);
           }
         }
@@ -97,7 +99,7 @@ void weighted_sum(int rows, Index features, bool finite, const typename S::Scala
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   if (!finite) {
-    accumulate_visible<S>(rows, features, p, ValuesInPanels<S, Scalar>{v, panel_stride}, runs,
+    accumulate_visible<S>(rows, features, p, p, ValuesInPanels<S, Scalar>{v, panel_stride}, runs,
                           rescale, o, o_stride);
     return;
   }

@@ -96,7 +96,7 @@ struct ScoreGradients {
       const Scalar logit = modify.sink.logit(row),
                    lowest = Scalar(Eigen::NumTraits<Scalar>::lowest());
       if (detail::equal(l, Scalar(0)) || logit < lowest) return;
-      const Scalar weight = Scalar(exp(Scalar(logit - m))) / l;
+      const Scalar weight(Scalar(exp(Scalar(logit - m))) / l);
       sink.numbers[row] = Scalar(-Scalar(weight * delta_times_sum));
     }
   }

@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../lanes.h"
+#include "../dual_lanes.h"
 #include "../base/functor.h"
 #include "../base/asked.h"
 #include "score_rule.h"

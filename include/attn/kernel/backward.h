@@ -11,7 +11,7 @@
 //           s = modify(scale · q · kᵀ), hidden                                   // 1, 2  scored_strip.h: the forward pass's bits
 //           e = exp(s − m)                                                       // 3  online_softmax.h: the same
 //           ds = e · (g · vᵀ − δ)                                                // 4  dot_products.h
-//           ds = ∂loss/∂(scale · q · kᵀ)                                         // 5
+//           ds = ∂loss/∂(scale · q · kᵀ)                                         // 5  score_gradients.h
 //           dq += ds · k                                                         // 6  weighted_sum.h
 //         dv += eᵀ · g, dk += dsᵀ · (scale · q)                                  // 7  sums_over_rows.h
 //     dq = scale · dq, turned back                                               // 8  write_gradient.h
@@ -58,9 +58,10 @@ class BackwardPass {
   static constexpr bool kQuery = detail::is_there_v<typename Problem::QueryGradient>;
   static constexpr bool kKey = detail::is_there_v<typename Problem::KeyGradient>;
   static constexpr bool kValue = detail::is_there_v<typename Problem::ValueGradient>;
+  using ScoreGradients = typename Problem::ScoreGradients;
+  static constexpr bool kQuerySums = kQuery || ScoreGradients::kScale;
   /// Gradients of scores are needed.
-  static constexpr bool kScores =
-      kQuery || kKey || detail::is_there_v<typename Problem::ScoreGradients>;
+  static constexpr bool kScores = kQuerySums || kKey || ScoreGradients::kOfPairs;
 
  public:
   BackwardPass(const Problem& problem, const BackwardScratch<Scalar>& scratch)
@@ -68,7 +69,8 @@ class BackwardPass {
         work_(scratch),
         strip_(problem.scored, work_.scored),
         keys_(problem.scored, work_.keys),
-        rows_(problem, work_.rows) {
+        rows_(problem, work_.rows),
+        modifiers_(problem, strip_.rows(), work_.slopes, work_.bias_sums) {
     std::fill_n(ones_, std::size(ones_), Scalar(1));
   }
 
@@ -82,17 +84,18 @@ class BackwardPass {
     const ChunkRows<Scalar>& rows = strip_.rows();
     rows_.enter(rows, strip_.packed(rows.strips()[rows.strips().count - 1]) -
                           rows.strips().begin(rows.strips().count - 1) * work_.rows.query_depth);
-    if constexpr (kQuery) std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
+    if constexpr (kQuerySums)
+      std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
     strip_.each_block(strip_.visible(), Pack::keys, [&](const KeyBlock& block) {
       keys_.open(block, [&](Index panel) { return strip_.keys_and_values().packed(panel); });
-      if constexpr (kKey || kValue) {
+      if constexpr (kKey || kValue || ScoreGradients::kBias) {
         turn.reach(block.first);
-        turn.wait(first, block.first);
+        turn.wait(problem_.scores.shared() ? 0 : first, block.first);
       }
       for (Index n = (rows.count() - 1) / Size::gradient_rows; n >= 0; --n)
         add(n * Size::gradient_rows, block);
     });
-    if constexpr (kQuery)
+    if constexpr (kQuerySums)
       WriteGradient<Problem>{problem_}.queries(rows, work_.query_sums, key_features(),
                                                work_.rows.row);
   }
@@ -113,11 +116,13 @@ class BackwardPass {
                 strips = (end - first + Size::rows - 1) / Size::rows;
     const bool finite = keys_.finite() && rows_.finite(first);
     Panels seen[kStrips], all = 0;
+    modifiers_.begin(first);
     for (Index n = 0; n < strips; ++n) {
       const Strip strip = rows.strips()[first_strip + n];
       seen[n] = take(strip, (strip.first - first) * Size::score_stride, block, finite);
       all |= seen[n];
     }
+    modifiers_.end(first, block);
     const auto each_panel = [&](const auto& f) {
       DepthRange runs[kStrips];
       for (Index panel = 0; panel < Visit<Scalar>::kMost && all >> panel != 0; ++panel) {
@@ -147,19 +152,27 @@ class BackwardPass {
   /// visits.
   Panels take(const Strip& strip, Index at, const KeyBlock& block, bool finite) {
     Scalar *const e = work_.scored.scores + at, *const ds = work_.score_gradients + at;
-    const Visit<Scalar> visit = strip_.score(strip, block, e);  // 1, 2
+    const Visit<Scalar> visit = scored(strip, block, e);  // 1, 2
     if (visit.empty()) return 0;
     weigh(strip, visit, e, finite ? Hidden::zero : Hidden::marked);  // 3
     if constexpr (kScores) {
       score_gradients(strip, block, visit, finite, e, ds);  // 4
+      modifiers_(strip, block, visit, ds);   // 5
     } else if constexpr (Scored::kDrops) {
       if (finite) {
         drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
                         block.first, visit.all(), Hidden::zero, e);
       }
     }
-    if constexpr (kQuery) add_query(strip, visit, e, ds, finite);  // 6
+    if constexpr (kQuerySums) add_query(strip, visit, e, ds, finite);  // 6
     return complete(strip, visit, e, ds, finite);
+  }
+  Visit<Scalar> scored(const Strip& strip, const KeyBlock& block, Scalar* s) {
+    if constexpr (kScores) {
+      return strip_.score(strip, block, s, modifiers_.kept());
+    } else {
+      return strip_.score(strip, block, s);
+    }
   }
   void weigh(const Strip& strip, const Visit<Scalar>& visit, Scalar* e, Hidden hidden) {
     using Softmax = OnlineSoftmax<S>;
@@ -311,6 +324,7 @@ class BackwardPass {
   ScoredStrip<Scored> strip_;
   GradientKeys<Scored> keys_;
   GradientRows<Problem> rows_;
+  AddScoreGradients<Problem> modifiers_;
   KeySums<Scalar> sums_{};
   Scalar ones_[Size::rows];
   alignas(64) Scalar sums_of_weights_[Size::rows * Size::panel];

@@ -84,7 +84,9 @@ class GradientRows {
     Scalar delta(0);
     std::fill_n(memory_.row, round_up(features, Size::panel), Scalar(0));
     if (!empty) {
-      delta = Scalar((product_with_output(row) - logsumexp_gradient(row)) * inverse);
+      const Scalar change(product_with_output(row) - logsumexp_gradient(row));
+      problem_.scores.see_row(problem_.scored.modify, row, m, l, change);
+      delta = Scalar(change * inverse);
       Scalar factor = inverse;
       if constexpr (Problem::Scored::kDrops)
         factor = Scalar(factor * problem_.scored.dropout.scale);

@@ -30,7 +30,6 @@ struct Problem {
   Vector<Scalar> slopes, logits;
   Scalar scale;
 
-  auto entering() { return std::vector<Matrix<Scalar>*>{&Q, &K, &V, &B}; }
   /// The options of both calls. Their slopes differ from pair to pair.
   auto options() const {
     return attn::options(attn::causal(attn::align::lower_right), attn::softcap(1.5), attn::bias(B),

@@ -96,6 +96,21 @@ TEST(GradientBits, AreThoseOfOneThreadUnderEveryMask) {
   }
 }
 
+// More chunks than may be under way at once.
+TEST(GradientBits, AreThoseOfOneThreadOverManySequences) {
+  std::vector<Index> queries = {0}, keys = {0};
+  for (int b = 0; b < 1200; ++b) {
+    queries.push_back(queries.back() + 8);
+    keys.push_back(keys.back() + 12);
+  }
+  for (const std::vector<Index>& of_keys : {keys, std::vector<Index>{0, 40}}) {
+    const Case x({queries, of_keys, 2, 1}, 16, 16);
+    const auto serial = attend(x, everything());
+    for (const int workers : {2, 5, 8})
+      expect_same_gradients(attend(x, everything(), 0, workers), serial);
+  }
+}
+
 // ---- Other rows, sequences, heads -----------------------------------------------------------
 
 TYPED_TEST(GradientBits, OfAQueryAreThoseItHasAlone) {

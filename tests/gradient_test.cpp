@@ -5,6 +5,8 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <limits>
 #include <tuple>
 #include <vector>
 
@@ -32,10 +34,15 @@ class Gradient : public ::testing::Test {
                                     << " and " << x.value_dim);
     expect_gradients(support::trained(x), reference_gradient(x.Q, x.K, x.V, x.dY, x.reference()));
   }
+  static std::vector<Index> features() {
+    std::vector<Index> features = {1, 2 * W - 1, 2 * W, 2 * W + 1, W, W + 1, 59, 64};
+    if (W > 1) features.push_back(W - 1);
+    return features;
+  }
   static std::vector<Index> lengths() {
     std::vector<Index> lengths = {1, 2, 3};
     for (const Index bound : {W, 2 * W, Index(6), Index(12), Index(96), Index(192), Index(256)})
-      for (const Index n : {bound - 1, bound, bound + 1}) lengths.push_back(n);
+      for (const Index n : {bound - 1, bound, bound + 1}) lengths.push_back(std::max<Index>(n, 1));
     return lengths;
   }
 };
@@ -64,20 +71,22 @@ TYPED_TEST(Gradient, IsWhatOneFindsByHand) {
 
 TYPED_TEST(Gradient, IsTheFormulaForEveryNumberOfQueries) {
   Index d = 0;
-  for (const Index queries : this->lengths())
-    this->expect_formula({queries, 37, 1 + d++ % 19, 1 + d % 7});
+  for (const Index queries : this->lengths()) {
+    ++d;
+    this->expect_formula({queries, 37, 1 + d % 19, 1 + d % 7});
+  }
   for (const Index queries : {959, 960, 961, 1100}) this->expect_formula({queries, 19, 3, 5});
 }
 TYPED_TEST(Gradient, IsTheFormulaForEveryNumberOfKeys) {
   Index d = 0;
-  for (const Index keys : this->lengths())
-    this->expect_formula({29, keys, 1 + d++ % 19, 1 + d % 7});
+  for (const Index keys : this->lengths()) {
+    ++d;
+    this->expect_formula({29, keys, 1 + d % 19, 1 + d % 7});
+  }
   for (const Index keys : {511, 512, 513, 1025}) this->expect_formula({13, keys, 3, 5});
 }
 TYPED_TEST(Gradient, IsTheFormulaForEveryNumberOfFeatures) {
-  const Index W = this->W;
-  for (const Index d : {W - 1, W, W + 1, 2 * W - 1, 2 * W, 2 * W + 1, Index(59), Index(64)}) {
-    if (d < 1) continue;
+  for (const Index d : this->features()) {
     this->expect_formula({14, 35, d, 3});
     this->expect_formula({14, 35, 3, d});
   }
@@ -102,11 +111,11 @@ TYPED_TEST(Gradient, IsTheFormulaForEveryBatchAndHeads) {
 
 TYPED_TEST(Gradient, OfNothingIsNothing) {
   for (const auto& [queries, keys] : {std::pair<Index, Index>{0, 7}, {7, 0}, {0, 0}}) {
-    const GradientCase<TypeParam> x(queries, keys, 4, 3);
-    const auto g = support::trained(x);
-    EXPECT_TRUE(same_bits(g.query, x.Matrix::Zero(queries, 4)));
-    EXPECT_TRUE(same_bits(g.key, x.Matrix::Zero(keys, 4)));
-    EXPECT_TRUE(same_bits(g.value, x.Matrix::Zero(keys, 3)));
+    using Matrix = support::DynamicMatrix<TypeParam>;
+    const auto g = support::trained(GradientCase<TypeParam>(queries, keys, 4, 3));
+    EXPECT_TRUE(support::same_bits(g.query, Matrix(Matrix::Zero(queries, 4))));
+    EXPECT_TRUE(support::same_bits(g.key, Matrix(Matrix::Zero(keys, 4))));
+    EXPECT_TRUE(support::same_bits(g.value, Matrix(Matrix::Zero(keys, 3))));
   }
 }
 
@@ -121,8 +130,9 @@ TYPED_TEST(Gradient, ErrsByTwiceWhatTheFormulaByHandErrsByAtMost) {
     const auto h = support::textbook_gradient(x.Q, x.K, x.V, x.dY);
     const auto expected = reference_gradient(x.Q, x.K, x.V, x.dY, x.reference());
     const auto expect_as_good = [&](const auto& ours, const auto& theirs, const Reference& exact) {
-      EXPECT_LE(double(worst_error(ours, exact)),
-                double(2 * worst_error(theirs, exact) + 2 * epsilon * exact.cwiseAbs().maxCoeff()))
+      EXPECT_LE(double(support::worst_error(ours, exact)),
+                double(2 * support::worst_error(theirs, exact) +
+                       2 * epsilon * exact.cwiseAbs().maxCoeff()))
           << queries << " x " << keys;
     };
     expect_as_good(g.query, h.query, expected.query);

@@ -35,8 +35,8 @@ struct GradientCase : BatchCase {
         V(uniform<Scalar>(keys.back(), kv_heads * d_v, seed + 2)),
         dY(uniform<Scalar>(queries.back(), heads * d_v, seed + 3)) {}
   /// One sequence of one head.
-  GradientCase(Index queries, Index keys, Index d_k, Index d_v, std::uint32_t seed = 1)
-      : GradientCase(BatchCase{{0, queries}, {0, keys}}, d_k, d_v, seed) {}
+  GradientCase(Index query_rows, Index key_rows, Index d_k, Index d_v, std::uint32_t seed = 1)
+      : GradientCase(BatchCase{{0, query_rows}, {0, key_rows}}, d_k, d_v, seed) {}
 
   ReferenceOptions reference() const {
     ReferenceOptions options;

@@ -64,6 +64,11 @@ struct option_base {
 
 namespace detail {
 
+/// Base of the options that only a backward pass takes.
+struct GradientOption : option_base {};
+template <class T>
+inline constexpr bool is_gradient_option_v = std::is_base_of_v<GradientOption, bare_t<T>>;
+
 template <class T>
 inline constexpr bool is_option_v = std::is_base_of_v<option_base, bare_t<T>>;
 

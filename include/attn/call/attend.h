@@ -5,60 +5,11 @@
 
 #include "../kernel/schedule.h"
 #include "attention_shape.h"
-#include "options.h"
+#include "bound_options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
-
-/// The offset of each sequence's query positions.
-template <class Source, class Asked>
-struct QueryOffsets {
-  const Source& source;
-  const CallShape& shape;
-  const Asked& asked;
-  Index operator()(Index sequence) const { return source.query_offset(shape, sequence, asked); }
-  /// Refuses what is left open.
-  void check() const {
-    for (Index b = 0; b < shape.sequences(); ++b) (*this)(b);
-  }
-};
-
-/// The factor of q·k: 1/√d_k, unless an option says otherwise.
-template <class Scalar, class Asked>
-Scalar scale_of(const CallShape& shape, const Asked& asked) {
-  if constexpr (Asked::template has<ScaleOption>()) {
-    return bind<ScaleOption, Scalar>(shape, asked);
-  } else {
-    using std::sqrt;
-    const Scalar root = sqrt(from_index<Scalar>(shape.key_dim));
-    return Scalar(1) / root;
-  }
-}
-
-/// How queries and keys turn, or Absent.
-template <class Scalar, class Source, class Asked, class Offset>
-auto rotation_of(const Source& source, const CallShape& shape, const Asked& asked,
-                 const Offset& offset) {
-  if constexpr (Asked::template has<RotaryOption>()) {
-    return source.template rotation<Scalar>(shape, asked.template get<RotaryOption>(), offset);
-  } else {
-    return Absent{};
-  }
-}
-template <class Rotation>
-Index angles_of(const Rotation& rotation) {
-  return rotation.scalars();
-}
-inline Index angles_of(Absent) { return 0; }
-template <class Rotation, class Scalar>
-auto fill_angles(const Rotation& rotation, Scalar* memory) {
-  return rotation.fill(memory);
-}
-template <class Scalar>
-Absent fill_angles(Absent, Scalar*) {
-  return {};
-}
 
 /// The parts that keys are attended in, or Absent.
 template <class Scalar, class Asked>
@@ -155,12 +106,7 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
             const Source& source, const Asked& asked, const Into& into, const Residual& residual) {
   const auto& executor = executor_of(shape.function, asked);
   check_amounts(shape, executor.workers(), Asked::template has<SplitKeysOption>());
-  const auto mask = source.masks(shape, asked);
-  const auto modify = bind_modifiers<Scalar>(shape, asked);
-  const QueryOffsets<Source, Asked> offset{source, shape, asked};
-  offset.check();
-  const auto rotation = rotation_of<Scalar>(source, shape, asked, offset);
-  const Scalar scale = scale_of<Scalar>(shape, asked);
+  const BoundOptions<Scalar, Source, Asked> bound(shape, source, asked);
   const auto parts = parts_of<Scalar>(shape, asked);
 
   static_assert(std::is_same_v<compute_t<typename Into::Scalar>, Scalar>,
@@ -169,26 +115,14 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   const auto output_memory = into.check(shape);
   check_outputs(shape, query, source, asked, output_memory, residual);
   auto output = into.prepare(shape, output_memory);
-  auto saved = prepare_saved(shape, asked);
+  auto saved = prepare_saved(bound, asked);
 
-  using Angles = decltype(fill_angles(rotation, static_cast<Scalar*>(nullptr)));
-  kernel::Problem problem{shape,
-                          query,
-                          source.key(shape),
-                          source.value(shape),
-                          output.to,
-                          scale,
-                          mask,
-                          modify,
-                          kernel::OffsetOf(offset),
-                          residual,
-                          saved.targets(),
-                          Angles{},
-                          parts};
-  const EngineRun<decltype(problem), bare_t<decltype(rotation)>, bare_t<decltype(executor)>> run(
-      problem, rotation, executor, source.scratch_keys(shape));
+  auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
+  const EngineRun<decltype(problem), bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>>
+      run(problem, bound.rotation, executor, source.scratch_keys(shape));
   with_scratch<Sizes>(own, asked,
                       [&](const auto& reserve) { run(reserve, [&] { commit(output, saved); }); });
+  saved.complete();
 }
 
 }  // namespace detail

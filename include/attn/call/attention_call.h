@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../option_list.h"
 #include "attend.h"
 #include "matrix_source.h"
 
@@ -23,33 +24,59 @@ struct result {
   using type = Eigen::Matrix<typename q::Scalar, rows, cols, order>;
 };
 
+/// The operands of a call as they are given, its batch and options understood as far as its shape
+/// goes. It holds what would vanish.
+template <class Query, class Given, class Asked>
+struct GivenCall {
+  decltype(lift(std::declval<Query>())) held;
+  using Held = decltype(held);
+  using T = std::remove_pointer_t<decltype(read_only(held.view("", "")).data)>;
+  TensorView<T> view;
+  decltype(std::declval<const Given&>().open("", std::declval<const Asked&>())) source;
+  CallShape shape;
+
+  GivenCall(const char* function, Query&& Q, const Given& given, const Asked& asked)
+      : held(lift(std::forward<Query>(Q))),
+        view(read_only(held.view(function, "query"))),
+        source(given.open(function, asked)),
+        shape(shape_of(function, asked)) {}
+  GivenCall(const GivenCall&) = delete;
+  Operand<T> query() const { return place(view, Held::kStacked, shape.queries); }
+
+ private:
+  CallShape shape_of(const char* function, const Asked& asked) {
+    view = source.query(view, Held::kStacked);
+    return source.shape(function, OperandShape{view.extent(), Held::kStacked},
+                        batch_of(function, asked), asked);
+  }
+};
+
+/// residual() without a matrix is no option of attention.
+template <class... Options>
+constexpr void check_residual() {
+  static_assert(!(std::is_same_v<bare_t<Options>, ResidualOfQuery> || ...),
+                "attn: residual() without a matrix is the layer's, which adds its query input: "
+                "write residual(X)");
+}
+
 /// attend() on operands as they are given; the options hold the output.
 template <class Scalar, class Query, class Given, class Asked>
 void attend_given(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
                   const Asked& asked) {
   using q = operand_traits<bare_t<Query>>;
-  const auto held = lift(std::forward<Query>(Q));
-  const auto given_query = read_only(held.view(function, "query"));
-  auto source = given.open(function, asked);
-  const auto query = source.query(given_query, held.kStacked);
-  const CallShape shape = source.shape(function, OperandShape{query.extent(), held.kStacked},
-                                       batch_of(function, asked), asked);
-  const auto residual = bind<ResidualOption, Scalar>(shape, asked);
+  const GivenCall<Query, Given, Asked> call(function, std::forward<Query>(Q), given, asked);
+  const auto residual = bind<ResidualOption, Scalar>(call.shape, asked);
   attend<FixedSizes<q::rows, q::cols, Given::kKeys, Given::kValueDim>>(
-      own, shape, place(query, held.kStacked, shape.queries), source, asked,
-      asked.template get<IntoOption>(), residual);
+      own, call.shape, call.query(), call.source, asked, asked.template get<IntoOption>(),
+      residual);
 }
 
 /// With into(Y): writes there and returns nothing; else returns the matrix.
-/// `given`: where keys and values come from, GivenMatrices or GivenCache.
 template <class Scalar, class Query, class Given, class... Options>
-auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
-                      Options&&... options) {
+auto attend_opened(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
+                   Options&... options) {
   check_options<Options...>();
-  static_assert(!(std::is_same_v<bare_t<Options>, ResidualOfQuery> || ...),
-                "attn: residual() without a matrix is the layer's, which adds its query input: "
-                "write residual(X)");
-  Given::template check_types<Query>();
+  check_residual<Options...>();
   if constexpr (given_v<IntoOption, Options...>) {
     attend_given(function, own, std::forward<Query>(Q), given, Asked(options...));
   } else {
@@ -61,6 +88,17 @@ auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, c
     attend_given(function, own, std::forward<Query>(Q), given, Asked(options..., target));
     return Y;
   }
+}
+/// The door. `given`: where keys and values come from, GivenMatrices or GivenCache.
+template <class Scalar, class Query, class Given, class... Options>
+auto attend_or_return(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
+                      Options&&... options) {
+  Given::template check_types<Query>();
+  return with_opened(
+      [&](auto&... opened) {
+        return attend_opened<Scalar>(function, own, std::forward<Query>(Q), given, opened...);
+      },
+      options...);
 }
 
 }  // namespace detail

@@ -8,7 +8,10 @@
 //   positions (rotary.h)     rotary()
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
+//   state     (attention_state.h)  save_state(), for a backward pass
+//   gradients (gradient.h)   dquery() dkey() dvalue() dlogsumexp() accumulate(), of a backward pass alone
 //   residual  (residual.h)   residual()
+//   training  (dropout.h)    dropout()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
 //   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys()
 //
@@ -26,6 +29,7 @@
 #include "../parallel.h"
 #include "../residual.h"
 #include "../score.h"
+#include "../score/dropped_pairs.h"
 #include "../score/rotary_table.h"
 #include "../workspace.h"
 #include "overlap.h"
@@ -70,17 +74,20 @@ constexpr void check_given() {
 template <class Option>
 constexpr bool is_attention_option() {
   return is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SinkOption, RotaryOption,
-                      BatchOption, IntoOption, WeightsOption, ScoresOption, ResidualOption,
-                      AllKeysOption, CacheSequencesOption, UseOption, ExecutorOption,
-                      SplitKeysOption> ||
+                      BatchOption, IntoOption, WeightsOption, ScoresOption, StateOption,
+                      ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
+                      ExecutorOption, SplitKeysOption, DropoutOption> ||
          is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
 }
 /// check_given() of a call of attention, and that its options are attention's.
 template <class... Options>
 constexpr void check_options() {
   check_given<Options...>();
-  constexpr bool known =
-      (... && (is_attention_option<Options>() || makes_option<Options>() || is_operand_v<Options>));
+  static_assert((!is_gradient_option_v<Options> && ...),
+                "attn: a gradient among the options of a forward call: dquery(), dkey(), dvalue(), "
+                "... are what attention_backward(Q, K, V, dY, state, ...) writes");
+  constexpr bool known = (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
+                                  makes_option<Options>() || is_operand_v<Options>));
   static_assert(known,
                 "attn: unknown option: options are made by causal(), window(), keep(), "
                 "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");

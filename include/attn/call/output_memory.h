@@ -162,11 +162,12 @@ inline constexpr bool is_matrix_output_v =
     is_instance_v<MatrixOutput, Target> || is_instance_v<ViewOutput, Target>;
 
 /// What an output holds for each query token: shape.heads × shape.value_dim numbers, called
-/// `columns` in messages.
+/// `columns` in messages; `row_names` are the tokens'.
 struct OutputShape {
   CallShape shape;
   const char* name = "output";
   const char* columns = "output features";
+  const char* row_names = "query rows";
 };
 
 /// Refuses an output of the wrong shape; changes nothing. The memory that the output occupies now.
@@ -175,7 +176,8 @@ struct OutputShape {
 template <class Target>
 OutputMemory<typename Target::Scalar> check_output(const Target& target, const CallShape& shape,
                                                    const char* name = "output",
-                                                   const char* columns = "output features") {
+                                                   const char* columns = "output features",
+                                                   const char* row_names = "query rows") {
   if constexpr (is_matrix_output_v<Target>) {
     const Index rows = shape.queries.total(), cols = shape.heads * shape.value_dim;
     target.check(shape.function, name, rows, cols);
@@ -184,7 +186,8 @@ OutputMemory<typename Target::Scalar> check_output(const Target& target, const C
     return {place_like_output(shape, name, now.view, true).view, true, now.object};
   } else {
     return {
-        place_like_output(shape, name, target.view(shape.function, name), Target::kStacked, columns)
+        place_like_output(shape, name, target.view(shape.function, name), Target::kStacked, columns,
+                          row_names)
             .view,
         true, target.object()};
   }
@@ -226,7 +229,7 @@ auto prepare_output(const Target& target, const CallShape& shape,
 }
 template <class Target>
 auto check_output(const Target& target, const OutputShape& needs) {
-  return check_output(target, needs.shape, needs.name, needs.columns);
+  return check_output(target, needs.shape, needs.name, needs.columns, needs.row_names);
 }
 template <class Target>
 auto prepare_output(const Target& target, const OutputShape& needs) {

@@ -134,6 +134,14 @@ struct SaveScores : SavePairs<Target> {
   }
 };
 
+/// save_state(state): the option is in attention_state.h.
+struct StateOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_state twice in one call");
+  }
+};
+
 template <class Kind, class Asked>
 void add_if_given(Outputs& outputs, const CallShape& shape, const Asked& asked) {
   if constexpr (Asked::template has<Kind>()) {
@@ -159,12 +167,13 @@ void add_saved(Outputs& outputs, const CallShape& shape, const Asked& asked) {
 struct NotPrepared {
   Absent to;
   void commit() const {}
+  void complete() const {}
 };
 /// An output beside Y, laid out, its new memory taken.
-template <class Kind, class Asked>
-auto prepare_if_given(const CallShape& shape, const Asked& asked) {
+template <class Kind, class Call, class Asked>
+auto prepare_if_given(const Call& call, const Asked& asked) {
   if constexpr (Asked::template has<Kind>()) {
-    return asked.template get<Kind>().prepare(shape);
+    return asked.template get<Kind>().prepare(call);
   } else {
     return NotPrepared{};
   }
@@ -194,17 +203,19 @@ auto prepare_rows(const CallShape& shape, const Asked& asked, Order<Numbers...>)
 }
 
 /// The outputs beside Y, ready to be written.
-template <class Weights, class Scores, class... Rows>
+template <class Weights, class Scores, class State, class... Rows>
 struct PreparedOutputs {
   Weights weights;
   Scores scores;
+  State state;
   std::tuple<Rows...> rows;
 
   auto targets() const {
     return std::apply(
         [&](const auto&... row) {
-          return kernel::Saved<decltype(weights.to), decltype(scores.to),
-                               decltype(row.target())...>{weights.to, scores.to, {row.target()...}};
+          return kernel::Saved<decltype(weights.to), decltype(scores.to), decltype(state.to),
+                               decltype(row.target())...>{
+              weights.to, scores.to, state.to, {row.target()...}};
         },
         rows);
   }
@@ -212,17 +223,24 @@ struct PreparedOutputs {
     std::apply([](auto&... row) { (row.commit(), ...); }, rows);
     weights.commit();
     scores.commit();
+    state.commit();
   }
+  /// All of them are written. (A state is worth nothing before.)
+  void complete() { state.complete(); }
 };
-template <class Weights, class Scores, class... Rows>
-PreparedOutputs<Weights, Scores, Rows...> prepared_outputs(Weights&& weights, Scores&& scores,
-                                                           std::tuple<Rows...>&& rows) {
-  return {std::move(weights), std::move(scores), std::move(rows)};
+template <class Weights, class Scores, class State, class... Rows>
+PreparedOutputs<Weights, Scores, State, Rows...> prepared_outputs(Weights&& weights,
+                                                                  Scores&& scores, State&& state,
+                                                                  std::tuple<Rows...>&& rows) {
+  return {std::move(weights), std::move(scores), std::move(state), std::move(rows)};
 }
-template <class Asked>
-auto prepare_saved(const CallShape& shape, const Asked& asked) {
+/// `bound`: what the call understands of its options (bound_options.h).
+template <class Bound, class Asked>
+auto prepare_saved(const Bound& bound, const Asked& asked) {
+  const CallShape& shape = bound.shape;
   return prepared_outputs(prepare_if_given<WeightsOption>(shape, asked),
                           prepare_if_given<ScoresOption>(shape, asked),
+                          prepare_if_given<StateOption>(bound, asked),
                           prepare_rows(shape, asked, kernel::RowNumbers{}));
 }
 

@@ -132,9 +132,10 @@ inline CallShape call_shape(const char* function, const OperandShape& query,
 }
 
 /// Refuses what is not shaped like the output, H heads of features for each query token. `columns`
-/// says what the features are, where they are others.
+/// and `row_names` say what the features and tokens are, where they are others.
 inline void check_like_output(const CallShape& shape, const char* name, const OperandShape& operand,
-                              const char* columns = "output features") {
+                              const char* columns = "output features",
+                              const char* row_names = "query rows") {
   const Tokens& tokens = shape.queries;
   const TensorExtent& has = operand.extent;
   if (operand.stacked) {
@@ -143,7 +144,7 @@ inline void check_like_output(const CallShape& shape, const char* name, const Op
         (has.heads != 1 && has.heads != shape.heads)) {
       fail(text(shape.function, ": ", name, " is ",
                 shape_text(has.tokens, has.heads * has.features), " in ", has.heads,
-                " heads, needs ", shape_text(rows, cols), " (query rows x ", columns, ") in ",
+                " heads, needs ", shape_text(rows, cols), " (", row_names, " x ", columns, ") in ",
                 shape.heads, " heads"));
     }
   } else if (tokens.offsets != nullptr || has.sequences != shape.sequences() ||
@@ -151,16 +152,17 @@ inline void check_like_output(const CallShape& shape, const char* name, const Op
              has.features != shape.value_dim) {
     fail(text(shape.function, ": ", name, " is a view of [", has.sequences, ", ", has.heads, ", ",
               has.tokens, ", ", has.features, "], needs [", shape.sequences(), ", ", shape.heads,
-              ", ", tokens.longest(), ", ", shape.value_dim, "] (sequences, heads, query rows, ",
-              columns, "), sequences of equal length"));
+              ", ", tokens.longest(), ", ", shape.value_dim, "] (sequences, heads, ",
+              row_names, ", ", columns, "), sequences of equal length"));
   }
 }
 
 /// The output, or a residual, as an operand. Columns without heads() are the heads side by side.
 template <class T>
 Operand<T> place_like_output(const CallShape& shape, const char* name, TensorView<T> view,
-                             bool stacked, const char* columns = "output features") {
-  check_like_output(shape, name, {view.extent(), stacked}, columns);
+                             bool stacked, const char* columns = "output features",
+                             const char* row_names = "query rows") {
+  check_like_output(shape, name, {view.extent(), stacked}, columns, row_names);
   if (stacked && view.heads != shape.heads) {
     view.heads = shape.heads;
     view.features = shape.value_dim;

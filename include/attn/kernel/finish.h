@@ -15,7 +15,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     y[r, c] = o[r, c] · (1 / l[r]) (+ x[r, c])     l: the row's lanes reduced, W rows at a time; one division a packet of rows
+// WHAT     y[r, c] = o[r, c] · (1 / l[r]) (+ x[r, c])     l: the row's lanes reduced, W rows at a time; one division a packet of rows.
+//                                                         Under dropout 1 / l times 1 / (1 − p): no pair pays for it
 // TRAFFIC  o is read once, y written once; W rows × W features are turned in registers where rows
 //          lie side by side in y
 // EDGES    a row that has seen nothing (l = 0) gives zeros; features that fill no packet are stored
@@ -45,23 +46,30 @@ class Finish {
       const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
       const auto empty = S::equal(sums, zero);
       S::store(sum, sums);
-      S::store(inverse, S::select(empty, zero, S::div(one, S::select(empty, one, sums))));
+      auto inverses = S::select(empty, zero, S::div(one, S::select(empty, one, sums)));
+      if constexpr (Problem::kDrops) inverses = S::mul(inverses, S::set(problem_.dropout.scale));
+      S::store(inverse, inverses);
       const bool turned = rows == S::width && by_columns();
       if (turned) write_columns(cursor, r, inverse, to.row());
       for (int i = 0; i < rows; ++i, cursor.next(), to.next()) {
         if (!turned) write_row(cursor.row, r + i, inverse[i], to.row(), whole);
         problem_.saved.write(cursor.row, softmax_.maximum(r + i), sum[i], softmax_.moment(r + i));
+        if constexpr (Problem::Saved::kState) keep_output(cursor.row, r + i, inverse[i]);
       }
     }
   }
 
  private:
+  /// A packet of features of o / l.
+  ATTN_INLINE typename S::Packet normalized(Index r, const Scalar& inverse, Index c) const {
+    // The zero addend rounds the product by itself, so that the residual is a separate addition,
+    // and clears the sign of zero.
+    return S::fmadd(S::load(softmax_.output(r) + c), S::set(inverse), S::set(Scalar(0)));
+  }
   /// A packet of features of a finished row.
   ATTN_INLINE typename S::Packet finished(const QueryRow& row, Index r, const Scalar& inverse,
                                           Index c) const {
-    // The zero addend rounds the product by itself, so that the residual is a separate addition,
-    // and clears the sign of zero.
-    auto value = S::fmadd(S::load(softmax_.output(r) + c), S::set(inverse), S::set(Scalar(0)));
+    auto value = normalized(r, inverse, c);
     if constexpr (!std::is_same_v<typename Problem::Residual, Absent>) {
       const auto* x = problem_.residual.row(row.sequence, row.head, row.row);
       const Index stride = problem_.residual.view.feature_stride;
@@ -79,6 +87,14 @@ class Finish {
     }
     for (; c < features; c += S::width)
       detail::store_strided<S>(y + c * stride, stride, finished(row, r, inverse, c), features - c);
+  }
+
+  /// A row of the state: what the output is before residual and rounding.
+  void keep_output(const QueryRow& row, Index r, const Scalar& inverse) const {
+    const Index features = problem_.shape.value_dim;
+    Scalar* const to = problem_.saved.state.output_of(row);
+    for (Index c = 0; c < features; c += S::width)
+      detail::store_strided<S>(to + c, 1, normalized(r, inverse, c), features - c);
   }
 
   /// Rows lie side by side in the output, and its features apart: a column-major matrix.

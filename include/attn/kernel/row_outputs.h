@@ -8,6 +8,7 @@
 #include "../base/asked.h"
 #include "online_softmax.h"
 #include "problem.h"
+#include "state_rows.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -70,16 +71,19 @@ struct RowOutput {
   }
 };
 
-/// The outputs beside the output: of pairs, each a target or Absent, and of rows.
-template <class Weights, class Scores, class... Rows>
+/// The outputs beside the output: of pairs, each a target or Absent; StateRows for a backward pass,
+/// or Absent; and numbers of rows.
+template <class Weights, class Scores, class State, class... Rows>
 struct Saved {
   Weights weights;
   Scores scores;
+  State state;
   std::tuple<Rows...> rows;
 
   static constexpr bool kEntropy = (false || ... || Rows::kReadsMoment);
   static constexpr bool kWeights = detail::is_there_v<Weights>;
   static constexpr bool kScores = detail::is_there_v<Scores>;
+  static constexpr bool kState = detail::is_there_v<State>;
   static constexpr bool kOverHeads = [] {
     if constexpr (kWeights) {
       return Weights::kAverages;
@@ -92,6 +96,10 @@ struct Saved {
   template <class Scalar>
   void write(const QueryRow& row, const Scalar& m, const Scalar& l, const Scalar& t) const {
     std::apply([&](const auto&... output) { (output.write(row, m, l, t), ...); }, rows);
+    if constexpr (kState) {
+      state.maximum[state.number(row)] = m;
+      state.sum[state.number(row)] = l;
+    }
   }
 };
 

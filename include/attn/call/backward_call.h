@@ -1,0 +1,189 @@
+// attn/call/backward_call.h: a call of the backward pass: the forward call understood anew, its
+// state and the gradients checked, then the engine. Plumbing of gradient.h.
+// SPDX-License-Identifier: MIT
+#pragma once
+
+#include "../kernel/backward_schedule.h"
+#include "attention_call.h"
+#include "gradient_outputs.h"
+#include "state_store.h"
+
+namespace attn {
+inline namespace ATTN_ABI {
+namespace detail {
+
+/// Kinds of gradients that a call writes: of operands.
+using GradientKinds = Order<QueryGradientOption, KeyGradientOption, ValueGradientOption>;
+
+/// An output of the forward call.
+template <class Option>
+constexpr bool is_forward_output() {
+  return is_of_kind_v<Option, IntoOption, WeightsOption, ScoresOption, StateOption> ||
+         is_of_order_v<Option, kernel::RowNumbers>;
+}
+/// check_options() of a backward pass.
+template <class... Options>
+constexpr void check_backward_options() {
+  check_given<Options...>();
+  check_residual<Options...>();
+  static_assert((!is_forward_output<Options>() && ...),
+                "attn::attention_backward: into() and save_...() are outputs of the forward call: a "
+                "backward pass writes gradients, dquery(dQ), dkey(dK), dvalue(dV)");
+  constexpr bool known =
+      (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
+               makes_option<Options>() || is_operand_v<Options>));
+  static_assert(known,
+                "attn::attention_backward: unknown option: it takes the options of the forward "
+                "call, and what to write: dquery(), dkey(), dvalue(), ...");
+  static_assert((is_of_order_v<Options, GradientKinds> || ...),
+                "attn::attention_backward: no gradient is asked for: add dquery(dQ), dkey(dK), "
+                "dvalue(dV)");
+}
+
+/// The output gradient, laid out as the output; columns without heads() are the heads side by side.
+template <class Scalar, class Lifted>
+auto bind_output_gradient(const CallShape& shape, const Lifted& lifted) {
+  static_assert(std::is_same_v<compute_t<typename Lifted::Scalar>, Scalar>,
+                "attn::attention_backward: query, key, value and output gradient must compute in "
+                "one scalar: cast one of them");
+  static constexpr const char* kName = "output gradient";
+  const auto view = read_only(lifted.view(shape.function, kName));
+  const Index columns = view.heads * view.features, needed = shape.heads * shape.value_dim;
+  if (Lifted::kStacked && columns != needed) {
+    fail(text(shape.function, ": ", kName, " has ", columns, " columns, needs heads · d_v = ",
+              needed));
+  }
+  return place_like_output(shape, kName, view, Lifted::kStacked);
+}
+
+/// A call of the backward pass on operands whose shape is known.
+template <class Scalar, class Query, class Source, class Asked, class OutputGradient>
+class BackwardCall {
+ public:
+  BackwardCall(const CallShape& shape, const Operand<Query>& query, const Source& source,
+               const Asked& asked, const Operand<OutputGradient>& output_gradient,
+               const StateStore<Scalar>& state)
+      : shape_(shape),
+        query_(query),
+        source_(source),
+        asked_(asked),
+        output_gradient_(output_gradient),
+        state_(state),
+        bound_(shape, source, asked),
+        logsumexp_gradient_(bind<LogSumExpGradientOption, Scalar>(shape, asked)) {
+    state.check(bound_);
+    check_outputs();
+  }
+
+  /// `own`: scratch of the caller's object, or null.
+  template <class Executor>
+  void run(Workspace<Scalar>* own, const Executor& executor) const {
+    auto query = prepare_if_given<QueryGradientOption>(shape_, asked_);
+    auto key = prepare_if_given<KeyGradientOption>(shape_, asked_);
+    auto value = prepare_if_given<ValueGradientOption>(shape_, asked_);
+    auto scored = bound_.problem(query_, Absent{}, Absent{}, NothingSaved{}, Absent{});
+    const auto problem = problem_of(scored, query.to, key.to, value.to);
+
+    const int workers =
+        Executor::kAlone ? 1 : useful_workers<Scalar>(executor.workers(), shape_);
+    const auto size = kernel::BackwardSize<Scalar>::of(shape_, workers, wanted());
+    const Index all = size.total();
+    Workspace<Scalar> brought;
+    Scalar* const memory = workspace_of(own != nullptr ? own : &brought, asked_)
+                               .reserve(all + angles_of(bound_.rotation));
+    commit(query, key, value);
+    scored.rotation = fill_angles(bound_.rotation, memory + all);
+    kernel::backward(problem, size, memory, workers, executor);
+  }
+
+ private:
+  using NothingSaved = kernel::Saved<Absent, Absent, Absent>;
+  using LogSumExp = decltype(bind<LogSumExpGradientOption, Scalar>(std::declval<CallShape>(),
+                                                                   std::declval<Asked>()));
+  template <class Kind>
+  static constexpr bool kAsks = Asked::template has<Kind>();
+
+  static kernel::Wanted wanted() {
+    kernel::Wanted wanted{};
+    wanted.query = kAsks<QueryGradientOption>;
+    wanted.key = kAsks<KeyGradientOption>;
+    wanted.value = kAsks<ValueGradientOption>;
+    return wanted;
+  }
+
+  /// Refuses gradients that do not fit, or share memory with one another or with what is read.
+  void check_outputs() const {
+    Outputs outputs(shape_.function);
+    add_gradient<QueryGradientOption>(outputs);
+    add_gradient<KeyGradientOption>(outputs);
+    add_gradient<ValueGradientOption>(outputs);
+    const auto keep_apart = [&](const char* name, const auto& input) {
+      outputs.keep_from(name, input);
+    };
+    keep_apart("query", query_.view);
+    source_.visit_memory(shape_, keep_apart);
+    keep_apart("output gradient", output_gradient_.view);
+    if constexpr (is_there_v<LogSumExp>) keep_apart("dlogsumexp", logsumexp_gradient_.view);
+    asked_.each([&](const auto& option) { option.visit_memory(keep_apart); });
+  }
+  template <class Kind>
+  void add_gradient(Outputs& outputs) const {
+    if constexpr (kAsks<Kind>) {
+      outputs.add(Kind::kName, asked_.template get<Kind>().template check<Scalar>(
+                                   shape_, kAsks<Accumulate::Kind>));
+    }
+  }
+
+  template <class Scored, class QueryGradient, class KeyGradient, class ValueGradient>
+  auto problem_of(const Scored& scored, const QueryGradient& query, const KeyGradient& key,
+                  const ValueGradient& value) const {
+    kernel::BackwardProblem<Scored, Operand<OutputGradient>, LogSumExp, QueryGradient, KeyGradient,
+                            ValueGradient>
+        problem{scored, state_.rows(), output_gradient_, logsumexp_gradient_, query, key, value};
+    problem.accumulates = kAsks<Accumulate::Kind>;
+    return problem;
+  }
+
+  const CallShape& shape_;
+  Operand<Query> query_;
+  const Source& source_;
+  const Asked& asked_;
+  Operand<OutputGradient> output_gradient_;
+  const StateStore<Scalar>& state_;
+  BoundOptions<Scalar, Source, Asked> bound_;
+  LogSumExp logsumexp_gradient_;
+};
+
+/// The door of a backward pass, its options opened.
+template <class Scalar, class Query, class Given, class OutputGradient, class... Options>
+void differentiate_opened(const char* function, Workspace<Scalar>* own, Query&& Q,
+                          const Given& given, OutputGradient&& dY, const StateStore<Scalar>& state,
+                          Options&... options) {
+  check_backward_options<Options...>();
+  const Asked asked(options...);
+  using Options_ = decltype(asked);
+  const GivenCall<Query, Given, std::remove_const_t<Options_>> call(function,
+                                                                    std::forward<Query>(Q), given,
+                                                                    asked);
+  const auto& executor = executor_of(function, asked);
+  check_amounts(call.shape, executor.workers(), false);
+  const auto held = lift(std::forward<OutputGradient>(dY));
+  BackwardCall(call.shape, call.query(), call.source, asked,
+               bind_output_gradient<Scalar>(call.shape, held), state)
+      .run(own, executor);
+}
+template <class Scalar, class Query, class Given, class OutputGradient, class... Options>
+void differentiate(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
+                   OutputGradient&& dY, const StateStore<Scalar>& state, Options&&... options) {
+  Given::template check_types<Query>();
+  with_opened(
+      [&](auto&... opened) {
+        differentiate_opened(function, own, std::forward<Query>(Q), given,
+                             std::forward<OutputGradient>(dY), state, opened...);
+      },
+      options...);
+}
+
+}  // namespace detail
+}  // namespace ATTN_ABI
+}  // namespace attn

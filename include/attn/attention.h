@@ -47,10 +47,12 @@ inline namespace ATTN_ABI {
 ///            scores       rotary(), scale() (default 1/√d_k), softcap(), bias(), alibi(),
 ///                         score(f), sink()
 ///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(),
-///                         save_max_logit(), save_entropy(), save_weights(), save_scores()
+///                         save_max_logit(), save_entropy(), save_weights(), save_scores(), and
+///                         for attention_backward() save_state()
 ///            batch        sequences(), sequence_length()
 ///            training     dropout()
-///            means        parallel(n), on(pool), split_keys(), use(); all in any order
+///            means        parallel(n), on(pool), split_keys(), use(); all in any order, and
+///                         several as one value, options(…)
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv (std::invalid_argument that names both
 ///            numbers, otherwise; outputs are then untouched). Empty inputs are valid
 /// Semantics  as in the head of this file. The output may be Q itself (or the residual);
@@ -80,6 +82,9 @@ void attention(const Query&, const Key&, const Value&, const Options&...) {
                 "attn::attention: the scalar is that of the matrices: write attention(Q, K, V)");
 }
 
+template <class Scalar>
+class AttentionState;  // attention_state.h
+
 /// attention(…) as a functor that owns its workspace: from the second call of the same sizes on, or
 /// after reserve(), a call with into(Y) allocates nothing.
 ///
@@ -102,13 +107,20 @@ class ScaledDotProductAttention {
   }
   template <class Query, class Key, class... Rest>
   [[nodiscard]] auto operator()(Query&& Q, Key&& K, Rest&&... rest) const {
-    static_assert(detail::given_v<detail::UseOption, Rest...>,
-                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
-                  "the option use(workspace)");
+    check_lent<Rest...>();
     return call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Rest>(rest)...);
   }
 
-  /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
+  /// attention_backward(…) (gradient.h) with the functor's own scratch.
+  template <class Query, class Key, class Value, class OutputGradient, class... Options>
+  void backward(Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,
+                const AttentionState<Compute>& state, Options&&... options);
+  template <class Query, class Key, class Value, class OutputGradient, class... Options>
+  void backward(Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,
+                const AttentionState<Compute>& state, Options&&... options) const;
+
+  /// Makes room for calls up to these sizes, so that even the first one allocates nothing. (Those of
+  /// backward() allocate nothing from the second on.)
   ///
   /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
@@ -126,6 +138,13 @@ class ScaledDotProductAttention {
 
  private:
   static constexpr const char* kName = "attn::ScaledDotProductAttention";
+
+  template <class... Rest>
+  static constexpr void check_lent() {
+    static_assert(detail::given_somewhere_v<detail::UseOption, Rest...>,
+                  "attn::ScaledDotProductAttention: a const functor has no scratch of its own: add "
+                  "the option use(workspace)");
+  }
 
   /// Q, K, V and options, or Q, a cache (kv_cache.h) and options.
   template <class Query, class Key, class... Rest>
@@ -150,6 +169,11 @@ class ScaledDotProductAttention {
         detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
         std::forward<Options>(options)...);
   }
+
+  template <class Query, class Key, class Value, class OutputGradient, class... Options>
+  static void differentiate(Workspace<Compute>* own, Query&& Q, Key&& K, Value&& V,
+                            OutputGradient&& dY, const AttentionState<Compute>& state,
+                            Options&... options);
 
   Workspace<Compute> workspace_;
 };

@@ -142,7 +142,8 @@ auto score(F&& f) {
 /// f and slope are called one key at a time, slope by the backward pass alone. A generic f needs
 /// none: it is then called with the score and its slope at once (dual_lanes.h).
 ///
-/// Shapes     f(float s, attn::At at), slope(float s, attn::At at): one concrete signature; or f under one_by_one(f)
+/// Shapes     f(float s, attn::At at) of one concrete signature, or one_by_one(f);
+///            slope(float s, attn::At at)
 /// Requires   slope is const and returns a number
 template <class F, class Slope>
 auto score(F&& f, Slope&& slope) {

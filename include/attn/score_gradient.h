@@ -12,7 +12,7 @@
 // them: of the same bits whatever the threads.
 #pragma once
 
-#include "call/score_gradients.h"
+#include "call/score_gradient_outputs.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -59,8 +59,8 @@ auto dsink(Output&& v) {
   return detail::head_gradient<detail::SinkGradientOption>(std::forward<Output>(v));
 }
 
-/// The gradient of the scale, whether scale() is given or the default 1/√d_k serves: x of the scalar
-/// that the call computes in.
+/// The gradient of the scale, whether scale() is given or the default 1/√d_k serves: x of the
+/// scalar that the call computes in.
 template <class Scalar>
 auto dscale(Scalar& x) {
   static_assert(!std::is_const_v<Scalar>, "attn::dscale: the number is const");
@@ -72,16 +72,17 @@ void dscale(Scalar&&) {
                 "attn::dscale: the number is a temporary: its result would be lost");
 }
 
-/// Calls f(ds, at) with ∂loss/∂g of every visible pair, g being the functor of score(g) and at where
-/// the pair stands: parameters inside g (tables, buckets, learned distances) sum up what they get.
+/// Calls f(ds, at) with ∂loss/∂g of every visible pair, g being the functor of score(g) and at
+/// where the pair stands: parameters inside g (tables, buckets, learned distances) sum up what they
+/// get.
 ///
 ///   attn::dscore([&](float ds, attn::At at) { dtable[bucket(at.query - at.key)] += ds; })
 ///
-/// Semantics  one key at a time, in the order of rows and then keys for some rows and keys at a
-///            time; never for a pair that is hidden. Under parallel() or on() several threads call
-///            it for different pairs of at.sequence and at.head, or, where those are few, for
-///            different rows. An lvalue f is referred to and may change; a temporary is owned and
-///            called as const
+/// Semantics  one key at a time, row by row in a strip of rows and a block of keys, and never for a
+///            pair that is hidden, by −∞ in a bias or of g as well. Under parallel() or on()
+///            threads call it for different pairs at once: of different at.sequence and at.head,
+///            and where those are few also of different rows. An lvalue f is referred to and may
+///            change; a temporary is owned and called as const
 /// Cost       a call a pair
 template <class F>
 auto dscore(F&& f) {

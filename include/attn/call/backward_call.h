@@ -26,12 +26,12 @@ template <class... Options>
 constexpr void check_backward_options() {
   check_given<Options...>();
   check_residual<Options...>();
-  static_assert((!is_forward_output<Options>() && ...),
-                "attn::attention_backward: into() and save_...() are outputs of the forward call: a "
-                "backward pass writes gradients, dquery(dQ), dkey(dK), dvalue(dV)");
-  constexpr bool known =
-      (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
-               makes_option<Options>() || is_operand_v<Options>));
+  static_assert(
+      (!is_forward_output<Options>() && ...),
+      "attn::attention_backward: into() and save_...() are outputs of the forward call: a "
+      "backward pass writes gradients, dquery(dQ), dkey(dK), dvalue(dV)");
+  constexpr bool known = (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
+                                  makes_option<Options>() || is_operand_v<Options>));
   static_assert(known,
                 "attn::attention_backward: unknown option: it takes the options of the forward "
                 "call, and what to write: dquery(), dkey(), dvalue(), ...");
@@ -50,10 +50,18 @@ auto bind_output_gradient(const CallShape& shape, const Lifted& lifted) {
   const auto view = read_only(lifted.view(shape.function, kName));
   const Index columns = view.heads * view.features, needed = shape.heads * shape.value_dim;
   if (Lifted::kStacked && columns != needed) {
-    fail(text(shape.function, ": ", kName, " has ", columns, " columns, needs heads · d_v = ",
-              needed));
+    fail(text(shape.function, ": ", kName, " has ", columns,
+              " columns, needs heads · d_v = ", needed));
   }
   return place_like_output(shape, kName, view, Lifted::kStacked);
+}
+
+/// check_amounts(), and of the sums over queries: each worker has those of a sequence's keys.
+inline void check_backward_amounts(const CallShape& shape, int workers) {
+  check_amounts(shape, workers, false);
+  check_product(shape.function, "scratch for workers x (keys + rows) x (key_dim + value_dim)",
+                Count(workers) + shape.kv_heads, Count(shape.keys.longest()) + 2048,
+                Count(4) * (Count(shape.key_dim) + shape.value_dim + 256));
 }
 
 /// A call of the backward pass on operands whose shape is known.
@@ -84,8 +92,7 @@ class BackwardCall {
     auto scored = bound_.problem(query_, Absent{}, Absent{}, NothingSaved{}, Absent{});
     const auto problem = problem_of(scored, query.to, key.to, value.to);
 
-    const int workers =
-        Executor::kAlone ? 1 : useful_workers<Scalar>(executor.workers(), shape_);
+    const int workers = Executor::kAlone ? 1 : useful_workers<Scalar>(executor.workers(), shape_);
     const auto size = kernel::BackwardSize<Scalar>::of(shape_, workers, wanted());
     const Index all = size.total();
     Workspace<Scalar> brought;
@@ -93,7 +100,7 @@ class BackwardCall {
                                .reserve(all + angles_of(bound_.rotation));
     commit(query, key, value);
     scored.rotation = fill_angles(bound_.rotation, memory + all);
-    kernel::backward(problem, size, memory, workers, executor);
+    kernel::backward(problem, size, memory, executor);
   }
 
  private:
@@ -104,10 +111,8 @@ class BackwardCall {
   static constexpr bool kAsks = Asked::template has<Kind>();
 
   static kernel::Wanted wanted() {
-    kernel::Wanted wanted{};
-    wanted.query = kAsks<QueryGradientOption>;
-    wanted.key = kAsks<KeyGradientOption>;
-    wanted.value = kAsks<ValueGradientOption>;
+    kernel::Wanted wanted;
+    wanted.rotates = kAsks<RotaryOption>;
     return wanted;
   }
 
@@ -160,13 +165,11 @@ void differentiate_opened(const char* function, Workspace<Scalar>* own, Query&& 
                           const Given& given, OutputGradient&& dY, const StateStore<Scalar>& state,
                           Options&... options) {
   check_backward_options<Options...>();
-  const Asked asked(options...);
-  using Options_ = decltype(asked);
-  const GivenCall<Query, Given, std::remove_const_t<Options_>> call(function,
-                                                                    std::forward<Query>(Q), given,
-                                                                    asked);
+  const Asked<Options...> asked(options...);
+  const GivenCall<Query, Given, Asked<Options...>> call(function, std::forward<Query>(Q), given,
+                                                        asked);
   const auto& executor = executor_of(function, asked);
-  check_amounts(call.shape, executor.workers(), false);
+  check_backward_amounts(call.shape, executor.workers());
   const auto held = lift(std::forward<OutputGradient>(dY));
   BackwardCall(call.shape, call.query(), call.source, asked,
                bind_output_gradient<Scalar>(call.shape, held), state)

@@ -185,11 +185,10 @@ OutputMemory<typename Target::Scalar> check_output(const Target& target, const C
     if (!now.stays) return now;
     return {place_like_output(shape, name, now.view, true).view, true, now.object};
   } else {
-    return {
-        place_like_output(shape, name, target.view(shape.function, name), Target::kStacked, columns,
-                          row_names)
-            .view,
-        true, target.object()};
+    return {place_like_output(shape, name, target.view(shape.function, name), Target::kStacked,
+                              columns, row_names)
+                .view,
+            true, target.object()};
   }
 }
 /// What the engine writes through, once commit() has sized the output.

@@ -152,8 +152,8 @@ inline void check_like_output(const CallShape& shape, const char* name, const Op
              has.features != shape.value_dim) {
     fail(text(shape.function, ": ", name, " is a view of [", has.sequences, ", ", has.heads, ", ",
               has.tokens, ", ", has.features, "], needs [", shape.sequences(), ", ", shape.heads,
-              ", ", tokens.longest(), ", ", shape.value_dim, "] (sequences, heads, ",
-              row_names, ", ", columns, "), sequences of equal length"));
+              ", ", tokens.longest(), ", ", shape.value_dim, "] (sequences, heads, ", row_names,
+              ", ", columns, "), sequences of equal length"));
   }
 }
 

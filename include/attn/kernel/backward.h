@@ -11,7 +11,7 @@
 //           s = modify(scale · q · kᵀ), hidden                                   // 1, 2  scored_strip.h: the forward pass's bits
 //           e = exp(s − m)                                                       // 3  online_softmax.h: the same
 //           ds = e · (g · vᵀ − δ)                                                // 4  dot_products.h
-//           ds = ∂loss/∂(scale · q · kᵀ)                                         // 5  score_gradients.h
+//           ds = ∂loss/∂(scale · q · kᵀ)                                         // 5  modifier_gradients.h
 //           dq += ds · k                                                         // 6  weighted_sum.h
 //         dv += eᵀ · g, dk += dsᵀ · (scale · q)                                  // 7  sums_over_rows.h
 //     dq = scale · dq, turned back                                               // 8  write_gradient.h

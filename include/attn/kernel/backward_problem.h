@@ -4,7 +4,7 @@
 #pragma once
 
 #include "problem.h"
-#include "score_gradients.h"
+#include "modifier_gradients.h"
 #include "state_rows.h"
 
 namespace attn {

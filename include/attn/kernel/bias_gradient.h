@@ -1,5 +1,5 @@
-// attn/kernel/bias_gradient.h: where ∂loss/∂score is summed into the gradient of a bias, over what the
-// bias broadcasts over.
+// attn/kernel/bias_gradient.h: where ∂loss/∂score is summed into the gradient of a bias, over what
+// the bias broadcasts over.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -20,8 +20,8 @@ namespace kernel {
 // PICTURE  keys broadcast       a number of each row (numbers_by_row.h), summed over rows at the end
 //          queries broadcast    up to 96 rows and a block of keys from +0, then those to the table
 //          else                 each pair to the table
-// EDGES    where pairs of different sequences, heads or rows share an element (shared()), chunks add
-//          in their turn (in_order.h): the same order for any chunks and workers. Pairs that nobody
+// EDGES    where pairs of different sequences, heads or rows share an element (shared()), chunks
+//          add in their turn (in_order.h): the same order for any chunks and workers. Pairs that nobody
 //          sees leave 0
 // NUMERICS where an element has one pair it is stored at once; else sums are made in the compute
 //          scalar, in scratch where the table is narrower or keeps what it holds, and rounded once
@@ -186,8 +186,21 @@ class BiasGradient {
   template <class Element>
   static ATTN_INLINE void add_packet(Element* to, Index stride, const typename S::Packet& x,
                                      Index lanes) {
-    const auto sum = S::add(detail::load_strided<S>(to, stride, lanes), x);
-    detail::store_strided<S>(to, stride, sum, lanes);
+    if (stride == 1 && lanes >= S::width) {
+      const auto sum = S::add(detail::load_converted<S>(to), x);
+      return detail::store_strided<S>(to, stride, sum, lanes);
+    }
+    alignas(64) Scalar values[S::width];
+    S::store(values, x);
+    Index w = 0;
+    if (stride == 1) {  // four at a time, which the compiler makes an addition of
+      for (; w + 4 <= S::width && w + 4 <= lanes; w += 4) {
+        ATTN_UNROLL
+        for (int i = 0; i < 4; ++i) to[w + i] = Element(Scalar(to[w + i]) + values[w + i]);
+      }
+    }
+    for (; w < S::width && w < lanes; ++w)
+      to[w * stride] = Element(Scalar(Scalar(to[w * stride]) + values[w]));
   }
   template <class Element>
   void add_row(const TensorView<Element>& table, const QueryRow& row, const KeyBlock& block,

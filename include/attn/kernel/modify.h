@@ -69,8 +69,8 @@ class ModifyScores {
   }
 
  private:
-  /// Calls f(part of the segment, modifiers_of, mask) with the modifiers and the mask of the strip's
-  /// rows.
+  /// Calls f(part of the segment, modifiers_of, mask) with the modifiers and the mask of the
+  /// strip's rows.
   template <class F>
   void masked(const Tile& tile, const Segment& segment, const F& f) const {
     if constexpr (detail::asks_bools_v<Mask>) {

@@ -1,9 +1,11 @@
-// attn/kernel/numbers_by_row.h: a number of each row and head of a call, whose sums over rows are gradients.
+// attn/kernel/numbers_by_row.h: a number of each row and head of a call, whose sums over rows are
+// gradients.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
+#include "../base/call_shape.h"
 #include "../base/load.h"
 #include "row_sums.h"
 

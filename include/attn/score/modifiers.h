@@ -110,9 +110,9 @@ struct RuleChain<First, Rest...> {
       return rest.template apply_until<S, Last>(s, row, key);
     }
   }
-  /// apply_seen() to the bit, and the slopes of the rules whose slope is not 1, one after the other:
-  /// the first `Before` are there. A score of −∞ has slopes 0: what hides a pair hides it whatever
-  /// it held.
+  /// apply_seen() to the bit, and the slopes of the rules whose slope is not 1, one after the
+  /// other: the first `Before` are there. A score of −∞ has slopes 0: what hides a pair hides it
+  /// whatever it held.
   template <class S, int Before = 0>
   ATTN_INLINE typename S::Packet apply_with_slopes(const typename S::Packet& s, const QueryRow& row,
                                                    Index key, const typename S::Mask& seen,

@@ -1,8 +1,9 @@
-// attn/kernel/score_gradients.h: from ∂loss/∂score as the softmax sees it back to ∂loss/∂(scale · q · k),
-// and what the modifiers of scores get on the way.
+// attn/kernel/modifier_gradients.h: from ∂loss/∂score as the softmax sees it back to
+// ∂loss/∂(scale · q · k), and what the modifiers of scores get on the way.
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "../lanes.h"
 #include "bias_gradient.h"
 #include "chunk_rows.h"
 #include "numbers_by_row.h"
@@ -154,8 +155,6 @@ class AddScoreGradients {
  public:
   /// Strips that are kept beside the scores of one.
   static constexpr int kKept = Modify::kSlopes + int(To::kVisits);
-  /// There is something to do.
-  static constexpr bool kNeeded = Modify::kSlopes > 0 || To::kOfPairs;
 
   /// `kept`: kKept strips; `partial`: To::partial_rows() rows.
   AddScoreGradients(const Problem& problem, const ChunkRows<Scalar>& rows, Scalar* kept,

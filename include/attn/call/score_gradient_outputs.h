@@ -1,10 +1,10 @@
-// attn/call/score_gradients.h: what score_gradient.h makes: where the gradients of biases, slopes,
-// logits, scale and score functors go, checked against the options that they belong to.
+// attn/call/score_gradient_outputs.h: what score_gradient.h makes: where the gradients of biases,
+// slopes, logits, scale and score functors go, checked against the options that they belong to.
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../base/functor.h"
-#include "../kernel/score_gradients.h"
+#include "../base/score_source.h"
+#include "../kernel/modifier_gradients.h"
 #include "../score/modifiers.h"
 #include "gradient_outputs.h"
 #include "overlap.h"

@@ -116,7 +116,7 @@ TEST(GradientOfDoubles, IsThatOfTheForwardPassOfAutoDiffScalars) {
   Problem<Dual> duals = lifted(x);
   const auto variables = numbers(duals);
   for (std::size_t n = 0; n < variables.size(); ++n)
-    *variables[n] = Dual(variables[n]->value(), Index(variables.size()), Index(n));
+    *variables[n] = Dual(variables[n]->value(), int(variables.size()), int(n));
   const Matrix<Dual> Y =
       attn::attention(attn::heads(duals.Q, 2), duals.K, duals.V, duals.options());
   Eigen::VectorXd expected = Eigen::VectorXd::Zero(Index(variables.size()));
@@ -146,8 +146,8 @@ TEST(GradientOfAutoDiffScalars, CarriesSecondDerivatives) {
   const auto above = moved(kStep), below = moved(-kStep), values = listed(gradient(x));
   for (std::size_t n = 0; n < actual.size(); ++n) {
     EXPECT_NEAR(actual[n].value(), values[n], 1e-14) << n;
-    ASSERT_EQ(actual[n].derivatives().size(), 1) << n;
-    EXPECT_NEAR(actual[n].derivatives()[0], (above[n] - below[n]) / (2 * kStep), 1e-8) << n;
+    const auto& slope = actual[n].derivatives();  // empty: a constant
+    EXPECT_NEAR(slope.size() == 0 ? 0.0 : slope[0], (above[n] - below[n]) / (2 * kStep), 1e-8) << n;
   }
 }
 

@@ -105,6 +105,11 @@ class BackwardPass {
  private:
   static constexpr long double kLowest = -std::numeric_limits<long double>::infinity();
 
+  /// −∞: none, which has no gradient.
+  long double sink_of(Index head) const {
+    return options_.sinks.empty() ? kLowest : options_.sinks[static_cast<std::size_t>(head)];
+  }
+
   /// 1: the scores.
   void see(SeenRow& at) const {
     const std::size_t b = keys_.size() == 2 ? 0 : static_cast<std::size_t>(at.sequence);
@@ -132,8 +137,7 @@ class BackwardPass {
   }
   /// 1: the weights.
   void weigh(SeenRow& at) const {
-    const long double sink =
-        options_.sinks.empty() ? kLowest : options_.sinks[static_cast<std::size_t>(at.head)];
+    const long double sink = sink_of(at.head);
     if (at.pairs.empty() && sink == kLowest) return;
     long double largest = sink;
     for (const SeenPair& pair : at.pairs) largest = std::max(largest, pair.score);
@@ -156,7 +160,7 @@ class BackwardPass {
 
     const long double logsumexp =
         inputs_.logsumexp.size() > 0 ? inputs_.logsumexp(at.token, at.head) : 0;
-    if (!result_.sinks.empty() && at.sink != 0)  // 3
+    if (sink_of(at.head) != kLowest)  // 3
       result_.sinks[static_cast<std::size_t>(at.head)] += at.sink * (logsumexp - delta);
     for (const SeenPair& pair : at.pairs) {
       const Index column = at.head * longest_ + pair.key;

@@ -115,7 +115,7 @@ class BackwardPass {
                 first_strip = first / Size::rows,
                 strips = (end - first + Size::rows - 1) / Size::rows;
     const bool finite = keys_.finite() && rows_.finite(first);
-    Panels seen[kStrips], all = 0;
+    Panels seen[std::size_t{kStrips}], all = 0;
     modifiers_.begin(first);
     for (Index n = 0; n < strips; ++n) {
       const Strip strip = rows.strips()[first_strip + n];
@@ -124,7 +124,7 @@ class BackwardPass {
     }
     modifiers_.end(first, block);
     const auto each_panel = [&](const auto& f) {
-      DepthRange runs[kStrips];
+      DepthRange runs[std::size_t{kStrips}];
       for (Index panel = 0; panel < Visit<Scalar>::kMost && all >> panel != 0; ++panel) {
         if ((all >> panel & 1) == 0) continue;
         const int count = rows_of(panel, seen, strips, end - first, finite, runs);
@@ -218,7 +218,7 @@ class BackwardPass {
     const auto pairs = problem_.scored.dropout.of(row);
     const auto zero = S::set(Scalar(0));
     for (Index first = run.begin / kKeys * kKeys; first < run.end; first += kKeys) {
-      typename S::Mask kept[kPackets];
+      typename S::Mask kept[std::size_t{kPackets}];
       pairs.template keeps<S>(block.first + first, kept);
       for (int v = 0; v < int(kPackets); ++v) {
         const Index j = first + v * S::width;

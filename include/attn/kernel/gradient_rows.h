@@ -20,7 +20,7 @@ struct GradientRowsMemory {
   Scalar *gradient_strips, *gradient_rows, *query_rows;
   Scalar *maximum, *delta, *row;  ///< a number a row; room for one row
   Index rows;                     ///< there is room for, in whole depth steps
-  Index value_depth;              ///< d_v in whole depth steps
+  Index value_depth;              ///< d_v in whole depth steps, one at least
   Index query_depth;              ///< d_k in whole depth steps
 };
 

@@ -8,6 +8,8 @@
 //   dvalue(M)        ∂loss/∂V                                 V
 //   dlogsumexp(l)    ∂loss/∂(log-sum-exp), which is read      save_logsumexp()
 //   accumulate()     gradients are added to what stands there
+//
+// dbias(), dalibi(), dsink(), dscale(), dscore(): score_gradient.h.
 #pragma once
 
 #include "attention.h"

@@ -39,13 +39,14 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// The least weight that a pair has.
+/// The least weight that a pair has; a lesser one counts as 0, so that a hidden pair's 0 meets no
+/// infinity.
 template <class Scalar>
 inline Scalar least_weight() {
   if constexpr (std::numeric_limits<Scalar>::is_specialized) {
     return (std::numeric_limits<Scalar>::min)();
   } else {
-    return Scalar(0);
+    return Scalar(1e-37);
   }
 }
 

@@ -76,11 +76,9 @@ class Drawn {
   }
   Drawn(const Drawn&) = delete;
 
-  enum class Rows { with_their_numbers, without };
-
-  /// No numbers in keys, biases and, if so asked, query rows that nobody looks at; in one call of
-  /// three NaN in the open. Asked for once the options are complete.
-  void poison(Draw& draw, Rows rows) {
+  /// No numbers in keys, queries and biases that nobody looks at; in one call of three NaN in the
+  /// open. Asked for once the options are complete.
+  void poison(Draw& draw) {
     std::vector<bool> queries(at(x.Q.rows())), keys(at(x.K.rows()));
     Bools biases = Bools::Constant(scores.bias.rows(), scores.bias.cols(), false);
     for (Index b = 0; b < x.sequences(); ++b) {
@@ -101,7 +99,7 @@ class Drawn {
       return draw.one_in(2) ? kNaN<float> : draw.one_in(2) ? kInfinity<float> : -kInfinity<float>;
     };
     for (Index i = 0; i < x.Q.rows(); ++i) {
-      if (queries[at(i)] || rows == Rows::with_their_numbers) continue;
+      if (queries[at(i)]) continue;
       x.Q.row(i).setConstant(any());
       x.dY.row(i).setConstant(any());
     }
@@ -114,7 +112,6 @@ class Drawn {
       if (!biases.data()[n]) scores.bias.data()[n] = kNaN<float>;
     }
     for (auto* operand : {&x.K, &x.V, &x.Q, &x.dY}) {
-      if (operand == &x.Q && rows == Rows::with_their_numbers) break;
       if (operand->size() > 0 && draw.one_in(12))
         (*operand)(draw(0, operand->rows() - 1), draw(0, operand->cols() - 1)) = kNaN<float>;
     }
@@ -180,7 +177,7 @@ void expect_softcap_alibi_bias_sink_and_score(Drawn& d, Draw& draw) {
     return i + offset - j > 3 ? 0.5L : 2 - t * t;
   };
   d.options.sinks.assign(scores.sinks.begin(), scores.sinks.end());
-  d.poison(draw, Drawn::Rows::with_their_numbers);
+  d.poison(draw);
 
   MatrixXf dB;
   VectorXf dalibi, dsink;
@@ -220,7 +217,7 @@ void expect_scale_rotary_dropout_and_residual(Drawn& d, Draw& draw) {
   };
   d.options.scale = static_cast<long double>(draw.one_in(5) ? 0 : d.scores.factor);
   d.options.bias = [&](Index, Index, Index i, Index j) { return d.scores.bias_of(i, j); };
-  d.poison(draw, Drawn::Rows::without);
+  d.poison(draw);
   const auto X = uniform<float>(d.x.Q.rows(), d.x.heads * d.x.value_dim, draw.seed());
 
   MatrixXf dB;

@@ -12,7 +12,7 @@
 //
 //   1  z = q·k,  s = f(scale · z),  w = exp(s) / Σ exp(s) over the visible pairs, and the sink
 //   2  ∂w = D · ∂o·v / (1 − p)    D: 0 where dropout drops the pair, 1 else; p: its probability
-//      δ = ∂o · o                    which is Σ w · ∂w
+//      δ = Σ w · ∂w
 //   3  ∂s = w · (∂w − δ + ∂logsumexp),  ∂sink = w_sink · (∂logsumexp − δ)
 //   4  ∂z = ∂s · f'(…),  ∂q = Σ ∂z · k,  ∂k = Σ ∂z · q,  ∂v = Σ D · w / (1 − p) · ∂o
 //
@@ -148,19 +148,15 @@ class BackwardPass {
   }
   void add(SeenRow& at) {
     const Index from = at.head / group_;
-    std::vector<long double> o(static_cast<std::size_t>(d_v_), 0);  // 2
+    long double delta = 0;  // 2
     for (SeenPair& pair : at.pairs) {
       for (Index c = 0; pair.kept && c < d_v_; ++c) {
-        const long double slope = kept_weight_ * output_(at.token, at.head * d_v_ + c),
-                          v = value_(pair.key_row, from * d_v_ + c);
-        pair.weight_gradient += slope * v;
-        o[static_cast<std::size_t>(c)] += kept_weight_ * pair.weight * v;
-        result_.value(pair.key_row, from * d_v_ + c) += pair.weight * slope;  // 4
+        const long double o = kept_weight_ * output_(at.token, at.head * d_v_ + c);
+        pair.weight_gradient += o * value_(pair.key_row, from * d_v_ + c);
+        result_.value(pair.key_row, from * d_v_ + c) += pair.weight * o;  // 4
       }
+      delta += pair.weight * pair.weight_gradient;
     }
-    long double delta = 0;
-    for (Index c = 0; !at.pairs.empty() && c < d_v_; ++c)
-      delta += output_(at.token, at.head * d_v_ + c) * o[static_cast<std::size_t>(c)];
 
     const long double logsumexp =
         inputs_.logsumexp.size() > 0 ? inputs_.logsumexp(at.token, at.head) : 0;

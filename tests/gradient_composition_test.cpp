@@ -111,7 +111,7 @@ class Drawn {
     for (Index n = 0; n < biases.size(); ++n) {
       if (!biases.data()[n]) scores.bias.data()[n] = kNaN<float>;
     }
-    for (auto* operand : {&x.Q, &x.K, &x.V, &x.dY}) {
+    for (auto* operand : {&x.K, &x.V, &x.Q, &x.dY}) {
       if (operand->size() > 0 && draw.one_in(12))
         (*operand)(draw(0, operand->rows() - 1), draw(0, operand->cols() - 1)) = kNaN<float>;
     }
@@ -170,11 +170,11 @@ void expect_softcap_alibi_bias_sink_and_score(Drawn& d, Draw& draw) {
     const auto distance = static_cast<long double>(i + offset - j);
     if (distance == static_cast<long double>(scores.muted)) return -HUGE_VALL;
     return distance > 3 ? s * 0.5L + slope * static_cast<long double>(h)
-                        : std::tanh(s) - slope * distance;
+                        : s + std::tanh(s) - slope * distance;
   };
   d.inputs.slope = [&](long double s, Index, Index, Index i, Index j) {
     const long double t = std::tanh(s);
-    return i + offset - j > 3 ? 0.5L : 1 - t * t;
+    return i + offset - j > 3 ? 0.5L : 2 - t * t;
   };
   d.options.sinks.assign(scores.sinks.begin(), scores.sinks.end());
   d.poison(draw);
@@ -189,7 +189,7 @@ void expect_softcap_alibi_bias_sink_and_score(Drawn& d, Draw& draw) {
                       const auto distance = a.query - a.key;
                       return select(distance == muted, -kInfinity<float>,
                                     select(distance > 3, s * 0.5f + slope * a.head,
-                                           tanh(s) - slope * distance));
+                                           s + tanh(s) - slope * distance));
                     })),
       attn::dbias(dB), attn::dalibi(dalibi), attn::dsink(dsink), attn::dscale(dscale));
   const auto expected = reference_gradient(d.x.Q, d.x.K, d.x.V, d.x.dY, d.options, d.inputs);
@@ -225,7 +225,7 @@ void expect_scale_rotary_dropout_and_residual(Drawn& d, Draw& draw) {
       attn::options(
           attn::scale(static_cast<float>(*d.options.scale)), attn::bias(d.scores.bias),
           attn::rotary(interleaved ? attn::pairing::interleaved : attn::pairing::half_split),
-          attn::residual(X)),
+          attn::residual(X), dropout),
       attn::dbias(dB));
   std::vector<Index> queries, keys;
   for (Index b = 0; b < d.x.sequences(); ++b) {

@@ -24,14 +24,14 @@ class AttentionState {
  public:
   AttentionState() = default;
 
-  /// Of another library's forward pass: m = logsumexp, l = 1 (−∞: a row that saw no key). Of the call
+  /// Of another library's forward pass: m = lse, l = 1 (−∞: a row that saw no key). Of the call
   /// only the sizes are known then, so that nothing else is compared.
   ///
-  /// Shapes     Y [Lq, H·d_v], the output before a residual; logsumexp [Lq, H]
-  /// Requires   equal rows, columns of Y a multiple of those of logsumexp  (std::invalid_argument otherwise)
+  /// Shapes     Y [Lq, H·d_v], the output before a residual; lse [Lq, H], its log-sum-exp
+  /// Requires   equal rows, columns of Y a multiple of those of lse  (std::invalid_argument otherwise)
   template <class Output, class LogSumExp>
   static AttentionState from(const Eigen::DenseBase<Output>& Y,
-                             const Eigen::DenseBase<LogSumExp>& logsumexp);
+                             const Eigen::DenseBase<LogSumExp>& lse);
 
   /// No call has filled it.
   bool empty() const { return !store_.filled(); }
@@ -73,10 +73,10 @@ struct StateOf {
 template <class Scalar>
 template <class Output, class LogSumExp>
 AttentionState<Scalar> AttentionState<Scalar>::from(const Eigen::DenseBase<Output>& Y,
-                                                    const Eigen::DenseBase<LogSumExp>& logsumexp) {
+                                                    const Eigen::DenseBase<LogSumExp>& lse) {
   static constexpr const char* function = "attn::AttentionState::from";
   const auto held_output = detail::hold(Y.derived());
-  const auto held_logsumexp = detail::hold(logsumexp.derived());
+  const auto held_logsumexp = detail::hold(lse.derived());
   const auto output = held_output.view();
   const auto l = held_logsumexp.view();
   const Index queries = l.rows, heads = l.cols;

@@ -241,7 +241,7 @@ class MultiHeadAttention {
 
   template <class... Rest>
   static constexpr void check_lent() {
-    static_assert(detail::given_v<detail::UseOption, Rest...>,
+    static_assert(detail::given_somewhere_v<detail::UseOption, Rest...>,
                   "attn::MultiHeadAttention: a const layer has no scratch of its own: add the "
                   "option use(workspace)");
   }

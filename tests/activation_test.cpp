@@ -1,5 +1,4 @@
 // tests/activation_test.cpp: the activations within their stated ulps of long double, at special values, and over matrices.
-// build: at least -O1
 // SPDX-License-Identifier: MIT
 #include <attn/activation.h>
 #include <gtest/gtest.h>

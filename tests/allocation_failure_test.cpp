@@ -1,5 +1,5 @@
 // tests/allocation_failure_test.cpp: whichever allocation of a call fails, everything is as it was before, and the next call right.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include "support/allocations.h"
 

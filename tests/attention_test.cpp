@@ -1,7 +1,6 @@
 // tests/attention_test.cpp: attention(…) and its functor against the oracle: accuracy, operands,
 // outputs, score options.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
 #include <attn/attn.h>
 
 #include <algorithm>

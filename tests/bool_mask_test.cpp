@@ -1,6 +1,6 @@
 // tests/bool_mask_test.cpp: masks by matrix: keep and hide.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // tests/composed_mask_test.cpp: masks by key, and && || ! of masks.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // tests/eigen_types_test.cpp: any Eigen type goes in and out, and gives the bits of the plain call.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 
 #include <type_traits>

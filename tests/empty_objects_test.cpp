@@ -1,5 +1,5 @@
 // tests/empty_objects_test.cpp: what was never filled, or was moved from, refuses its use in words, and takes another's place.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

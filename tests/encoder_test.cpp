@@ -1,7 +1,7 @@
 // tests/encoder_test.cpp: examples/06_encoder against its plain loops: norms before and behind, all
 // types of file, one sentence and many; and what it says of files that are no BERT.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // tests/errors_test.cpp: what is refused at run time, in which words, and that all is left as it was.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // tests/framework_weights_test.cpp: weights as GPT-2 and BERT store them: joined kernels, and biases
 // of query, key and value apart.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/framework_weights.h>
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // tests/gates_test.cpp: rules that keep include/attn readable, each shown to catch what breaks it.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>
 

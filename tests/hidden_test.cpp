@@ -1,6 +1,6 @@
 // tests/hidden_test.cpp: what is hidden contributes nothing and reads as hidden, however few the rows are that it is hidden from:
 // by a mask, a bias, a score functor, or by q·k itself; in any order of memory, and over a cache of any storage.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

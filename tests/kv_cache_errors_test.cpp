@@ -1,7 +1,7 @@
 // tests/kv_cache_errors_test.cpp: what a cache refuses, in which words; cache and outputs are then as they were, also where a
 // functor throws. Allocations that fail: allocation_failure_test.cpp.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 
 #include <string>

@@ -1,5 +1,5 @@
 // tests/layout_test.cpp: heads, batches and strided views have the bits of plain calls.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

@@ -1,5 +1,5 @@
 // tests/linear_errors_test.cpp: what a linear layer and the activations refuse, in words and before anything is written; what throws.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/layout.h>
 #include <attn/linear.h>

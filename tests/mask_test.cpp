@@ -1,6 +1,6 @@
 // tests/mask_test.cpp: masks by position: causal, window, query offsets.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

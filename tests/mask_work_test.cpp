@@ -1,6 +1,6 @@
 // tests/mask_work_test.cpp: what masks save: products counted by the scalar, lanes by the mask.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,5 +1,5 @@
 // tests/message_text_test.cpp: how the text of a message is put together.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/base/check.h>
 

@@ -1,7 +1,7 @@
 // tests/multi_head_errors_test.cpp: what the layer refuses at run time, in which words, and that outputs are left as they were; so
 // is the cache where decoding is refused or throws.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 
 #include <algorithm>

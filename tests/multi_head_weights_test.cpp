@@ -1,6 +1,6 @@
 // tests/multi_head_weights_test.cpp: a layer's weights: how they are written, views of other frameworks, initialisers.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 
 #include <cmath>

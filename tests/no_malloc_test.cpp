@@ -1,6 +1,6 @@
 // tests/no_malloc_test.cpp: no allocation after the first call, nor in the first after reserve(), nor with fixed sizes.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include "support/allocations.h"
 
 #include <attn/attn.h>

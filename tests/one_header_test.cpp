@@ -1,5 +1,5 @@
 // tests/one_header_test.cpp: attention.h alone has all that its own table of options names.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attention.h>
 #include <gtest/gtest.h>
@@ -34,7 +34,8 @@ TEST(AttentionHeader, NamesEveryOptionOfItsTable) {
       attn::score([](auto s, auto) { return s; }), attn::sink(), attn::residual(Q),
       attn::save_logsumexp(logsumexp), attn::save_max_logit(largest), attn::save_entropy(entropy),
       attn::save_weights(weights), attn::save_scores(scores, attn::stage::masked),
-      attn::sequences({0, 4}), attn::parallel(1), attn::split_keys(4), attn::use(workspace));
+      attn::sequences({0, 4}), attn::dropout(0.1, 1), attn::parallel(1), attn::split_keys(4),
+      attn::use(workspace));
   EXPECT_EQ(Y.rows(), 4);
   EXPECT_TRUE(Y.allFinite());
 }

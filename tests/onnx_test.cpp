@@ -1,6 +1,6 @@
 // tests/onnx_test.cpp: the ONNX standard's own cases, and what its text says over random attributes, by examples/onnx_attention.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <gtest/gtest.h>
 
 #include <algorithm>

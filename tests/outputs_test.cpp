@@ -1,6 +1,6 @@
 // tests/outputs_test.cpp: the outputs of one call are of their size, apart from one another and from what it reads, and written in
 // one piece.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // tests/overlap_test.cpp: memory shared by inputs and outputs works or is refused.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,7 +1,6 @@
 // tests/safetensors_test.cpp: the reader of examples/06_encoder: every number as it is stored, and a
 // sentence for whatever else a file may hold.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
 #include "../examples/06_encoder/safetensors.h"
 
 #include <gtest/gtest.h>

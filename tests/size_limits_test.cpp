@@ -1,5 +1,5 @@
 // tests/size_limits_test.cpp: the ends of the integers that a user can pass anywhere: each is right or refused in words.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

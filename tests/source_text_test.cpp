@@ -1,6 +1,6 @@
 // tests/source_text_test.cpp: the worked example of the text that this library follows, in its two readings.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 //
 // The text: Q = [1 2 3], K = [2 3 4], V = [3 4 5], √d_k = 1, a mask of ones (attend), then x + Output with x = Q.
 #include <attn/attn.h>

@@ -1,6 +1,6 @@
 // tests/structured_mask_test.cpp: masks with a structure of their own: packed documents, prefixes, trees, coarse blocks, functors.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

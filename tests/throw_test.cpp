@@ -1,6 +1,6 @@
 // tests/throw_test.cpp: pools and functors that throw at their n-th call, for every n: the exception reaches the caller, nothing
 // that is gone is used, and the next call is right.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 //
 // Allocations that throw: allocation_failure_test.cpp.

@@ -10,7 +10,8 @@
 //   else is referred to.
 //   Heads lie side by side in columns (layout.h); query head h reads key/value head h / (H / H_kv).
 //   A batch is its sequences' tokens stacked in rows.
-//   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h).
+//   Order: rotary → scale → softcap → bias → alibi → the user's score → mask → softmax (score.h) →
+//   dropout.
 //   Positions: key j is at j, query row i at i + offset; the offset is named once in the call
 //   (mask.h).
 //   A row with no key left gives zeros and log-sum-exp −∞ (the sink's logit where there is one), on
@@ -31,6 +32,7 @@
 
 #include "call/attention_call.h"
 #include "call/cache_source.h"
+#include "dropout.h"
 #include "layout.h"  // heads() and batches, of which the options below speak
 #include "rotary.h"  // rotary()
 
@@ -48,6 +50,7 @@ inline namespace ATTN_ABI {
 ///                         save_max_logit(), save_entropy(), save_weights(), save_scores(), and
 ///                         for attention_backward() save_state()
 ///            batch        sequences(), sequence_length()
+///            training     dropout()
 ///            means        parallel(n), on(pool), split_keys(), use(); all in any order, and
 ///                         several as one value, options(…)
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv (std::invalid_argument that names both

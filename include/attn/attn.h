@@ -12,6 +12,7 @@
 #include "score.h"      //   2  what happens to a score before the mask
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "rotary.h"     //      positions as rotations of queries and keys
+#include "dropout.h"    // 3-4  weights left out at random, in training
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
 #include "attention_state.h"    //  what a backward pass needs of a forward one
 #include "gradient.h"           //  attention_backward(...), its outputs

@@ -13,6 +13,7 @@
 #include "attention.h"
 #include "attention_state.h"
 #include "call/backward_call.h"
+#include "score_gradient.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

@@ -32,8 +32,14 @@ inline namespace ATTN_ABI {
 
 template <class S>
 class LanesMask;
+template <class Value>
+class Dual;
 
 namespace detail {
+
+/// A number with its slope (dual_lanes.h): its operations are its own.
+template <class T>
+inline constexpr bool is_dual_v = is_instance_v<Dual, bare_t<T>>;
 
 /// An integer in a scalar that is known to come from an int alone.
 template <class Scalar>
@@ -69,6 +75,14 @@ class Lanes {
       class Number,
       std::enable_if_t<std::is_arithmetic_v<Number> && !std::is_same_v<Number, Scalar>, int> = 0>
   Lanes(Number x) : packet_(S::set(static_cast<Scalar>(x))) {}  // NOLINT
+  template <class Value>
+  Lanes(const Dual<Value>&) : packet_(S::set(Scalar(0))) {  // NOLINT
+    static_assert(
+        detail::always_false_v<Value>,
+        "attn::score: in a backward pass the score comes with its slope, which lanes that "
+        "were made without it cannot take: begin with the score (auto x = s; x -= ...), "
+        "or write one expression");
+  }
   static ATTN_INLINE Lanes of(const Packet& packet) { return Lanes(packet, Tag{}); }
 
   ATTN_INLINE const Packet& packet() const { return packet_; }
@@ -191,7 +205,7 @@ struct joined {
 template <class A, class B>
 struct joined<A, B, void, void> {};
 template <class A, class B>
-using joined_t = typename joined<A, B>::type;
+using joined_t = std::enable_if_t<!is_dual_v<A> && !is_dual_v<B>, typename joined<A, B>::type>;
 
 }  // namespace detail
 
@@ -259,7 +273,8 @@ ATTN_INLINE Lanes<S> tanh(const Lanes<S>& x) {
 }
 
 /// a in the lanes where the condition holds, b in the others. Both are computed.
-template <class S, class A, class B>
+template <class S, class A, class B,
+          std::enable_if_t<!detail::is_dual_v<A> && !detail::is_dual_v<B>, int> = 0>
 ATTN_INLINE Lanes<S> select(const LanesMask<S>& condition, const A& a, const B& b) {
   return Lanes<S>::of(S::select(condition.mask(), Lanes<S>(a).packet(), Lanes<S>(b).packet()));
 }

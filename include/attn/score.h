@@ -138,6 +138,30 @@ auto score(F&& f) {
   }
 }
 
+/// The same with slope(s, at) = ∂f/∂s, which a backward pass asks for where f takes a plain number:
+/// f and slope are called one key at a time, slope by the backward pass alone. A generic f needs
+/// none: it is then called with the score and its slope at once (dual_lanes.h).
+///
+/// Shapes     f(float s, attn::At at) of one concrete signature, or one_by_one(f);
+///            slope(float s, attn::At at)
+/// Requires   slope is const and returns a number
+template <class F, class Slope>
+auto score(F&& f, Slope&& slope) {
+  using HeldSlope = detail::held_functor_t<Slope>;
+  if constexpr (detail::is_one_by_one_v<F>) {
+    using Held = detail::bare_t<decltype(f.held)>;
+    return detail::KeyFunctor<Held, HeldSlope>(std::forward<F>(f).held,
+                                               HeldSlope(std::forward<Slope>(slope)));
+  } else {
+    using Held = detail::held_functor_t<F>;
+    static_assert(detail::has_one_signature<detail::functor_t<Held>>::value,
+                  "attn::score: a generic functor brings its slope along: write score(f), or "
+                  "score(one_by_one(f), slope)");
+    return detail::KeyFunctor<Held, HeldSlope>(Held(std::forward<F>(f)),
+                                               HeldSlope(std::forward<Slope>(slope)));
+  }
+}
+
 /// For score(): has f called one key at a time, f(float s, attn::At at), also where its signature
 /// is generic.
 template <class F>

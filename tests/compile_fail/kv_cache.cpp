@@ -19,6 +19,8 @@
 // expect 16: unused-result
 // expect 17: a const functor has no scratch of its own: add the option use\(workspace\)
 // expect 18: KeyValueCache: stores a real scalar \(float, double, half, bfloat16, ...\) or std::int8_t
+// expect 19: dropout\(\) on a KeyValueCache: a cache serves inference, where nothing is dropped
+// expect 20: dropout\(\) on a KeyValueCache: a cache serves inference, where nothing is dropped
 #include <attn/attn.h>
 
 using Eigen::MatrixXf;
@@ -100,6 +102,17 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y,
   attn::KeyValueCache<int> integers;
 #elif !CASE
   attn::KeyValueCache<long double> numbers;
+#endif
+#if CASE == 19
+  Y = attn::attention(Q, cache, attn::dropout(0.1, 1));
+#elif !CASE
+  Y = attn::attention(Q, K, V, attn::dropout(0.1, 1));
+#endif
+#if CASE == 20
+  Y = attn::MultiHeadAttention<float>(attn::MultiHeadOptions(8, 2))
+          .decode(Q, cache, attn::dropout(0.1, 1));
+#elif !CASE
+  Y = attn::MultiHeadAttention<float>(attn::MultiHeadOptions(8, 2))(Q, attn::dropout(0.1, 1));
 #endif
   const attn::ScaledDotProductAttention<float> shared;
 #if CASE == 17

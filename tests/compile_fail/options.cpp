@@ -22,6 +22,7 @@
 // expect 19: expected numbers, one for each head or one for all, not bool
 // expect 20: expected numbers, one for each head or one for all, not bool
 // expect 21: expected numbers, one for each head or one for all, not bool
+// expect 22: two dropouts in one call: write one, dropout\(p, seed, stream\)
 #include <attn/attn.h>
 
 #include <vector>
@@ -135,5 +136,10 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y, 
   Y = attn::attention(Q, K, V, attn::sink(M.row(0)));
 #else
   Y = attn::attention(Q, K, V, attn::sink(Q.row(0)));
+#endif
+#if CASE == 22
+  Y = attn::attention(Q, K, V, attn::dropout(0.1, 1), attn::dropout(0.2, 1));
+#else
+  Y = attn::attention(Q, K, V, attn::dropout(0.1, 1));
 #endif
 }

@@ -3,6 +3,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cmath>
+
 #include "random.h"
 
 namespace support {
@@ -20,6 +22,28 @@ DynamicMatrix<Scalar> textbook_attention(const DynamicMatrix<Scalar>& Q,
     P.row(i) /= P.row(i).sum();
   }
   return P * V;
+}
+
+template <class Scalar>
+struct TextbookGradient {
+  DynamicMatrix<Scalar> query, key, value;
+};
+/// The gradient of that, with the scale 1/√d, by O's own gradient dO: five Eigen products.
+template <class Scalar>
+TextbookGradient<Scalar> textbook_gradient(const DynamicMatrix<Scalar>& Q,
+                                           const DynamicMatrix<Scalar>& K,
+                                           const DynamicMatrix<Scalar>& V,
+                                           const DynamicMatrix<Scalar>& dO) {
+  const Scalar scale = 1 / std::sqrt(Scalar(Q.cols()));
+  DynamicMatrix<Scalar> P = scale * (Q * K.transpose());
+  for (Eigen::Index i = 0; i < P.rows(); ++i) {
+    P.row(i) = (P.row(i).array() - P.row(i).maxCoeff()).exp().eval();
+    P.row(i) /= P.row(i).sum();
+  }
+  const DynamicMatrix<Scalar> O = P * V, dP = dO * V.transpose();
+  const Eigen::Matrix<Scalar, Eigen::Dynamic, 1> delta = dO.cwiseProduct(O).rowwise().sum();
+  const DynamicMatrix<Scalar> dS = scale * P.cwiseProduct(dP.colwise() - delta);
+  return {dS * K, dS.transpose() * Q, P.transpose() * dO};
 }
 
 }  // namespace support

@@ -6,6 +6,7 @@
 #include "../kernel/backward_schedule.h"
 #include "attention_call.h"
 #include "gradient_outputs.h"
+#include "score_gradient_outputs.h"
 #include "state_store.h"
 
 namespace attn {
@@ -26,6 +27,7 @@ template <class... Options>
 constexpr void check_backward_options() {
   check_given<Options...>();
   check_residual<Options...>();
+  check_score_gradients<Options...>();
   static_assert(
       (!is_forward_output<Options>() && ...),
       "attn::attention_backward: into() and save_...() are outputs of the forward call: a "
@@ -35,9 +37,11 @@ constexpr void check_backward_options() {
   static_assert(known,
                 "attn::attention_backward: unknown option: it takes the options of the forward "
                 "call, and what to write: dquery(), dkey(), dvalue(), ...");
-  static_assert((is_of_order_v<Options, GradientKinds> || ...),
-                "attn::attention_backward: no gradient is asked for: add dquery(dQ), dkey(dK), "
-                "dvalue(dV)");
+  static_assert(
+      ((is_of_order_v<Options, GradientKinds> || is_of_order_v<Options, ScoreGradientKinds>) ||
+       ...),
+      "attn::attention_backward: no gradient is asked for: add dquery(dQ), dkey(dK), "
+      "dvalue(dV)");
 }
 
 /// The output gradient, laid out as the output; columns without heads() are the heads side by side.
@@ -90,15 +94,17 @@ class BackwardCall {
     auto key = prepare_if_given<KeyGradientOption>(shape_, asked_);
     auto value = prepare_if_given<ValueGradientOption>(shape_, asked_);
     auto scored = bound_.problem(query_, Absent{}, Absent{}, NothingSaved{}, Absent{});
-    const auto problem = problem_of(scored, query.to, key.to, value.to);
+    auto scores = prepare_score_gradients<Scalar>(shape_, asked_);
+    auto problem = problem_of(scored, query.to, key.to, value.to, scores.targets());
 
     const int workers = Executor::kAlone ? 1 : useful_workers<Scalar>(executor.workers(), shape_);
-    const auto size = kernel::BackwardSize<Scalar>::of(shape_, workers, wanted());
-    const Index all = size.total();
+    const auto size = kernel::BackwardSize<Scalar>::of(shape_, workers, wanted(problem));
+    const Index all = size.total(), angles = angles_of(bound_.rotation);
     Workspace<Scalar> brought;
     Scalar* const memory = workspace_of(own != nullptr ? own : &brought, asked_)
-                               .reserve(all + angles_of(bound_.rotation));
-    commit(query, key, value);
+                               .reserve(all + angles + problem.scores.scratch(shape_));
+    commit(query, key, value, scores);
+    problem.scores.place(shape_, memory + all + angles);
     scored.rotation = fill_angles(bound_.rotation, memory + all);
     kernel::backward(problem, size, memory, executor);
   }
@@ -110,8 +116,11 @@ class BackwardCall {
   template <class Kind>
   static constexpr bool kAsks = Asked::template has<Kind>();
 
-  static kernel::Wanted wanted() {
+  template <class Problem>
+  kernel::Wanted wanted(const Problem& problem) const {
     kernel::Wanted wanted;
+    wanted.slopes = kernel::AddScoreGradients<Problem>::kKept;
+    wanted.partial_rows = problem.scores.partial_rows(shape_.heads / shape_.kv_heads);
     wanted.rotates = kAsks<RotaryOption>;
     return wanted;
   }
@@ -122,6 +131,7 @@ class BackwardCall {
     add_gradient<QueryGradientOption>(outputs);
     add_gradient<KeyGradientOption>(outputs);
     add_gradient<ValueGradientOption>(outputs);
+    add_score_gradients<Scalar>(outputs, shape_, asked_);
     const auto keep_apart = [&](const char* name, const auto& input) {
       outputs.keep_from(name, input);
     };
@@ -139,12 +149,13 @@ class BackwardCall {
     }
   }
 
-  template <class Scored, class QueryGradient, class KeyGradient, class ValueGradient>
+  template <class Scored, class QueryGradient, class KeyGradient, class ValueGradient, class Scores>
   auto problem_of(const Scored& scored, const QueryGradient& query, const KeyGradient& key,
-                  const ValueGradient& value) const {
+                  const ValueGradient& value, const Scores& scores) const {
     kernel::BackwardProblem<Scored, Operand<OutputGradient>, LogSumExp, QueryGradient, KeyGradient,
-                            ValueGradient>
-        problem{scored, state_.rows(), output_gradient_, logsumexp_gradient_, query, key, value};
+                            ValueGradient, Scores>
+        problem{scored, state_.rows(), output_gradient_, logsumexp_gradient_, query, key,
+                value,  scores};
     problem.accumulates = kAsks<Accumulate::Kind>;
     return problem;
   }

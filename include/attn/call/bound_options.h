@@ -1,5 +1,5 @@
 // attn/call/bound_options.h: what a pass understands of its options, forward and backward alike:
-// masks, modifiers, positions, rotation, scale.
+// masks, modifiers, positions, rotation, dropout, scale.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -71,6 +71,7 @@ struct BoundOptions {
   const decltype(bind_modifiers<Scalar>(shape, asked)) modify;
   const Offset offset;
   const decltype(rotation_of<Scalar>(source, shape, asked, offset)) rotation;
+  const decltype(bind<DropoutOption, Scalar>(shape, asked)) dropout;
   const Scalar scale;
 
   BoundOptions(const CallShape& s, const Source& from, const Asked& a)
@@ -81,6 +82,7 @@ struct BoundOptions {
         modify(bind_modifiers<Scalar>(shape, asked)),
         offset{source, shape, asked},
         rotation(rotation_of<Scalar>(source, shape, asked, checked(offset))),
+        dropout(bind<DropoutOption, Scalar>(shape, asked)),
         scale(scale_of<Scalar>(shape, asked)) {}
   BoundOptions(const BoundOptions&) = delete;  // its parts refer to one another
 
@@ -101,7 +103,8 @@ struct BoundOptions {
                            residual,
                            saved,
                            Angles{},
-                           parts};
+                           parts,
+                           dropout};
   }
 
  private:

@@ -259,6 +259,9 @@ struct GivenCache {
   }
   template <class Asked>
   auto open(const char* function, const Asked& asked) const {
+    static_assert(!Asked::template has<DropoutOption>(),
+                  "attn: dropout() on a KeyValueCache: a cache serves inference, where nothing is "
+                  "dropped. Leave it out, or give keys and values as matrices");
     static_assert(!Asked::template has<StateOption>(),
                   "attn::save_state: gradients need the keys and values as matrices, which a "
                   "KeyValueCache is not: call attention(Q, K, V, save_state(state))");

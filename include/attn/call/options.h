@@ -11,6 +11,7 @@
 //   state     (attention_state.h)  save_state(), for a backward pass
 //   gradients (gradient.h)   dquery() dkey() dvalue() dlogsumexp() accumulate(), of a backward pass alone
 //   residual  (residual.h)   residual()
+//   training  (dropout.h)    dropout()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
 //   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys()
 //
@@ -28,6 +29,7 @@
 #include "../parallel.h"
 #include "../residual.h"
 #include "../score.h"
+#include "../score/dropped_pairs.h"
 #include "../score/rotary_table.h"
 #include "../workspace.h"
 #include "overlap.h"
@@ -74,7 +76,7 @@ constexpr bool is_attention_option() {
   return is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SinkOption, RotaryOption,
                       BatchOption, IntoOption, WeightsOption, ScoresOption, StateOption,
                       ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
-                      ExecutorOption, SplitKeysOption> ||
+                      ExecutorOption, SplitKeysOption, DropoutOption> ||
          is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
 }
 /// check_given() of a call of attention, and that its options are attention's.

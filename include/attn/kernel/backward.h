@@ -11,7 +11,7 @@
 //           s = modify(scale · q · kᵀ), hidden                                   // 1, 2  scored_strip.h: the forward pass's bits
 //           e = exp(s − m)                                                       // 3  online_softmax.h: the same
 //           ds = e · (g · vᵀ − δ)                                                // 4  dot_products.h
-//           ds = ∂loss/∂(scale · q · kᵀ)                                         // 5
+//           ds = ∂loss/∂(scale · q · kᵀ)                                         // 5  modifier_gradients.h
 //           dq += ds · k                                                         // 6  weighted_sum.h
 //         dv += eᵀ · g, dk += dsᵀ · (scale · q)                                  // 7  sums_over_rows.h
 //     dq = scale · dq, turned back                                               // 8  write_gradient.h
@@ -28,6 +28,7 @@
 
 #include "backward_scratch.h"
 #include "dot_products.h"
+#include "drop_weights.h"
 #include "scored_strip.h"
 #include "sums_over_rows.h"
 #include "in_order.h"
@@ -57,9 +58,10 @@ class BackwardPass {
   static constexpr bool kQuery = detail::is_there_v<typename Problem::QueryGradient>;
   static constexpr bool kKey = detail::is_there_v<typename Problem::KeyGradient>;
   static constexpr bool kValue = detail::is_there_v<typename Problem::ValueGradient>;
+  using ScoreGradients = typename Problem::ScoreGradients;
+  static constexpr bool kQuerySums = kQuery || ScoreGradients::kScale;
   /// Gradients of scores are needed.
-  static constexpr bool kScores =
-      kQuery || kKey || detail::is_there_v<typename Problem::ScoreGradients>;
+  static constexpr bool kScores = kQuerySums || kKey || ScoreGradients::kOfPairs;
 
  public:
   BackwardPass(const Problem& problem, const BackwardScratch<Scalar>& scratch)
@@ -67,7 +69,8 @@ class BackwardPass {
         work_(scratch),
         strip_(problem.scored, work_.scored),
         keys_(problem.scored, work_.keys),
-        rows_(problem, work_.rows) {
+        rows_(problem, work_.rows),
+        modifiers_(problem, strip_.rows(), work_.slopes, work_.bias_sums) {
     std::fill_n(ones_, std::size(ones_), Scalar(1));
   }
 
@@ -81,17 +84,18 @@ class BackwardPass {
     const ChunkRows<Scalar>& rows = strip_.rows();
     rows_.enter(rows, strip_.packed(rows.strips()[rows.strips().count - 1]) -
                           rows.strips().begin(rows.strips().count - 1) * work_.rows.query_depth);
-    if constexpr (kQuery) std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
+    if constexpr (kQuerySums)
+      std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
     strip_.each_block(strip_.visible(), Pack::keys, [&](const KeyBlock& block) {
       keys_.open(block, [&](Index panel) { return strip_.keys_and_values().packed(panel); });
-      if constexpr (kKey || kValue) {
+      if constexpr (kKey || kValue || ScoreGradients::kBias) {
         turn.reach(block.first);
-        turn.wait(first, block.first);
+        turn.wait(problem_.scores.shared() ? 0 : first, block.first);
       }
       for (Index n = (rows.count() - 1) / Size::gradient_rows; n >= 0; --n)
         add(n * Size::gradient_rows, block);
     });
-    if constexpr (kQuery)
+    if constexpr (kQuerySums)
       WriteGradient<Problem>{problem_}.queries(rows, work_.query_sums, key_features(),
                                                work_.rows.row);
   }
@@ -112,29 +116,63 @@ class BackwardPass {
                 strips = (end - first + Size::rows - 1) / Size::rows;
     const bool finite = keys_.finite() && rows_.finite(first);
     Panels seen[kStrips], all = 0;
+    modifiers_.begin(first);
     for (Index n = 0; n < strips; ++n) {
       const Strip strip = rows.strips()[first_strip + n];
       seen[n] = take(strip, (strip.first - first) * Size::score_stride, block, finite);
       all |= seen[n];
     }
-    if constexpr (kKey || kValue) {
-      for (Index panel = 0; all >> panel != 0; ++panel) {
-        if ((all >> panel & 1) != 0) add_panel(panel, seen, strips, first, end, block, finite);
+    modifiers_.end(first, block);
+    const auto each_panel = [&](const auto& f) {
+      DepthRange runs[kStrips];
+      for (Index panel = 0; panel < Visit<Scalar>::kMost && all >> panel != 0; ++panel) {
+        if ((all >> panel & 1) == 0) continue;
+        const int count = rows_of(panel, seen, strips, end - first, finite, runs);
+        f(panel, Runs{runs, count});
       }
+    };
+    if constexpr (kKey) {
+      each_panel([&](Index panel, Runs runs) {
+        add_panel(panel, runs, block, work_.score_gradients, rows_.query_rows(first), sums_.key,
+                  problem_.scored.shape.key_dim, finite);
+      });
+    }
+    if constexpr (kValue) {
+      if constexpr (Scored::kDrops) {
+        if (!finite) drop_marked(first, strips, block);
+      }
+      each_panel([&](Index panel, Runs runs) {
+        add_panel(panel, runs, block, work_.scored.scores, rows_.gradient_rows(first), sums_.value,
+                  problem_.scored.shape.value_dim, finite);
+      });
     }
   }
 
-  /// Stages 1 to 6 of a strip, whose pairs are kept from `at` on. Returns the panels that it visits.
+  /// Stages 1 to 6 of a strip, whose pairs are kept from `at` on. Returns the panels that it
+  /// visits.
   Panels take(const Strip& strip, Index at, const KeyBlock& block, bool finite) {
     Scalar *const e = work_.scored.scores + at, *const ds = work_.score_gradients + at;
-    const Visit<Scalar> visit = strip_.score(strip, block, e);  // 1, 2
+    const Visit<Scalar> visit = scored(strip, block, e);  // 1, 2
     if (visit.empty()) return 0;
     weigh(strip, visit, e, finite ? Hidden::zero : Hidden::marked);  // 3
     if constexpr (kScores) {
-      score_gradients(strip, visit, e, ds);  // 4
+      score_gradients(strip, block, visit, finite, e, ds);  // 4
+      modifiers_(strip, block, visit, ds);   // 5
+    } else if constexpr (Scored::kDrops) {
+      if (finite) {
+        drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
+                        block.first, visit.all(), Hidden::zero, e);
+      }
     }
-    if constexpr (kQuery) add_query(strip, visit, e, ds, finite);  // 6
+    if constexpr (kQuerySums) add_query(strip, visit, e, ds, finite);  // 6
     return complete(strip, visit, e, ds, finite);
+  }
+  Visit<Scalar> scored(const Strip& strip, const KeyBlock& block, Scalar* s) {
+    if constexpr (kScores) {
+      return strip_.score(strip, block, s, modifiers_.kept());
+    } else {
+      return strip_.score(strip, block, s);
+    }
   }
   void weigh(const Strip& strip, const Visit<Scalar>& visit, Scalar* e, Hidden hidden) {
     using Softmax = OnlineSoftmax<S>;
@@ -145,21 +183,49 @@ class BackwardPass {
   }
 
   /// ds = e · (g · vᵀ − δ), 0 where a pair is hidden, whatever its value holds.
-  void score_gradients(const Strip& strip, const Visit<Scalar>& visit, const Scalar* e,
-                       Scalar* ds) const {
+  void score_gradients(const Strip& strip, const KeyBlock& block, const Visit<Scalar>& visit,
+                       bool finite, Scalar* e, Scalar* ds) const {
     for (int n = 0; n < visit.segment_count; ++n) {
       kernel::scores<S>(strip.rows, rows_.gradient_strip(strip), keys_.value_columns(),
                         keys_.value_depth(), visit.segments[n], ds, nullptr);
     }
-    const auto least = S::set(least_weight<Scalar>()), zero = S::set(Scalar(0));
-    for (int i = 0; i < strip.rows; ++i, e += Size::score_stride, ds += Size::score_stride) {
+    auto cursor = strip_.rows().from(strip.first);
+    for (int i = 0; i < strip.rows; ++i, cursor.next()) {
+      const Index at = i * Size::score_stride;
       const auto delta = S::set(*rows_.delta(strip.first + i));
       for (int n = 0; n < visit.run_count; ++n) {
-        for (Index j = visit.runs[n].begin; j < visit.runs[n].end; j += S::width) {
-          const auto weight = S::load(e + j);
-          S::store(ds + j, S::where_less(weight, least, zero,
-                                         S::mul(weight, S::sub(S::load(ds + j), delta))));
+        const DepthRange& run = visit.runs[n];
+        if constexpr (Scored::kDrops) {
+          differentiate_kept(cursor.row, block, run, delta, finite, e + at, ds + at);
+        } else {
+          for (Index j = run.begin; j < run.end; j += S::width)
+            S::store(ds + at + j, differentiated(S::load(e + at + j), S::load(ds + at + j), delta));
         }
+      }
+    }
+  }
+  static ATTN_INLINE typename S::Packet differentiated(const typename S::Packet& e,
+                                                       const typename S::Packet& dp,
+                                                       const typename S::Packet& delta) {
+    return S::where_less(e, S::set(least_weight<Scalar>()), S::set(Scalar(0)),
+                         S::mul(e, S::sub(dp, delta)));
+  }
+  /// A row under dropout: ds = e · (D · dp − δ), and e = D · e, for dv, where no pair is marked.
+  void differentiate_kept(const QueryRow& row, const KeyBlock& block, const DepthRange& run,
+                          const typename S::Packet& delta, bool finite, Scalar* e,
+                          Scalar* ds) const {
+    constexpr Index kKeys = 32, kPackets = kKeys / S::width;
+    const auto pairs = problem_.scored.dropout.of(row);
+    const auto zero = S::set(Scalar(0));
+    for (Index first = run.begin / kKeys * kKeys; first < run.end; first += kKeys) {
+      typename S::Mask kept[kPackets];
+      pairs.template keeps<S>(block.first + first, kept);
+      for (int v = 0; v < int(kPackets); ++v) {
+        const Index j = first + v * S::width;
+        if (j < run.begin || j >= run.end) continue;
+        const auto weight = S::load(e + j);
+        S::store(ds + j, differentiated(weight, S::select(kept[v], S::load(ds + j), zero), delta));
+        if (finite) S::store(e + j, S::select(kept[v], weight, zero));
       }
     }
   }
@@ -204,25 +270,23 @@ class BackwardPass {
     }
   }
 
-  /// Stage 7 of one panel of keys.
-  void add_panel(Index panel, const Panels* seen, Index strips, Index first, Index end,
-                 const KeyBlock& block, bool finite) {
-    DepthRange runs[kStrips];
-    const Runs rows{runs, rows_of(panel, seen, strips, end - first, finite, runs)};
-    const Scalar *const e = work_.scored.scores + panel * Size::panel, *const ds =
-                                                                           work_.score_gradients +
-                                                                           panel * Size::panel;
-    const Index key = block.first + panel * Size::panel;
-    if constexpr (kKey) {
-      sum_panel_over_rows<S>(
-          {ds, rows_.query_rows(first), rows, sums_.key + key * key_features(), key_features()},
-          finite ? nullptr : e, problem_.scored.shape.key_dim, rows_.panel_stride());
-    }
-    if constexpr (kValue) {
-      sum_panel_over_rows<S>({e, rows_.gradient_rows(first), rows,
-                              sums_.value + key * value_features(), value_features()},
-                             finite ? nullptr : e, problem_.scored.shape.value_dim,
-                             rows_.panel_stride());
+  /// Stage 7 of one panel of keys: sums += pᵀ · b, over the rows that visit it.
+  void add_panel(Index panel, Runs rows, const KeyBlock& block, const Scalar* p, const Scalar* b,
+                 Scalar* sums, Index features, bool finite) const {
+    const Index stride = round_up(features, Size::panel), column = panel * Size::panel;
+    sum_panel_over_rows<S>({p + column, b, rows, sums + (block.first + column) * stride, stride},
+                           finite ? nullptr : work_.scored.scores + column, features,
+                           rows_.panel_stride());
+  }
+  /// Where hidden pairs are marked, those that are dropped are as well: behind their scores'
+  /// gradients, before their values'.
+  void drop_marked(Index first, Index strips, const KeyBlock& block) const {
+    const DepthRange all{0, round_up(block.keys.end - block.first, Size::panel)};
+    for (Index n = 0; n < strips; ++n) {
+      const Strip strip = strip_.rows().strips()[first / Size::rows + n];
+      drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
+                      block.first, Runs{&all, 1}, Hidden::marked,
+                      work_.scored.scores + (strip.first - first) * Size::score_stride);
     }
   }
   /// The rows that visit a panel, as runs of whole depth steps; those in between that do not are
@@ -260,6 +324,7 @@ class BackwardPass {
   ScoredStrip<Scored> strip_;
   GradientKeys<Scored> keys_;
   GradientRows<Problem> rows_;
+  AddScoreGradients<Problem> modifiers_;
   KeySums<Scalar> sums_{};
   Scalar ones_[Size::rows];
   alignas(64) Scalar sums_of_weights_[Size::rows * Size::panel];

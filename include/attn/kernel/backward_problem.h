@@ -4,6 +4,7 @@
 #pragma once
 
 #include "problem.h"
+#include "modifier_gradients.h"
 #include "state_rows.h"
 
 namespace attn {
@@ -13,7 +14,7 @@ namespace kernel {
 /// Everything one backward pass computes from and to. Each gradient is an Operand like what it
 /// belongs to, or Absent: it is then not computed.
 template <class Scored_, class OutputGradient_, class LogSumExpGradient_, class QueryGradient_,
-          class KeyGradient_, class ValueGradient_, class ScoreGradients_ = Absent>
+          class KeyGradient_, class ValueGradient_, class ScoreGradients_ = NoScoreGradients>
 struct BackwardProblem {
   using Scored = Scored_;
   using Scalar = typename Scored::Scalar;
@@ -33,7 +34,7 @@ struct BackwardProblem {
   QueryGradient query;
   KeyGradient key;
   ValueGradient value;
-  ScoreGradients scores{};   ///< gradients of what modifies scores, or Absent
+  ScoreGradients scores{};   ///< gradients of what modifies scores
   bool accumulates = false;  ///< gradients are added to what stands there
 };
 

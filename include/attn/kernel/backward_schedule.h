@@ -68,6 +68,7 @@ class BackwardSchedule {
                                                     chunks_of(shape_, size_.rows, shape_.kv_heads));
     executor.run(busy, [&](int worker) { work(worker); });
     if constexpr (kKeys) write_left();
+    problem_.scores.finish(shape_);
   }
 
  private:

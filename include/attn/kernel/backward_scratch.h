@@ -14,8 +14,9 @@ namespace kernel {
 
 /// What a call asks for, as far as its scratch depends on it.
 struct Wanted {
-  bool rotates = false;  ///< queries and keys are turned
-  int slopes = 0;        ///< of modifiers, that are kept for each pair
+  bool rotates = false;    ///< queries and keys are turned
+  int slopes = 0;          ///< of modifiers, that are kept for each pair
+  Index partial_rows = 0;  ///< of sums for the gradient of a bias
 };
 
 /// Hands out memory part after part, each on a cache line; without memory, counts.
@@ -108,6 +109,7 @@ struct BackwardScratch {
   GradientRowsMemory<Scalar> rows;
   Scalar* score_gradients;  ///< ds, laid out as the scores
   Scalar* slopes;           ///< of a strip, one such after the other
+  Scalar* bias_sums;        ///< of the rows whose weights are kept
   Scalar* query_sums;       ///< dq of the chunk's rows, before the scale
 
   BackwardScratch(const BackwardSize<Scalar>& size, ScratchWalk<Scalar>& walk)
@@ -135,6 +137,7 @@ struct BackwardScratch {
             depth};
     score_gradients = walk.take(kept);
     slopes = walk.take(Index(size.wanted.slopes) * Size::rows * Size::score_stride);
+    bias_sums = walk.take(size.wanted.partial_rows * Size::score_stride);
     query_sums = walk.take(size.rows * size.key_features());
   }
 };

@@ -41,54 +41,79 @@ ATTN_NOINLINE void score_few(const typename S::Scalar* q, const Keys& keys, Inde
   if (lane_max != nullptr && j + kKeys <= end) raise_lanes<S>(acc, lane_max);
 }
 
+/// Functions of some number of rows: of as many packets as pay, and where fewer are left.
+template <class Function>
+struct FewRowTiles {
+  Function whole, rest;
+  Index whole_width, rest_width;
+};
+/// score_few() by row counts.
+template <class S, class Keys>
+inline constexpr auto score_few_v =
+    of_row_counts<TileSize<typename S::Scalar>::in_place_rows>([](auto rows) {
+      constexpr int R = decltype(rows)::value, C = Keys::packets(R), kRest = Keys::rest(R);
+      return FewRowTiles<decltype(&score_few<S, 1, 1, Keys>)>{
+          &score_few<S, R, C, Keys>, &score_few<S, R, kRest, Keys>, C * S::width, kRest * S::width};
+    });
+
 /// scores() of few rows: of keys [begin, end) of a block, `begin` being the first of a panel.
 template <class S, class Keys>
 void scores_of_few(int rows, const typename S::Scalar* q, const Keys& keys, Index begin, Index end,
                    typename S::Scalar* s, typename S::Scalar* lane_max) {
   using Size = TileSize<typename S::Scalar>;
   if (begin >= end) return;
-  with_rows<typename S::Scalar, Size::in_place_rows>(rows, [&](auto count) {
-    constexpr int R = decltype(count)::value, C = Keys::packets(R), kRest = Keys::rest(R);
-    Index j = begin;
-    for (; j + C * S::width <= end; j += C * S::width)
-      score_few<S, R, C>(q, keys, j, end, s, lane_max);
-    for (; j < end; j += kRest * S::width) score_few<S, R, kRest>(q, keys, j, end, s, lane_max);
-  });
+  const auto& tiles = score_few_v<S, Keys>[std::size_t(rows - 1)];
+  Index j = begin;
+  for (; j + tiles.whole_width <= end; j += tiles.whole_width)
+    tiles.whole(q, keys, j, end, s, lane_max);
+  for (; j < end; j += tiles.rest_width) tiles.rest(q, keys, j, end, s, lane_max);
   if (end % Size::panel != 0) hide_beyond<S>(rows, end, s, lane_max);
 }
+
+/// The most packets of sums of a tile of few rows.
+template <class Values, int R>
+constexpr int most_few_sums() {
+  constexpr int kHere = R * std::max(Values::packets(R), Values::rest(R));
+  if constexpr (R > 1) return std::max(kHere, most_few_sums<Values, R - 1>());
+  return kHere;
+}
+template <class S, class Values>
+using FewSums =
+    BlockSums<S, 1, most_few_sums<Values, TileSize<typename S::Scalar>::in_place_rows>()>;
 
 /// The sums of C packets of features from c on, over one run of keys.
 template <class S, int R, int C, class Values>
 ATTN_NOINLINE void sum_few_run(const typename S::Scalar* p, const Values& values, Index c,
-                               Runs pieces, bool first, bool last, BlockSums<S, R, C>& block) {
+                               Runs pieces, bool first, bool last, FewSums<S, Values>& block) {
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
   clear<S>(acc);
   values.add(acc, ScoreRows<typename S::Scalar>{p}, c, pieces);
   block.add(acc, first, last);
 }
-template <class S, int R, int C, class Values>
-ATTN_NOINLINE void sum_few(const typename S::Scalar* p, const Values& values, Index c, Runs runs,
-                           const typename S::Scalar* rescale, typename S::Scalar* o,
-                           Index o_stride) {
-  BlockSums<S, R, C> block(rescale, o + c, o_stride);
-  block.each_run(runs, [&](Runs pieces, bool first, bool last) {
-    sum_few_run<S, R, C>(p, values, c, pieces, first, last, block);
-  });
-}
+/// sum_few_run() by row counts.
+template <class S, class Values>
+inline constexpr auto sum_few_v =
+    of_row_counts<TileSize<typename S::Scalar>::in_place_rows>([](auto rows) {
+      constexpr int R = decltype(rows)::value, C = Values::packets(R), kRest = Values::rest(R);
+      return FewRowTiles<decltype(&sum_few_run<S, 1, 1, Values>)>{&sum_few_run<S, R, C, Values>,
+                                                                  &sum_few_run<S, R, kRest, Values>,
+                                                                  C * S::width, kRest * S::width};
+    });
 
 /// weighted_sum() of few rows.
 template <class S, class Values>
 void weighted_sum_of_few(int rows, const typename S::Scalar* p, const Values& values, Runs runs,
                          const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
-  using Size = TileSize<typename S::Scalar>;
-  with_rows<typename S::Scalar, Size::in_place_rows>(rows, [&](auto count) {
-    constexpr int R = decltype(count)::value, C = Values::packets(R), kRest = Values::rest(R);
-    Index c = 0;
-    for (; c + C * S::width <= values.width(); c += C * S::width)
-      sum_few<S, R, C>(p, values, c, runs, rescale, o, o_stride);
-    for (; c < values.width(); c += kRest * S::width)
-      sum_few<S, R, kRest>(p, values, c, runs, rescale, o, o_stride);
-  });
+  const auto& tiles = sum_few_v<S, Values>[std::size_t(rows - 1)];
+  for (Index c = 0; c < values.width();) {
+    const bool whole = c + tiles.whole_width <= values.width();
+    const auto sum_run = whole ? tiles.whole : tiles.rest;
+    FewSums<S, Values> block(rescale, o + c, o_stride);
+    block.each_run(runs, [&](Runs pieces, bool first, bool last) {
+      sum_run(p, values, c, pieces, first, last, block);
+    });
+    c += whole ? tiles.whole_width : tiles.rest_width;
+  }
 }
 
 }  // namespace kernel

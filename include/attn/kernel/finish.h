@@ -15,7 +15,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     y[r, c] = o[r, c] · (1 / l[r]) (+ x[r, c])     l: the row's lanes reduced, W rows at a time; one division a packet of rows
+// WHAT     y[r, c] = o[r, c] · (1 / l[r]) (+ x[r, c])     l: the row's lanes reduced, W rows at a time; one division a packet of rows.
+//                                                         Under dropout 1 / l times 1 / (1 − p): no pair pays for it
 // TRAFFIC  o is read once, y written once; W rows × W features are turned in registers where rows
 //          lie side by side in y
 // EDGES    a row that has seen nothing (l = 0) gives zeros; features that fill no packet are stored
@@ -45,7 +46,9 @@ class Finish {
       const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
       const auto empty = S::equal(sums, zero);
       S::store(sum, sums);
-      S::store(inverse, S::select(empty, zero, S::div(one, S::select(empty, one, sums))));
+      auto inverses = S::select(empty, zero, S::div(one, S::select(empty, one, sums)));
+      if constexpr (Problem::kDrops) inverses = S::mul(inverses, S::set(problem_.dropout.scale));
+      S::store(inverse, inverses);
       const bool turned = rows == S::width && by_columns();
       if (turned) write_columns(cursor, r, inverse, to.row());
       for (int i = 0; i < rows; ++i, cursor.next(), to.next()) {

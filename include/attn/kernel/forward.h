@@ -10,6 +10,7 @@
 //         s = scale · q · kᵀ                                                     // 1  scored_strip.h: dot_products.h
 //         s = modify(s), hide(s) where the mask is not known to be full          // 2                  modify.h, score.h, mask.h
 //         r = state.advance(s), s = state.weigh(s)                               // 3  softmax_rows.h, online_softmax.h: s becomes exp(s − max)
+//         s = 0 where dropout drops the pair                                     //    drop_weights.h
 //         o = r · o + s · v                                                      // 4  weighted_sum.h
 //     every 4096 keys (and after each part of them) settle state and o           //    settled_rows.h: added with compensation, and 0
 //     y = o / sum (+ residual), log-sum-exp = max + log(sum)                     // 5  finish.h, row_outputs.h
@@ -35,6 +36,7 @@
 #pragma once
 
 #include "chunks.h"
+#include "drop_weights.h"
 #include "finish.h"
 #include "key_parts.h"
 #include "pair_outputs.h"
@@ -138,7 +140,12 @@ class ForwardPass {
     }
     auto& keys_and_values = strip_.keys_and_values();
     const bool finite = keys_and_values.finite(strip.rows, visit, s);
-    softmax.weigh(strip, r, s, visit.all(), finite ? Hidden::zero : Hidden::marked);     // 3
+    const Hidden hidden = finite ? Hidden::zero : Hidden::marked;
+    softmax.weigh(strip, r, s, visit.all(), hidden);  // 3
+    if constexpr (Problem::kDrops) {
+      drop_weights<detail::Simd<Scalar>>(problem_.dropout, strip_.rows().from(strip.first),
+                                         strip.rows, block.first, visit.all(), hidden, s);
+    }
     keys_and_values.weighted_sum(strip.rows, visit, s, r, softmax.output(strip.first));  // 4
   }
 

@@ -1,5 +1,5 @@
-// attn/kernel/gradient_keys.h: keys and values of a block as the backward pass multiplies with them:
-// values as columns, keys as rows.
+// attn/kernel/gradient_keys.h: keys and values of a block as the backward pass multiplies with
+// them: values as columns, keys as rows.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -1,5 +1,5 @@
-// attn/kernel/gradient_rows.h: the rows of a chunk as the backward pass multiplies with them: output
-// gradients and queries, and what the softmax left of each.
+// attn/kernel/gradient_rows.h: the rows of a chunk as the backward pass multiplies with them:
+// output gradients and queries, and what the softmax left of each.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -27,7 +27,7 @@ struct GradientRowsMemory {
 // WHAT     of each row        g = dY / l            (0 where l = 0)        as strips, for dp = g · vᵀ, and as panels of features, for dv += eᵀ · g
 //                             q̂ = scale · q                                as panels of features, for dk += dsᵀ · q̂; out of the packed strips
 //                             m, δ = (dY · O − d(log-sum-exp)) / l
-// WHY      1 / l rides on g and δ: no pair is divided by it
+// WHY      1 / l rides on g and δ, and 1 / (1 − p) of dropout on g: no pair is divided by them
 // EDGES    rows behind the chunk's, up to a whole depth step, are zeros in the panels.
 //          finite(): none of a row's numbers is NaN or infinite, so that a hidden pair may be
 //          multiplied by its zero
@@ -84,9 +84,14 @@ class GradientRows {
     Scalar delta(0);
     std::fill_n(memory_.row, round_up(features, Size::panel), Scalar(0));
     if (!empty) {
-      delta = Scalar((product_with_output(row) - logsumexp_gradient(row)) * inverse);
+      const Scalar change(product_with_output(row) - logsumexp_gradient(row));
+      problem_.scores.see_row(problem_.scored.modify, row, m, l, change);
+      delta = Scalar(change * inverse);
+      Scalar factor = inverse;
+      if constexpr (Problem::Scored::kDrops)
+        factor = Scalar(factor * problem_.scored.dropout.scale);
       for (Index c = 0; c < features; c += S::width) {
-        const auto g = S::mul(S::load(memory_.row + c), S::set(inverse));
+        const auto g = S::mul(S::load(memory_.row + c), S::set(factor));
         check.see(g);
         S::store(memory_.row + c, g);
       }

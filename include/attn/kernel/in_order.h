@@ -1,5 +1,5 @@
-// attn/kernel/in_order.h: chunks that add to the same sums do so in one order, whichever workers they
-// have.
+// attn/kernel/in_order.h: chunks that add to the same sums do so in one order, whichever workers
+// they have.
 // SPDX-License-Identifier: MIT
 #pragma once
 

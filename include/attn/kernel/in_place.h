@@ -32,6 +32,27 @@ ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last,
   }
 }
 
+/// The first `count` features of `there` keys, a packet of keys for each feature; lanes of others
+/// are zeros.
+/// WHY  not inlined: compiled once, not for each number of rows (0.1 to 0.5 s of a call of attention)
+template <class S, class T>
+ATTN_NOINLINE void write_columns(const T* keys, Index stride, Index there, Index count,
+                                 typename S::Scalar (&columns)[S::width][S::width]) {
+  using Scalar = typename S::Scalar;
+  if (there == S::width) {
+    typename S::Packet rows[S::width];
+    for (Index w = 0; w < S::width; ++w)
+      rows[w] = detail::load_strided<S>(keys + w * stride, 1, count);
+    S::transpose(rows);
+    for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
+  } else {
+    for (Index w = 0; w < count; ++w) S::store(columns[w], S::set(Scalar(0)));
+    for (Index x = 0; x < there; ++x) {
+      for (Index w = 0; w < count; ++w) columns[w][x] = Scalar(keys[x * stride + w]);
+    }
+  }
+}
+
 /// Keys from the first of a block on; features lie side by side.
 template <class S, class T>
 struct KeysInPlace {
@@ -95,31 +116,12 @@ struct KeysInPlace {
       for (Index c = first; c < features && there > 0; c += S::width) {
         alignas(64) typename S::Scalar columns[S::width][S::width];
         const Index count = std::min<Index>(features - c, S::width);
-        write_columns(keys, v * S::width, there, c, count, columns);
+        write_columns<S>(keys.token(v * S::width) + c, keys.token_stride, there, count, columns);
         for (Index w = 0; w < count; ++w) {
           ATTN_UNROLL
           for (int i = 0; i < int(R); ++i)
             acc[i][v] = S::fmadd(S::set(q(i, c + w)), S::load(columns[w]), acc[i][v]);
         }
-      }
-    }
-  }
-  /// `count` features from c on of `there` keys; lanes of others are zeros.
-  static ATTN_INLINE void write_columns(const Source<T>& keys, Index key, Index there, Index c,
-                                        Index count,
-                                        typename S::Scalar (&columns)[S::width][S::width]) {
-    using Scalar = typename S::Scalar;
-    if (there == S::width) {
-      Packet rows[S::width];
-      for (Index w = 0; w < S::width; ++w)
-        rows[w] = detail::load_strided<S>(keys.token(key + w) + c, 1, count);
-      S::transpose(rows);
-      for (Index w = 0; w < S::width; ++w) S::store(columns[w], rows[w]);
-    } else {
-      for (Index w = 0; w < count; ++w) S::store(columns[w], S::set(Scalar(0)));
-      for (Index x = 0; x < there; ++x) {
-        const T* const from = keys.token(key + x) + c;
-        for (Index w = 0; w < count; ++w) columns[w][x] = Scalar(from[w]);
       }
     }
   }
@@ -157,10 +159,11 @@ struct ValuesInPlace {
       const T* const row = source.token(j) + c;
       prefetch_rows<S>(source, j + Size::panel, j + Size::panel + 1, ahead);
       Packet value[C];
-      ATTN_UNROLL
-      for (int x = 0; x < int(C); ++x) {
-        value[x] = held >= Index(C) * S::width ? detail::load_converted<S>(row + x * S::width)
-                                               : detail::load_strided<S>(row, 1, held);
+      if constexpr (C == 1) {  // the features that are left may fill no packet
+        value[0] = detail::load_strided<S>(row, 1, held);
+      } else {
+        ATTN_UNROLL
+        for (int x = 0; x < int(C); ++x) value[x] = detail::load_converted<S>(row + x * S::width);
       }
       ATTN_UNROLL
       for (int i = 0; i < int(R); ++i) {

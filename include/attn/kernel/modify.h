@@ -35,19 +35,15 @@ class ModifyScores {
 
   /// Stage 2 on the scores of a segment: modifiers, then −∞ where the mask hides; lane_max follows.
   void operator()(const Tile& tile, const Segment& segment) const {
-    if constexpr (detail::asks_bools_v<Mask>) {
-      if (!segment.full && problem_.mask.by_columns()) {
-        const auto cursor = rows_.from(tile.strip.first);
-        StripMask<S, Mask> mask(problem_.mask, cursor, tile.strip.rows, length_of(cursor.row));
-        with_modifiers(tile, segment, true, [&](const Segment& part, const auto& modifiers_of) {
-          mask.load(tile.block + part.first * Size::panel);
-          modify_part(tile, part, modifiers_of, mask);
-        });
-        return;
-      }
-    }
-    with_modifiers(tile, segment, false, [&](const Segment& part, const auto& modifiers_of) {
-      modify_part(tile, part, modifiers_of, AnyRow{problem_.mask});
+    masked(tile, segment, [&](const Segment& part, const auto& modifiers_of, const auto& mask) {
+      modify_part(tile, part, modifiers_of, mask);
+    });
+  }
+  /// The same to the bit, with slopes; lane_max is left out. Hidden pairs have slopes 0.
+  void operator()(const Tile& tile, const Segment& segment,
+                  const SlopeStrips<Scalar>& slopes) const {
+    masked(tile, segment, [&](const Segment& part, const auto& modifiers_of, const auto& mask) {
+      modify_part(tile, part, modifiers_of, mask, slopes);
     });
   }
 
@@ -73,6 +69,26 @@ class ModifyScores {
   }
 
  private:
+  /// Calls f(part of the segment, modifiers_of, mask) with the modifiers and the mask of the
+  /// strip's rows.
+  template <class F>
+  void masked(const Tile& tile, const Segment& segment, const F& f) const {
+    if constexpr (detail::asks_bools_v<Mask>) {
+      if (!segment.full && problem_.mask.by_columns()) {
+        const auto cursor = rows_.from(tile.strip.first);
+        StripMask<S, Mask> mask(problem_.mask, cursor, tile.strip.rows, length_of(cursor.row));
+        with_modifiers(tile, segment, true, [&](const Segment& part, const auto& modifiers_of) {
+          mask.load(tile.block + part.first * Size::panel);
+          f(part, modifiers_of, mask);
+        });
+        return;
+      }
+    }
+    with_modifiers(tile, segment, false, [&](const Segment& part, const auto& modifiers_of) {
+      f(part, modifiers_of, AnyRow{problem_.mask});
+    });
+  }
+
   /// Calls f(part of the segment, modifiers_of(i, row i)) for all of it at once, or panel by panel
   /// where biases or masks lie by columns:
   /// a line of a column is then gone through by all rows of the strip before the next.
@@ -150,6 +166,35 @@ class ModifyScores {
       ATTN_UNROLL
       for (int v = 1; v < Size::packets; ++v) largest[0] = S::max(largest[0], largest[v]);
       S::store(lane_max, largest[0]);
+    }
+  }
+
+  /// The same with slopes, all packets as at the ragged end.
+  template <class ModifiersOf, class MaskOfStrip>
+  void modify_part(const Tile& tile, const Segment& segment, const ModifiersOf& modifiers_of,
+                   const MaskOfStrip& mask, const SlopeStrips<Scalar>& kept) const {
+    constexpr int count = Modify::kSlopes;
+    const auto zero = S::set(Scalar(0)),
+               lowest = S::set(Scalar(Eigen::NumTraits<Scalar>::lowest()));
+    auto cursor = rows_.from(tile.strip.first);
+    for (int i = 0; i < tile.strip.rows; ++i, cursor.next()) {
+      const QueryRow row = cursor.row;
+      const auto modifiers = modifiers_of(i, row);
+      Scalar* const s = tile.row(i);
+      for (Index j = segment.first * Size::panel; j < segment.end; j += S::width) {
+        auto visible = S::first_lanes(segment.end - j);
+        if (!segment.full) visible = S::mask_and(visible, mask.lanes(i, row, tile.block + j));
+        typename S::Packet slopes[std::size_t{count > 0 ? count : 1}];
+        auto score = modifiers.template apply_with_slopes<S>(S::load(s + j), row, tile.block + j,
+                                                             visible, slopes);
+        score = S::select(visible, score, S::set(hidden_score<Scalar>()));
+        S::store(s + j, score);
+        ATTN_UNROLL
+        for (int n = 0; n < count; ++n)
+          S::store(kept.slope(n, i) + j, S::select(visible, slopes[n], zero));
+        if (kept.seen != nullptr)
+          S::store(kept.seen_of(i) + j, S::where_less(score, lowest, zero, S::set(Scalar(1))));
+      }
     }
   }
 

@@ -37,7 +37,8 @@ class OffsetOf {
 
 /// Everything one call computes from and to.
 template <class Query_, class Key_, class Value_, class Output_, class Mask_, class Modify_,
-          class Residual_, class Saved_, class Rotation_ = Absent, class Parts_ = Absent>
+          class Residual_, class Saved_, class Rotation_ = Absent, class Parts_ = Absent,
+          class Dropout_ = Absent>
 struct Problem {
   using Query = Query_;
   using Key = Key_;
@@ -49,12 +50,14 @@ struct Problem {
   using Saved = Saved_;
   using Rotation = Rotation_;
   using Parts = Parts_;
+  using Dropout = Dropout_;
   using Scalar = compute_t<typename Query::Scalar>;
   /// The heads of a row are summed somewhere: one worker takes them one after the other.
   static constexpr bool kOverHeads = Saved::kOverHeads;
   static constexpr bool kSavesPairs = Saved::kWeights || Saved::kScores;
   static constexpr bool kInParts = !std::is_same_v<Parts, Absent>;
   static constexpr bool kRotates = !std::is_same_v<Rotation, Absent>;
+  static constexpr bool kDrops = !std::is_same_v<Dropout, Absent>;
 
   const detail::CallShape& shape;
   Query query;
@@ -69,14 +72,15 @@ struct Problem {
   Saved saved;          ///< outputs beside the output (row_outputs.h)
   Rotation rotation{};  ///< of queries and keys by their positions, or Absent
   Parts parts{};        ///< of the keys (key_parts.h), or Absent
+  Dropout dropout{};    ///< of weights (score/dropped_pairs.h), or Absent
 };
 
 /// (Parts are taken where they are made: copies of fresh stores wait for these.)
 template <class Query, class Key, class Value, class Output, class Scalar, class Mask, class Modify,
-          class Residual, class Saved, class Rotation, class Parts>
+          class Residual, class Saved, class Rotation, class Parts, class Dropout>
 Problem(const detail::CallShape&, Query, Key, Value, Output, Scalar, Mask, Modify, OffsetOf,
-        Residual, Saved, Rotation, Parts)
-    -> Problem<Query, Key, Value, Output, Mask, Modify, Residual, Saved, Rotation, Parts>;
+        Residual, Saved, Rotation, Parts, Dropout)
+    -> Problem<Query, Key, Value, Output, Mask, Modify, Residual, Saved, Rotation, Parts, Dropout>;
 
 /// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the
 /// largest sequence.

@@ -91,6 +91,13 @@ class ScoredStrip {
   /// Stages 1 and 2: what a strip visits of the open block, and the scores of that at s. Their
   /// largest, by lanes, are at lane_max().
   ATTN_INLINE Visit<Scalar> score(const Strip& strip, const KeyBlock& block, Scalar* s) {
+    return score(strip, block, s, detail::kAbsent);
+  }
+  /// The same scores to the bit, with what `slopes` asks for: SlopeStrips, or Absent. With them
+  /// lane_max() is left out.
+  template <class Slopes>
+  ATTN_INLINE Visit<Scalar> score(const Strip& strip, const KeyBlock& block, Scalar* s,
+                                  const Slopes& slopes) {
     Visit<Scalar> visit;
     const QueryRows rows = rows_.of(strip);
     const KeyRange seen = intersect(problem_.mask.keys(rows), block.keys);
@@ -105,7 +112,13 @@ class ScoredStrip {
       const bool as_scored = segment.full && Problem::Modify::kIdentity;
       keys_and_values_.scores(query, segment,
                               {strip, block.first, s, as_scored ? lane_max : nullptr});
-      if (!as_scored) modify_({strip, block.first, s, lane_max}, segment);
+      if (as_scored) continue;
+      const ScoreTile<Scalar> tile{strip, block.first, s, lane_max};
+      if constexpr (detail::is_there_v<Slopes>) {
+        modify_(tile, segment, slopes);
+      } else {
+        modify_(tile, segment);
+      }
     }
     return visit;
   }

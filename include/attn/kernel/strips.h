@@ -18,8 +18,8 @@ struct Strip {
 };
 
 /// Strips share their rows evenly, so that none is much lower than the register tile: the first
-/// `higher` have one row more. Or all but the last are as tall as the tile, so that rows at multiples
-/// of its height begin a strip.
+/// `higher` have one row more. Or all but the last are as tall as the tile, so that rows at
+/// multiples of its height begin a strip.
 struct Strips {
   Index count = 0, low = 0, higher = 0, all = 0;
 

@@ -1,5 +1,5 @@
-// attn/kernel/sums_over_rows.h: dv += eᵀ · g and dk += dsᵀ · q̂ of a block of rows: products that sum
-// over rows instead of keys.
+// attn/kernel/sums_over_rows.h: dv += eᵀ · g and dk += dsᵀ · q̂ of a block of rows: products that
+// sum over rows instead of keys.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -94,9 +94,10 @@ struct TileSize {
   ///      columns are 100 KiB.
   static constexpr int saved_rows = std::max(rows, int(384 / sizeof(Scalar)) / rows * rows);
 
-  /// Query rows whose weights and score gradients are kept together by the backward pass, before they
-  /// are multiplied into the gradients of keys and values: whole strips.
-  /// Part of the bits contract: counted from the first row of a sequence, each such sum starts anew.
+  /// Query rows whose weights and score gradients are kept together by the backward pass, before
+  /// they are multiplied into the gradients of keys and values: whole strips.
+  /// Part of the bits contract: counted from the first row of a sequence, each such sum starts
+  /// anew.
   /// WHY  48 and 192 within 1 % at d = 64 (AVX-512)
   static constexpr Index gradient_rows = 96;
   static_assert(gradient_rows % rows == 0, "no strip lies in two of them");

@@ -36,6 +36,20 @@ struct ScoreTile {
   Scalar* row(int i) const { return scores + i * TileSize<Scalar>::score_stride; }
 };
 
+/// What a backward pass keeps of a strip's scores beside them, each laid out as they are.
+template <class Scalar>
+struct SlopeStrips {
+  using Size = TileSize<Scalar>;
+  static constexpr Index kStrip = Size::rows * Size::score_stride;
+
+  Scalar*
+      slopes;  ///< ∂(score after)/∂(score before) of the modifiers that have one, in their order
+  Scalar* seen = nullptr;  ///< 1 where a pair is seen, else 0; null: not asked for
+
+  Scalar* slope(int n, int i) const { return slopes + n * kStrip + i * Size::score_stride; }
+  Scalar* seen_of(int i) const { return seen + i * Size::score_stride; }
+};
+
 /// Panels to score, and the same as runs of keys without gaps.
 template <class Scalar>
 struct Visit {
@@ -47,6 +61,14 @@ struct Visit {
 
   bool empty() const { return segment_count == 0; }
   Runs all() const { return {runs, run_count}; }
+  /// Calls f(its first key in the block, end of its segment) for each packet with a visited key.
+  template <class F>
+  ATTN_INLINE void each_packet(const F& f) const {
+    for (int n = 0; n < segment_count; ++n) {
+      for (Index j = segments[n].first * Size::panel; j < segments[n].end; j += Size::width)
+        f(j, segments[n].end);
+    }
+  }
 
   void add(Index first, Index last, Index end, bool full) {
     if (segment_count > 0 && segments[segment_count - 1].last == first &&

@@ -22,7 +22,8 @@ class WriteGradient {
  public:
   explicit WriteGradient(const Problem& problem) : problem_(problem) {}
 
-  /// Of a chunk's queries: scale · dq. `scratch`: room for a row.
+  /// Of a chunk's queries: scale · dq, and what the scale's gradient gets of them. `scratch`: room
+  /// for a row.
   void queries(const ChunkRows<Scalar>& rows, const Scalar* sums, Index stride,
                Scalar* scratch) const {
     const auto& scored = problem_.scored;
@@ -35,8 +36,11 @@ class WriteGradient {
                            scored.shape.key_dim, scratch);
         from = scratch;
       }
-      write(problem_.query, problem_.query.row(row.sequence, row.head, row.row),
-            scored.shape.key_dim, from, scored.scale);
+      if constexpr (Problem::ScoreGradients::kScale)
+        problem_.scores.see_query(row, product_with_query(row, from));
+      if constexpr (detail::is_there_v<typename Problem::QueryGradient>)
+        write(problem_.query, problem_.query.row(row.sequence, row.head, row.row),
+              scored.shape.key_dim, from, scored.scale);
     }
   }
   /// Of the keys and values of a sequence and head.
@@ -65,6 +69,19 @@ class WriteGradient {
   }
 
  private:
+  Scalar product_with_query(const QueryRow& row, const Scalar* from) const {
+    const auto& query = problem_.scored.query;
+    const auto* const q = query.row(row.sequence, row.head, row.row);
+    const Index stride = query.view.feature_stride, features = problem_.scored.shape.key_dim;
+    auto sum = S::set(Scalar(0));
+    for (Index c = 0; c < features; c += S::width) {
+      const auto product = S::fmadd(detail::load_strided<S>(q + c * stride, stride, features - c),
+                                    S::loadu(from + c), sum);
+      sum = S::select(S::first_lanes(features - c), product, sum);
+    }
+    return S::reduce_add(sum);
+  }
+
   /// to = factor · from (+ to).
   template <class Gradient>
   void write(const Gradient& gradient, typename Gradient::Scalar* to, Index features,

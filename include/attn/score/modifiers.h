@@ -24,6 +24,10 @@ using ModifierOrder = Order<SoftcapOption, BiasOption, AlibiOption, ScoreOption>
 template <class... Rules>
 struct RuleChain {
   static constexpr bool kReadsTable = false;
+  template <stage>
+  static constexpr int slopes_until() {
+    return 0;
+  }
 
   template <class F>
   RuleChain map(const F&) const {
@@ -41,6 +45,12 @@ struct RuleChain {
   template <class S, stage Last>
   ATTN_INLINE typename S::Packet apply_until(const typename S::Packet& s, const QueryRow&,
                                              Index) const {
+    return s;
+  }
+  template <class S, int Before>
+  ATTN_INLINE typename S::Packet apply_with_slopes(const typename S::Packet& s, const QueryRow&,
+                                                   Index, const typename S::Mask&,
+                                                   typename S::Packet*) const {
     return s;
   }
 };
@@ -61,6 +71,13 @@ struct RuleChain<First, Rest...> {
     } else {
       return rest.table();
     }
+  }
+
+  /// Rules up to a stage whose slope is not 1.
+  template <stage Last>
+  static constexpr int slopes_until() {
+    return int(First::kSloped && First::kStage <= Last) +
+           RuleChain<Rest...>::template slopes_until<Last>();
   }
 
   /// The chain of f(rule).
@@ -93,6 +110,27 @@ struct RuleChain<First, Rest...> {
       return rest.template apply_until<S, Last>(s, row, key);
     }
   }
+  /// apply_seen() to the bit, and the slopes of the rules whose slope is not 1, one after the
+  /// other: the first `Before` are there. A score of −∞ has slopes 0: what hides a pair hides it
+  /// whatever it held.
+  template <class S, int Before = 0>
+  ATTN_INLINE typename S::Packet apply_with_slopes(const typename S::Packet& s, const QueryRow& row,
+                                                   Index key, const typename S::Mask& seen,
+                                                   typename S::Packet* slopes) const {
+    using Scalar = typename S::Scalar;
+    constexpr int known = Before + int(First::kSloped);
+    typename S::Packet score = s;
+    if constexpr (First::kSloped) {
+      score = first.template apply_with_slope<S>(s, row, key, seen, slopes[Before]);
+    } else {
+      score = first.template apply<S>(s, row, key);
+    }
+    const auto lowest = S::set(Scalar(Eigen::NumTraits<Scalar>::lowest()));
+    ATTN_UNROLL
+    for (int n = 0; n < known; ++n)
+      slopes[n] = S::where_less(score, lowest, S::set(Scalar(0)), slopes[n]);
+    return rest.template apply_with_slopes<S, known>(score, row, key, seen, slopes);
+  }
 };
 
 /// The modifiers of a call: the rules of its scores, and beside them the sink.
@@ -107,6 +145,10 @@ struct Modifiers {
   static constexpr bool kIdentity = sizeof...(Rules) == 0;
   static constexpr bool kSink = is_there_v<Sink>;
   static constexpr bool kReadsTable = RuleChain<Rules...>::kReadsTable;
+  /// Slopes that a backward pass needs of a score: of all rules, and of those before the bias.
+  static constexpr int kSlopes = RuleChain<Rules...>::template slopes_until<stage::biased>(),
+                       kSlopesBeforeBias =
+                           RuleChain<Rules...>::template slopes_until<stage::softcapped>();
 
   /// The rules of one row, to apply to its scores.
   /// WHY  looked up packet by packet, where a row of the bias lies is loaded and computed anew each

@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include "../lanes.h"
+#include "../dual_lanes.h"
 #include "../base/functor.h"
 #include "../base/asked.h"
 #include "score_rule.h"
@@ -12,19 +12,34 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// Called with lanes.
+/// Called with lanes; for its slope with lanes that carry theirs (dual_lanes.h).
 template <class Function>
 struct BoundLanesFunctor : ScoreRule {
+  static constexpr bool kSloped = true;
   const Function* function;
   explicit BoundLanesFunctor(const Function& f) : function(&f) {}
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
+    return Lanes<S>((*function)(Lanes<S>::of(s), at<S>(row, key))).packet();
+  }
+  template <class S>
+  ATTN_INLINE typename S::Packet apply_with_slope(const typename S::Packet& s, const QueryRow& row,
+                                                  Index key, const typename S::Mask&,
+                                                  typename S::Packet& slope) const {
+    using Score = Dual<Lanes<S>>;
+    const Score score((*function)(Score::of(Lanes<S>::of(s), Lanes<S>(1)), at<S>(row, key)));
+    slope = score.slope().packet();
+    return score.value().packet();
+  }
+
+ private:
+  template <class S>
+  static ATTN_INLINE LanesAt<S> at(const QueryRow& row, Index key) {
     using Scalar = typename S::Scalar;
     const auto keys = S::add(S::set(from_index<Scalar>(key)), S::iota());
-    const LanesAt<S> at{SameLanes<S>(row.sequence), SameLanes<S>(row.head),
-                        SameLanes<S>(row.position), Lanes<S>::of(keys)};
-    return Lanes<S>((*function)(Lanes<S>::of(s), at)).packet();
+    return {SameLanes<S>(row.sequence), SameLanes<S>(row.head), SameLanes<S>(row.position),
+            Lanes<S>::of(keys)};
   }
 };
 
@@ -38,47 +53,93 @@ constexpr LaneNumbers<Lane...> lane_numbers(std::integer_sequence<int, Lane...>)
   return {};
 }
 
+/// The slope of a functor that is called one key at a time: f(s, at) of a number that carries its
+/// slope, where the functor has no signature of its own.
+template <class Function>
+struct SlopeOfDual {
+  const Function* function;
+  template <class Scalar>
+  Scalar operator()(const Scalar& s, const At& at) const {
+    static_assert(!has_one_signature<Function>::value,
+                  "attn::score: a backward pass needs the slope of the score functor, and one that "
+                  "takes a plain number has none: give it, score(f, slope) with [](float s, "
+                  "attn::At at) { return ...; } that returns how much f changes with s, or write f "
+                  "generic, [](auto s, auto at) { return s - ...; }");
+    if constexpr (has_one_signature<Function>::value) {
+      return s;
+    } else {
+      return Dual<Scalar>((*function)(Dual<Scalar>::of(s, Scalar(1)), at)).slope();
+    }
+  }
+};
+/// The one that the user gives.
+template <class Function>
+struct SlopeOfUser {
+  const Function* function;
+  template <class Scalar>
+  Scalar operator()(const Scalar& s, const At& at) const {
+    return Scalar((*function)(s, at));
+  }
+};
+
 /// Called one key at a time, for pairs that are seen only: a table that the functor reads needs no
 /// entries for others.
-template <class Function>
+template <class Function, class Slope = SlopeOfDual<Function>>
 struct BoundKeyFunctor : ScoreRule {
-  static constexpr bool kAsksSeen = true;
+  static constexpr bool kAsksSeen = true, kSloped = true;
   const Function* function;
-  explicit BoundKeyFunctor(const Function& f) : function(&f) {}
+  Slope slope_of;
+  BoundKeyFunctor(const Function& f, const Slope& slope) : function(&f), slope_of(slope) {}
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow& row,
                                        Index key) const {
     using Numbers = decltype(lane_numbers(std::make_integer_sequence<int, S::width>()));
-    return each<S>(s, row, key, Numbers::value);
+    return each<S>(*function, s, row, key, Numbers::value);
   }
-  /// Lanes that are not seen borrow the key of one that is.
   template <class S>
   ATTN_INLINE typename S::Packet apply_seen(const typename S::Packet& s, const QueryRow& row,
                                             Index key, const typename S::Mask& seen) const {
+    int lanes[S::width];
+    return find_seen<S>(seen, lanes) ? each<S>(*function, s, row, key, lanes) : s;
+  }
+  template <class S>
+  ATTN_INLINE typename S::Packet apply_with_slope(const typename S::Packet& s, const QueryRow& row,
+                                                  Index key, const typename S::Mask& seen,
+                                                  typename S::Packet& slope) const {
+    int lanes[S::width];
+    slope = S::set(typename S::Scalar(0));
+    if (!find_seen<S>(seen, lanes)) return s;
+    slope = each<S>(slope_of, s, row, key, lanes);
+    return each<S>(*function, s, row, key, lanes);
+  }
+
+ private:
+  /// The lane whose key each lane asks for: those that are not seen borrow that of one that is.
+  /// Whether there is one.
+  template <class S>
+  static ATTN_INLINE bool find_seen(const typename S::Mask& seen, int (&lanes)[S::width]) {
     using Scalar = typename S::Scalar;
     alignas(64) Scalar counts[S::width];
     S::store(counts, S::select(seen, S::set(Scalar(1)), S::set(Scalar(0))));
     int first = 0;
     while (first < S::width && equal(counts[first], Scalar(0))) ++first;
-    if (first == S::width) return s;
-    int lanes[S::width];
+    if (first == S::width) return false;
     for (int w = 0; w < S::width; ++w) lanes[w] = equal(counts[w], Scalar(0)) ? first : w;
-    return each<S>(s, row, key, lanes);
+    return true;
   }
-
- private:
   /// WHY  one function for all of them, never inlined: the compiler may fuse the functor's own
   ///      products and sums, and would otherwise choose anew in every place. The copies let it see
   ///      that scores are no data of the functor.
-  template <class S>
-  ATTN_NOINLINE typename S::Packet each(const typename S::Packet& s, const QueryRow& row, Index key,
-                                        const int (&lanes)[S::width]) const {
+  template <class S, class F>
+  static ATTN_NOINLINE typename S::Packet each(const F& f, const typename S::Packet& s,
+                                               const QueryRow& row, Index key,
+                                               const int (&lanes)[S::width]) {
     using Scalar = typename S::Scalar;
     alignas(64) Scalar scores[S::width];
     S::store(scores, s);
     const Index sequence = row.sequence, head = row.head, query = row.position;
     for (int w = 0; w < S::width; ++w)
-      scores[w] = Scalar((*function)(scores[w], At{sequence, head, query, key + lanes[w]}));
+      scores[w] = Scalar(f(scores[w], At{sequence, head, query, key + lanes[w]}));
     return S::load(scores);
   }
 };
@@ -128,19 +189,31 @@ struct LanesFunctor : option_base {
     return BoundLanesFunctor<functor_t<Held>>(held.get());
   }
 };
-template <class Held>
+template <class Held, class HeldSlope = Absent>
 struct KeyFunctor : option_base {
   using Kind = ScoreOption;
   using Position = ReadsPositions;
   Held held;
-  explicit KeyFunctor(Held h) : held(std::move(h)) {}
+  HeldSlope slope;
+  explicit KeyFunctor(Held h, HeldSlope s = {}) : held(std::move(h)), slope(std::move(s)) {}
   template <class Scalar, class Shape>
-  BoundKeyFunctor<functor_t<Held>> bind(const Shape&) const {
-    static_assert(std::is_invocable_r_v<Scalar, const functor_t<Held>&, Scalar, At>,
+  auto bind(const Shape&) const {
+    using Function = functor_t<Held>;
+    static_assert(std::is_invocable_r_v<Scalar, const Function&, Scalar, At>,
                   "attn::score: a functor that is called one key at a time takes the score and "
                   "where it stands, and returns the new score: write [](float s, attn::At at) { "
                   "return s - ...; }, or [](auto s, auto at) to be called with lanes of keys");
-    return BoundKeyFunctor<functor_t<Held>>(held.get());
+    if constexpr (is_there_v<HeldSlope>) {
+      using OfUser = SlopeOfUser<functor_t<HeldSlope>>;
+      static_assert(std::is_invocable_r_v<Scalar, const functor_t<HeldSlope>&, Scalar, At>,
+                    "attn::score: the slope of a functor takes the score and where it stands, and "
+                    "returns how much the new score changes with it: write score(f, [](float s, "
+                    "attn::At at) { return ...; })");
+      return BoundKeyFunctor<Function, OfUser>(held.get(), OfUser{&slope.get()});
+    } else {
+      using OfDual = SlopeOfDual<Function>;
+      return BoundKeyFunctor<Function, OfDual>(held.get(), OfDual{&held.get()});
+    }
   }
 };
 

@@ -14,9 +14,13 @@ namespace detail {
 ///                                                `seen` count, as the others are hidden afterwards
 ///   of(row), table                               with kReadsTable: the rule on one row; the matrix
 ///                                                shaped like the scores that it reads
+///   apply_with_slope<Simd>(s, row, key, seen, slope)
+///                                                with kSloped: apply_seen, or apply, to the
+///                                                bit, and how much the score changes with s;
+///                                                without it 1
 struct ScoreRule {
   static constexpr stage kStage = stage::biased;  ///< the first that has its change
-  static constexpr bool kAsksSeen = false, kReadsTable = false;
+  static constexpr bool kAsksSeen = false, kReadsTable = false, kSloped = false;
 };
 
 }  // namespace detail

@@ -22,11 +22,26 @@ struct SoftcapOption {
 template <class Scalar>
 struct BoundSoftcap : ScoreRule {
   static constexpr stage kStage = stage::softcapped;
+  static constexpr bool kSloped = true;
   Scalar cap, inverse;
   BoundSoftcap(Scalar c, Scalar i) : cap(c), inverse(i) {}
   template <class S>
   ATTN_INLINE typename S::Packet apply(const typename S::Packet& s, const QueryRow&, Index) const {
-    return S::mul(S::set(cap), tanh_lanes<S>(S::mul(s, S::set(inverse))));
+    return S::mul(S::set(cap), tanh_of<S>(s));
+  }
+  template <class S>
+  ATTN_INLINE typename S::Packet apply_with_slope(const typename S::Packet& s, const QueryRow&,
+                                                  Index, const typename S::Mask&,
+                                                  typename S::Packet& slope) const {
+    const auto t = tanh_of<S>(s);
+    slope = S::fmadd(S::sub(S::set(Scalar(0)), t), t, S::set(Scalar(1)));
+    return S::mul(S::set(cap), t);
+  }
+
+ private:
+  template <class S>
+  ATTN_INLINE typename S::Packet tanh_of(const typename S::Packet& s) const {
+    return tanh_lanes<S>(S::mul(s, S::set(inverse)));
   }
 };
 template <class Number>

@@ -27,7 +27,7 @@ class AttentionState {
   /// Of another library's forward pass: m = lse, l = 1 (−∞: a row that saw no key). Of the call
   /// only the sizes are known then, so that nothing else is compared.
   ///
-  /// Shapes     Y [Lq, H·d_v], the output before a residual; lse [Lq, H], its log-sum-exp
+  /// Shapes     Y [Lq, H·d_v], the output before residual and dropout; lse [Lq, H], its log-sum-exp
   /// Requires   equal rows, columns of Y a multiple of those of lse  (std::invalid_argument otherwise)
   template <class Output, class LogSumExp>
   static AttentionState from(const Eigen::DenseBase<Output>& Y,

@@ -6,6 +6,7 @@
 //   dquery(M)        ∂loss/∂Q                                 Q
 //   dkey(M)          ∂loss/∂K                                 K
 //   dvalue(M)        ∂loss/∂V                                 V
+//   dbias(M) …       those of what modifies scores:           score_gradient.h
 //   dlogsumexp(l)    ∂loss/∂(log-sum-exp), which is read      save_logsumexp()
 //   accumulate()     gradients are added to what stands there
 #pragma once
@@ -69,10 +70,12 @@ inline detail::Accumulate accumulate() { return {}; }
 ///            table above; nothing else is computed). use(workspace), parallel(n), on(pool) need not
 ///            be those of the forward call; residual(X) is accepted, its gradient is dY itself;
 ///            split_keys() changes nothing
-/// Requires   a state of this very call: sizes, sequences, query offsets, key lengths, scale, softcap
-///            and kinds of options are compared; outputs that share memory with nothing else   (std::invalid_argument otherwise; outputs are then untouched)
-/// Semantics  a row that sees no key: zeros; a hidden pair contributes nothing, whatever its operands
-///            hold. NaN in a visible one: in the rows that the formula says. half and bfloat16
+/// Requires   a state of this very call: sizes, sequences, query offsets, key lengths, scale,
+///            softcap, dropout and kinds of options are compared (what a mask or bias holds is not);
+///            outputs that share memory neither with one another nor with what is read, no operand
+///            in place  (std::invalid_argument otherwise; outputs are then untouched)
+/// Semantics  a row that sees no key: zeros; a hidden or dropped pair contributes nothing, whatever its
+///            operands hold (a dropped one through its value). NaN in a visible one: in the rows that the formula says. half and bfloat16
 ///            operands compute in float, each gradient is rounded once
 /// Bits       a row of dQ depends on its query, its dY, the keys it sees and the options; a row of dK
 ///            and dV on its key, its value and the queries that see it. Not on threads, other rows,

@@ -288,7 +288,14 @@ class MultiHeadAttention {
 
   template <class X, class Stored, class... Options>
   auto decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
-                   Options&&... options) const {
+                   Options&... options) const {
+    return detail::with_opened(
+        [&](auto&... opened) { return decode_opened(own, std::forward<X>(x), cache, opened...); },
+        options...);
+  }
+  template <class X, class Stored, class... Options>
+  auto decode_opened(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
+                     Options&... options) const {
     detail::check_options<Options...>();
     static_assert(std::is_same_v<Compute, kernel::cache_compute_t<Stored>>,
                   "attn::MultiHeadAttention::decode: the cache computes in another scalar than the "
@@ -348,7 +355,19 @@ class MultiHeadAttention {
   template <class GivenQuery, class GivenKey, class Query, class Key, class Value, class... Options>
   auto run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
            Options&... options) const {
+    return detail::with_opened(
+        [&](auto&... opened) {
+          return run_opened<GivenQuery, GivenKey>(own, query, key, value, opened...);
+        },
+        options...);
+  }
+  template <class GivenQuery, class GivenKey, class Query, class Key, class Value, class... Options>
+  auto run_opened(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
+                  Options&... options) const {
     detail::check_options<Options...>();
+    static_assert(!detail::given_v<detail::StateOption, Options...>,
+                  "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
+                  "layer");
     return write_or_return<GivenQuery>(
         [&](const auto& asked) {
           run_with<GivenQuery, GivenKey>(context(kName, own), query, key, value, asked);

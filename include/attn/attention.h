@@ -119,8 +119,8 @@ class ScaledDotProductAttention {
   void backward(Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,
                 const AttentionState<Compute>& state, Options&&... options) const;
 
-  /// Makes room for calls up to these sizes, so that even the first one allocates nothing. (Those of
-  /// backward() allocate nothing from the second on.)
+  /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
+  /// (backward() allocates nothing from its second call on.)
   ///
   /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }

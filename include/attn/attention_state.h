@@ -1,5 +1,5 @@
-// attn/attention_state.h: what a backward pass needs of a forward one: AttentionState, and the option
-// save_state(state) that fills it.
+// attn/attention_state.h: what a backward pass needs of a forward one: AttentionState, and the
+// option save_state(state) that fills it.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -11,14 +11,13 @@ namespace detail {
 struct StateOf;
 }
 
-/// What a backward pass needs of a forward one: m and l of every row and head (its largest score, and
-/// the sum of exp(score − m)), O before residual and rounding, and a digest of the call.
+/// What a backward pass needs of a forward one: m and l of every row and head (its largest score,
+/// and the sum of exp(score − m)), O before residual and rounding, and a digest of the call.
 ///
 /// \tparam Scalar  the scalar that the call computes in: float for half and bfloat16
 /// Semantics  a regular value, empty at first. A call that is refused leaves it as it was; one that
 ///            throws later (a functor, a pool) leaves it empty. Filling it changes no bit of Y
-/// Bits       of a row: those of the forward pass
-/// Cost       Lq·H·(d_v + 2) scalars; from the second call of the same sizes on nothing is allocated
+/// Cost       Lq·H·(d_v + 2) scalars; from the second call of the same sizes on none is allocated
 template <class Scalar>
 class AttentionState {
  public:
@@ -28,7 +27,8 @@ class AttentionState {
   /// only the sizes are known then, so that nothing else is compared.
   ///
   /// Shapes     Y [Lq, H·d_v], the output before residual and dropout; lse [Lq, H], its log-sum-exp
-  /// Requires   equal rows, columns of Y a multiple of those of lse  (std::invalid_argument otherwise)
+  /// Requires   equal rows, columns of Y a multiple of those of lse (std::invalid_argument
+  ///            otherwise)
   template <class Output, class LogSumExp>
   static AttentionState from(const Eigen::DenseBase<Output>& Y,
                              const Eigen::DenseBase<LogSumExp>& lse);
@@ -39,8 +39,8 @@ class AttentionState {
   Index heads() const { return store_.heads(); }
   Index value_dim() const { return store_.value_dim(); }
 
-  /// Makes room for calls up to these sizes, so that even the first one allocates nothing for it; a
-  /// state that has to grow is empty then.
+  /// Makes room for calls up to these sizes, so that even the first one allocates nothing for it.
+  /// A state that has to grow is empty then.
   ///
   /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1       (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) {

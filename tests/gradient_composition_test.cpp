@@ -207,8 +207,14 @@ void expect_softcap_alibi_bias_sink_and_score(Drawn& d, Draw& draw) {
   }
 }
 
-void expect_scale_rotary_and_residual(Drawn& d, Draw& draw) {
+void expect_scale_rotary_dropout_and_residual(Drawn& d, Draw& draw) {
   const bool interleaved = draw.one_in(2);
+  const std::uint32_t part = draw.one_in(3) ? 0 : std::uint32_t(draw(0, 60000));  // of 65536
+  const auto dropout = attn::dropout(part / 65536., draw.seed(), draw.seed());
+  d.inputs.dropped = part / 65536.L;
+  d.inputs.keeps = [=, offset = d.offset](Index b, Index h, Index i, Index j) {
+    return attn::keeps(dropout, {b, h, i + offset, j});
+  };
   d.options.scale = static_cast<long double>(draw.one_in(5) ? 0 : d.scores.factor);
   d.options.bias = [&](Index, Index, Index i, Index j) { return d.scores.bias_of(i, j); };
   d.poison(draw);
@@ -239,7 +245,7 @@ void expect_scale_rotary_and_residual(Drawn& d, Draw& draw) {
 }
 
 TEST(GradientComposition, OfMasksAndScoresIsTheFormula) {
-  for (std::uint32_t seed = 1; seed <= 150; ++seed) {
+  for (std::uint32_t seed = 1; seed <= 500; ++seed) {
     Draw draw(seed);
     const Case c = random_case(draw);
     Drawn d(c, draw);
@@ -250,7 +256,7 @@ TEST(GradientComposition, OfMasksAndScoresIsTheFormula) {
     if (draw.one_in(2)) {
       expect_softcap_alibi_bias_sink_and_score(d, draw);
     } else {
-      expect_scale_rotary_and_residual(d, draw);
+      expect_scale_rotary_dropout_and_residual(d, draw);
     }
     if (testing::Test::HasFailure()) break;  // one is enough to read
   }

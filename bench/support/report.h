@@ -107,6 +107,10 @@ class SummaryTable : public benchmark::BenchmarkReporter {
           "            that are seen; scores: time over that without the modifier; saved: over "
           "that\n"
           "            without; *_colmajor: over that with a row-major matrix\n"
+          "            gradients: of the peak, forward and backward counted as 3.5 forward "
+          "passes;\n"
+          "            then time of the backward pass / 2.5 of the forward one\n"
+          "            bias, dropout: at last, time over that without\n"
           "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
           "            run, both on one thread: below 1, the library is faster\n"
           "max err     largest absolute error, against long double\n"
@@ -170,6 +174,13 @@ class SummaryTable : public benchmark::BenchmarkReporter {
       return format("%.3f x row-major", value(run, "vs_row_major"));
     if (run.counters.count("vs_neighbour") != 0) {
       return format("%.3f, %.3f x even", value(run, "peak_fraction"), value(run, "vs_neighbour"));
+    }
+    if (run.counters.count("backward_over_forward") + run.counters.count("over_plain") != 0) {
+      std::string all = format("%.3f", value(run, "peak_fraction"));
+      if (run.counters.count("backward_over_forward") != 0)
+        all += format(", %.3f x fwd", value(run, "backward_over_forward"));
+      if (run.counters.count("over_plain") != 0) all += format(", %.3f", value(run, "over_plain"));
+      return all;
     }
     std::string gain;
     for (const char* over : {"vs_one_thread", "vs_float"}) {

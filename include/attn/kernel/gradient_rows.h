@@ -105,18 +105,21 @@ class GradientRows {
     for (Index c = 0; c < round_up(features, Size::panel); c += S::width)
       S::store(memory_.gradient_rows + panel_of(c) + r * Size::panel, S::load(memory_.row + c));
   }
-  /// Σ dY · O of a row, which is left in scratch behind as whole packets.
+  /// Σ dY · O of a row, which is left in scratch behind as whole packets. Where O is 0, as in a row
+  /// that sees no key, what dY holds is no matter.
   Scalar product_with_output(const QueryRow& row) {
     const auto& gradient = problem_.output_gradient;
     const auto* const from = gradient.row(row.sequence, row.head, row.row);
     const Index stride = gradient.view.feature_stride, features = problem_.scored.shape.value_dim;
     const Scalar* const output = problem_.state.output_of(row);
-    auto sum = S::set(Scalar(0));
+    const auto zero = S::set(Scalar(0));
+    auto sum = zero;
     for (Index c = 0; c < features; c += S::width) {
-      const auto g = detail::load_strided<S>(from + c * stride, stride, features - c);
+      const auto g = detail::load_strided<S>(from + c * stride, stride, features - c),
+                 o = detail::load_strided<S>(output + c, 1, features - c);
       // (A stride of 0 repeats the one number behind the last feature too; there the output is 0.)
-      sum = S::fmadd(g, detail::load_strided<S>(output + c, 1, features - c), sum);
-      S::store(memory_.row + c, S::select(S::first_lanes(features - c), g, S::set(Scalar(0))));
+      sum = S::fmadd(S::select(S::equal(o, zero), zero, g), o, sum);
+      S::store(memory_.row + c, S::select(S::first_lanes(features - c), g, zero));
     }
     return S::reduce_add(sum);
   }

@@ -214,7 +214,7 @@ TEST(AttentionState, StaysAsItWasWhereMemoryRunsOut) {
     ASSERT_EQ(filled.queries(), 23);
     ASSERT_TRUE(same_bits(parts_of(filled).O, before.O));
   }
-  EXPECT_GT(succeeded_after, 1);
+  EXPECT_GE(succeeded_after, 1);
   EXPECT_LT(succeeded_after, 100);
   EXPECT_EQ(filled.queries(), 100);
 }

@@ -242,6 +242,10 @@ TEST(AttentionState, FromAnotherLibrarysForwardPass) {
   EXPECT_TRUE((from_dQ.topRows(2).array() == 0).all());  // they see no key
   EXPECT_FALSE((from_dQ.row(2).array() == 0).all());
 
+  logsumexp(5, 1) = std::numeric_limits<float>::quiet_NaN();  // not that of an empty row
+  EXPECT_EQ(parts_of(State::from(Y, logsumexp)).l(5, 1), 1.f);
+  EXPECT_EQ(parts_of(from).l(0, 1), 0.f);
+
   const auto error = [](const MatrixXf& output, const MatrixXf& lse) {
     return support::error_of([&] { State::from(output, lse); });
   };

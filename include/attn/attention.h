@@ -47,8 +47,8 @@ inline namespace ATTN_ABI {
 ///            scores       rotary(), scale() (default 1/√d_k), softcap(), bias(), alibi(),
 ///                         score(f), sink()
 ///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(),
-///                         save_max_logit(), save_entropy(), save_weights(), save_scores(), and
-///                         for attention_backward() save_state()
+///                         save_max_logit(), save_entropy(), save_weights(), save_scores();
+///                         save_state() of attention_state.h, for attention_backward()
 ///            batch        sequences(), sequence_length()
 ///            training     dropout()
 ///            means        parallel(n), on(pool), split_keys(), use(); all in any order, and

@@ -3,6 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "call/attention_shape.h"
 #include "call/state_store.h"
 
 namespace attn {
@@ -97,7 +98,8 @@ AttentionState<Scalar> AttentionState<Scalar>::from(const Eigen::DenseBase<Outpu
   for (Index i = 0; i < queries; ++i) {
     for (Index h = 0; h < heads; ++h) {
       const Scalar of_row = Scalar(l(i, h));
-      const bool empty = of_row < kernel::no_maximum<Scalar>();
+      // −∞, but not NaN, and so that -ffast-math may not take it for impossible.
+      const bool empty = !(kernel::no_maximum<Scalar>() < of_row) && detail::equal(of_row, of_row);
       rows.maximum[i * heads + h] = empty ? kernel::no_maximum<Scalar>() : of_row;
       rows.sum[i * heads + h] = Scalar(empty ? 0 : 1);
       for (Index c = h * value_dim; c < (h + 1) * value_dim; ++c)

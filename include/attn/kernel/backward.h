@@ -39,13 +39,14 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// The least weight that a pair has.
+/// The least weight that a pair has; a lesser one counts as 0, so that a hidden pair's 0 meets no
+/// infinity.
 template <class Scalar>
 inline Scalar least_weight() {
   if constexpr (std::numeric_limits<Scalar>::is_specialized) {
     return (std::numeric_limits<Scalar>::min)();
   } else {
-    return Scalar(0);
+    return Scalar(1e-37);
   }
 }
 
@@ -115,7 +116,7 @@ class BackwardPass {
                 first_strip = first / Size::rows,
                 strips = (end - first + Size::rows - 1) / Size::rows;
     const bool finite = keys_.finite() && rows_.finite(first);
-    Panels seen[kStrips], all = 0;
+    Panels seen[std::size_t{kStrips}], all = 0;
     modifiers_.begin(first);
     for (Index n = 0; n < strips; ++n) {
       const Strip strip = rows.strips()[first_strip + n];
@@ -124,7 +125,7 @@ class BackwardPass {
     }
     modifiers_.end(first, block);
     const auto each_panel = [&](const auto& f) {
-      DepthRange runs[kStrips];
+      DepthRange runs[std::size_t{kStrips}];
       for (Index panel = 0; panel < Visit<Scalar>::kMost && all >> panel != 0; ++panel) {
         if ((all >> panel & 1) == 0) continue;
         const int count = rows_of(panel, seen, strips, end - first, finite, runs);
@@ -157,7 +158,7 @@ class BackwardPass {
     weigh(strip, visit, e, finite ? Hidden::zero : Hidden::marked);  // 3
     if constexpr (kScores) {
       score_gradients(strip, block, visit, finite, e, ds);  // 4
-      modifiers_(strip, block, visit, ds);   // 5
+      modifiers_(strip, block, visit, ds);                  // 5
     } else if constexpr (Scored::kDrops) {
       if (finite) {
         drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
@@ -218,7 +219,7 @@ class BackwardPass {
     const auto pairs = problem_.scored.dropout.of(row);
     const auto zero = S::set(Scalar(0));
     for (Index first = run.begin / kKeys * kKeys; first < run.end; first += kKeys) {
-      typename S::Mask kept[kPackets];
+      typename S::Mask kept[std::size_t{kPackets}];
       pairs.template keeps<S>(block.first + first, kept);
       for (int v = 0; v < int(kPackets); ++v) {
         const Index j = first + v * S::width;

@@ -16,13 +16,13 @@ struct Fit {
   Matrix Y, dQ;
 
   double loss(const Matrix& Q) {
-    attention(Q, K, V, attn::into(Y), attn::softcap(5.0), attn::save_state(state));
+    attention(Q, K, V, attn::into(Y), attn::softcap(20.0), attn::save_state(state));
     return (Y - target).squaredNorm() / (2 * double(Y.rows()));
   }
   /// After loss(Q): the same operands and options, and what to write.
   const Matrix& gradient(const Matrix& Q) {
     const Matrix dY = (Y - target) / double(Y.rows());
-    attention.backward(Q, K, V, dY, state, attn::softcap(5.0), attn::dquery(dQ));
+    attention.backward(Q, K, V, dY, state, attn::softcap(20.0), attn::dquery(dQ));
     return dQ;
   }
 };

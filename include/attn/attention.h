@@ -47,8 +47,8 @@ inline namespace ATTN_ABI {
 ///            scores       rotary(), scale() (default 1/√d_k), softcap(), bias(), alibi(),
 ///                         score(f), sink()
 ///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(),
-///                         save_max_logit(), save_entropy(), save_weights(), save_scores(), and
-///                         for attention_backward() save_state()
+///                         save_max_logit(), save_entropy(), save_weights(), save_scores();
+///                         save_state() of attention_state.h, for attention_backward()
 ///            batch        sequences(), sequence_length()
 ///            training     dropout()
 ///            means        parallel(n), on(pool), split_keys(), use(); all in any order, and
@@ -119,8 +119,8 @@ class ScaledDotProductAttention {
   void backward(Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,
                 const AttentionState<Compute>& state, Options&&... options) const;
 
-  /// Makes room for calls up to these sizes, so that even the first one allocates nothing. (Those of
-  /// backward() allocate nothing from the second on.)
+  /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
+  /// (backward() allocates nothing from its second call on.)
   ///
   /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }

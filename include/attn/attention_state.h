@@ -1,8 +1,9 @@
-// attn/attention_state.h: what a backward pass needs of a forward one: AttentionState, and the option
-// save_state(state) that fills it.
+// attn/attention_state.h: what a backward pass needs of a forward one: AttentionState, and the
+// option save_state(state) that fills it.
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "call/attention_shape.h"
 #include "call/state_store.h"
 
 namespace attn {
@@ -11,27 +12,27 @@ namespace detail {
 struct StateOf;
 }
 
-/// What a backward pass needs of a forward one: m and l of every row and head (its largest score, and
-/// the sum of exp(score − m)), O before residual and rounding, and a digest of the call.
+/// What a backward pass needs of a forward one: m and l of every row and head (its largest score,
+/// and the sum of exp(score − m)), O before residual and rounding, and a digest of the call.
 ///
 /// \tparam Scalar  the scalar that the call computes in: float for half and bfloat16
 /// Semantics  a regular value, empty at first. A call that is refused leaves it as it was; one that
 ///            throws later (a functor, a pool) leaves it empty. Filling it changes no bit of Y
-/// Bits       of a row: those of the forward pass
-/// Cost       Lq·H·(d_v + 2) scalars; from the second call of the same sizes on nothing is allocated
+/// Cost       Lq·H·(d_v + 2) scalars; from the second call of the same sizes on none is allocated
 template <class Scalar>
 class AttentionState {
  public:
   AttentionState() = default;
 
-  /// Of another library's forward pass: m = logsumexp, l = 1 (−∞: a row that saw no key). Of the call
+  /// Of another library's forward pass: m = lse, l = 1 (−∞: a row that saw no key). Of the call
   /// only the sizes are known then, so that nothing else is compared.
   ///
-  /// Shapes     Y [Lq, H·d_v], the output before a residual; logsumexp [Lq, H]
-  /// Requires   equal rows, columns of Y a multiple of those of logsumexp  (std::invalid_argument otherwise)
+  /// Shapes     Y [Lq, H·d_v], the output before residual and dropout; lse [Lq, H], its log-sum-exp
+  /// Requires   equal rows, columns of Y a multiple of those of lse (std::invalid_argument
+  ///            otherwise)
   template <class Output, class LogSumExp>
   static AttentionState from(const Eigen::DenseBase<Output>& Y,
-                             const Eigen::DenseBase<LogSumExp>& logsumexp);
+                             const Eigen::DenseBase<LogSumExp>& lse);
 
   /// No call has filled it.
   bool empty() const { return !store_.filled(); }
@@ -39,8 +40,8 @@ class AttentionState {
   Index heads() const { return store_.heads(); }
   Index value_dim() const { return store_.value_dim(); }
 
-  /// Makes room for calls up to these sizes, so that even the first one allocates nothing for it; a
-  /// state that has to grow is empty then.
+  /// Makes room for calls up to these sizes, so that even the first one allocates nothing for it.
+  /// A state that has to grow is empty then.
   ///
   /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1       (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) {
@@ -73,10 +74,10 @@ struct StateOf {
 template <class Scalar>
 template <class Output, class LogSumExp>
 AttentionState<Scalar> AttentionState<Scalar>::from(const Eigen::DenseBase<Output>& Y,
-                                                    const Eigen::DenseBase<LogSumExp>& logsumexp) {
+                                                    const Eigen::DenseBase<LogSumExp>& lse) {
   static constexpr const char* function = "attn::AttentionState::from";
   const auto held_output = detail::hold(Y.derived());
-  const auto held_logsumexp = detail::hold(logsumexp.derived());
+  const auto held_logsumexp = detail::hold(lse.derived());
   const auto output = held_output.view();
   const auto l = held_logsumexp.view();
   const Index queries = l.rows, heads = l.cols;
@@ -97,7 +98,8 @@ AttentionState<Scalar> AttentionState<Scalar>::from(const Eigen::DenseBase<Outpu
   for (Index i = 0; i < queries; ++i) {
     for (Index h = 0; h < heads; ++h) {
       const Scalar of_row = Scalar(l(i, h));
-      const bool empty = of_row < kernel::no_maximum<Scalar>();
+      // −∞, but not NaN, and so that -ffast-math may not take it for impossible.
+      const bool empty = !(kernel::no_maximum<Scalar>() < of_row) && detail::equal(of_row, of_row);
       rows.maximum[i * heads + h] = empty ? kernel::no_maximum<Scalar>() : of_row;
       rows.sum[i * heads + h] = Scalar(empty ? 0 : 1);
       for (Index c = h * value_dim; c < (h + 1) * value_dim; ++c)

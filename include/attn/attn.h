@@ -14,8 +14,8 @@
 #include "rotary.h"     //      positions as rotations of queries and keys
 #include "dropout.h"    // 3-4  weights left out at random, in training
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
-#include "attention_state.h"    //  what a backward pass needs of a forward one
-#include "gradient.h"           //  attention_backward(...), its outputs
+#include "attention_state.h"       // what a backward pass needs of a forward one
+#include "gradient.h"   // 4-1  attention_backward(...), what it writes
 #include "kv_cache_options.h"  //   the sizes of a key/value cache
 #include "kv_cache.h"   // 1-4  keys and values kept from call to call
 #include "residual.h"   //   5  Output = x + Output
@@ -28,7 +28,7 @@
 #include "linear_weights.h"        //    the sizes and weights of a linear layer
 #include "linear.h"                // 6  act(X·W + b) + residual
 #include "output.h"     //      where results go
-#include "option_list.h"  //    several options as one value
+#include "option_list.h"   //   several options as one value
 #include "workspace.h"  //      scratch memory
 #include "parallel.h"   //      several threads for one call
 // clang-format on

@@ -6,8 +6,11 @@
 //   dquery(M)        ∂loss/∂Q                                 Q
 //   dkey(M)          ∂loss/∂K                                 K
 //   dvalue(M)        ∂loss/∂V                                 V
+//   dbias(M) …       those of what modifies scores:           score_gradient.h
 //   dlogsumexp(l)    ∂loss/∂(log-sum-exp), which is read      save_logsumexp()
 //   accumulate()     gradients are added to what stands there
+//
+// dbias(), dalibi(), dsink(), dscale(), dscore(): score_gradient.h.
 #pragma once
 
 #include "attention.h"
@@ -65,18 +68,21 @@ inline detail::Accumulate accumulate() { return {}; }
 /// The gradients of a loss by what entered attention(Q, K, V, options…), from dY = ∂loss/∂Y.
 ///
 /// Shapes     dY as Y; each gradient as what it belongs to
-/// Options    those of the forward call, all of them but into() and save_…(), and what to write (the
-///            table above; nothing else is computed). use(workspace), parallel(n), on(pool) need not
-///            be those of the forward call; residual(X) is accepted, its gradient is dY itself;
-///            split_keys() changes nothing
-/// Requires   a state of this very call: sizes, sequences, query offsets, key lengths, scale, softcap
-///            and kinds of options are compared; outputs that share memory with nothing else   (std::invalid_argument otherwise; outputs are then untouched)
-/// Semantics  a row that sees no key: zeros; a hidden pair contributes nothing, whatever its operands
-///            hold. NaN in a visible one: in the rows that the formula says. half and bfloat16
-///            operands compute in float, each gradient is rounded once
-/// Bits       a row of dQ depends on its query, its dY, the keys it sees and the options; a row of dK
-///            and dV on its key, its value and the queries that see it. Not on threads, other rows,
-///            the batch, or the layout
+/// Options    those of the forward call, all of them but into() and save_…(), and what to write
+///            (the table above; nothing else is computed). use(workspace), parallel(n), on(pool)
+///            need not be those of the forward call; residual(X) is accepted, its gradient is dY
+///            itself; split_keys() changes nothing
+/// Requires   a state of this very call: sizes, sequences, query offsets, key lengths, scale,
+///            softcap, dropout and kinds of options are compared (what a mask or bias holds is
+///            not); outputs that share memory neither with one another nor with what is read
+///            (std::invalid_argument otherwise; outputs are then untouched)
+/// Semantics  a row that sees no key: zeros; a hidden pair contributes nothing, whatever its
+///            operands hold; a dropped one nothing through its value. NaN in a visible operand
+///            shows in the rows that the formula says. half and bfloat16 operands compute in float,
+///            each gradient is rounded once
+/// Bits       a row of dQ depends on its query, its dY, the keys it sees and the options; a row of
+///            dK and dV on its key, its value and the queries that see it. Not on threads, other
+///            rows, the batch, or the layout
 /// Cost       10 flops · visible pairs · d (dV alone, dQ alone, dK alone: 3 products of the 5);
 ///            scratch O((rows of a chunk + Lk) · d) for each worker, here allocated for the call
 /// Reference  Dao 2023, FlashAttention-2 (arXiv:2307.08691), §3.1.2

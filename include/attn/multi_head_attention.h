@@ -241,7 +241,7 @@ class MultiHeadAttention {
 
   template <class... Rest>
   static constexpr void check_lent() {
-    static_assert(detail::given_v<detail::UseOption, Rest...>,
+    static_assert(detail::given_somewhere_v<detail::UseOption, Rest...>,
                   "attn::MultiHeadAttention: a const layer has no scratch of its own: add the "
                   "option use(workspace)");
   }
@@ -270,9 +270,19 @@ class MultiHeadAttention {
             own};
   }
 
-  /// write(asked) with an output among the options: the one given, or a matrix, which is returned.
+  /// write(asked) with the options opened and an output among them: the one given, or a matrix,
+  /// which is returned.
   template <class Query, class Write, class... Options>
   static auto write_or_return(const Write& write, Options&... options) {
+    const auto write_to = [&](auto&... opened) { return write_opened<Query>(write, opened...); };
+    return detail::with_opened(write_to, options...);
+  }
+  template <class Query, class Write, class... Options>
+  static auto write_opened(const Write& write, Options&... options) {
+    detail::check_options<Options...>();
+    static_assert(!detail::given_v<detail::StateOption, Options...>,
+                  "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
+                  "layer");
     if constexpr (detail::given_v<detail::IntoOption, Options...>) {
       write(detail::Asked(options...));
     } else {
@@ -288,8 +298,7 @@ class MultiHeadAttention {
 
   template <class X, class Stored, class... Options>
   auto decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
-                   Options&&... options) const {
-    detail::check_options<Options...>();
+                   Options&... options) const {
     static_assert(std::is_same_v<Compute, kernel::cache_compute_t<Stored>>,
                   "attn::MultiHeadAttention::decode: the cache computes in another scalar than the "
                   "layer");
@@ -348,7 +357,6 @@ class MultiHeadAttention {
   template <class GivenQuery, class GivenKey, class Query, class Key, class Value, class... Options>
   auto run(Workspace<Compute>* own, const Query& query, const Key& key, const Value& value,
            Options&... options) const {
-    detail::check_options<Options...>();
     return write_or_return<GivenQuery>(
         [&](const auto& asked) {
           run_with<GivenQuery, GivenKey>(context(kName, own), query, key, value, asked);

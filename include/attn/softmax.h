@@ -10,6 +10,7 @@
 #pragma once
 
 #include "kernel/softmax_pass.h"
+#include "option_list.h"
 #include "call/options.h"
 #include "softmax_state.h"
 
@@ -42,6 +43,20 @@ struct SoftmaxFunctor {
   template <class Matrix, class... Options>
   [[nodiscard]] auto operator()(Matrix&& S, Options&&... options) const {
     static_assert(is_dense_v<Matrix>, "attn::softmax: expected a dense Eigen matrix of scores");
+    return with_opened(
+        [&](auto&... opened) { return write_or_return(std::forward<Matrix>(S), opened...); },
+        options...);
+  }
+
+ private:
+  static constexpr bool kReduced = Result == kernel::SoftmaxResult::logsumexp;
+  static constexpr const char* kName = Result == kernel::SoftmaxResult::weights ? "attn::softmax"
+                                       : Result == kernel::SoftmaxResult::log_weights
+                                           ? "attn::log_softmax"
+                                           : "attn::logsumexp";
+
+  template <class Matrix, class... Options>
+  static auto write_or_return(Matrix&& S, Options&... options) {
     static_assert(
         (is_of_kind_v<Options, MaskOption, IntoOption, ColumnWiseOption, QueryOffsetOption> && ...),
         "attn::softmax: its options are into(P), colwise(), query_offset(), and masks");
@@ -61,13 +76,6 @@ struct SoftmaxFunctor {
       return P;
     }
   }
-
- private:
-  static constexpr bool kReduced = Result == kernel::SoftmaxResult::logsumexp;
-  static constexpr const char* kName = Result == kernel::SoftmaxResult::weights ? "attn::softmax"
-                                       : Result == kernel::SoftmaxResult::log_weights
-                                           ? "attn::log_softmax"
-                                           : "attn::logsumexp";
 
   template <class Given, int Columns>
   static auto result() {

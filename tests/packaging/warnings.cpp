@@ -52,6 +52,27 @@ void attend(const Matrix<T>& Q, Matrix<T>& Y) {
 }
 
 template <class T>
+void differentiate(const Matrix<T>& Q, Matrix<T>& dQ) {
+  attn::AttentionState<attn::compute_t<T>> state;
+  Matrix<T> B = Q, dB, dK, dV;
+  Eigen::Matrix<attn::compute_t<T>, Eigen::Dynamic, 1> slopes, logits;
+  attn::compute_t<T> scale;
+  const auto call =
+      attn::options(attn::causal(), attn::bias(B), attn::alibi(attn::alibi_slopes(1)),
+                    attn::softcap(3.f), attn::sink(), attn::rotary(attn::pairing::interleaved),
+                    attn::dropout(0.1, 1), attn::score([](auto s, auto at) {
+                      return select(at.key > at.query, s, -s * exp(s) + abs(at.key - at.query));
+                    }));
+  const Matrix<T> Y = attn::attention(Q, Q, Q, call, attn::save_state(state));
+  attn::attention_backward(Q, Q, Q, Y, state, call, attn::dquery(dQ), attn::dkey(dK),
+                           attn::dvalue(dV), attn::dbias(dB), attn::dalibi(slopes),
+                           attn::dsink(logits), attn::dscale(scale), attn::dlogsumexp(Q.col(0)),
+                           attn::dscore([](auto, attn::At) {}), attn::parallel(2));
+  attn::ScaledDotProductAttention<attn::compute_t<T>> sdpa;
+  sdpa.backward(Q, Q, Q, Y, state, call, attn::dquery(dQ), attn::accumulate());
+}
+
+template <class T>
 void decode(const MatrixXf& Q, MatrixXf& Y) {
   attn::KeyValueCache<T> cache(attn::KeyValueCacheOptions(8, 2, 4).ring(4).pinned(1).sequences(2));
   cache.append(Q, Q);
@@ -85,6 +106,9 @@ void every_kind(const MatrixXf& Q, MatrixXf& Y, const Matrix<double>& D, Matrix<
                 const Matrix<Eigen::half>& H, Matrix<Eigen::half>& narrow) {
   attend<float>(Q, Y);
   attend<double>(D, E);
+  differentiate<float>(Q, Y);
+  differentiate<double>(D, E);
+  differentiate<Eigen::half>(H, narrow);
   attn::attention(H, H, H, attn::into(narrow));
   Y = attn::attention(Q, H, H);
   project<float>(Q, Y);

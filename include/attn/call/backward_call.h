@@ -190,6 +190,14 @@ template <class Scalar, class Query, class Given, class OutputGradient, class...
 void differentiate(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
                    OutputGradient&& dY, const StateStore<Scalar>& state, Options&&... options) {
   Given::template check_types<Query>();
+  static_assert(is_operand_v<OutputGradient>,
+                "attn::attention_backward: the output gradient is an Eigen matrix, heads(dY, n) of "
+                "one, or a strided view (bhld, blhd, lbhd)");
+  static_assert(
+      !is_operand_v<Query> ||
+          std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Query>>::Scalar>>,
+      "attn::attention_backward: the state has another scalar than the call computes in: "
+      "AttentionState<float> for float, half and bfloat16");
   with_opened(
       [&](auto&... opened) {
         differentiate_opened(function, own, std::forward<Query>(Q), given,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 
 #include "bound_options.h"
 
@@ -40,6 +41,7 @@ struct CallDigest {
   OrderedHash lengths, offsets, key_lengths;  ///< of all sequences
   Scalar scale = Scalar(0), softcap = Scalar(0);
   unsigned kinds = 0;  ///< bit n: DigestKinds' number n is given
+  std::optional<Dropout> dropout;
 
   /// Of what a call understands of its options. O(sequences).
   template <class Bound>
@@ -82,6 +84,10 @@ struct CallDigest {
         fail(text(function, ": this call has ", kDigestNames[n], ", the forward pass had none"));
     }
     check_number(function, "softcap", softcap, now.softcap);
+    if (!same_dropout(now)) {
+      fail(text(function, ": the forward pass had ", dropout_text(), ", this call ",
+                now.dropout_text()));
+    }
   }
 
  private:
@@ -90,6 +96,8 @@ struct CallDigest {
     add_kinds<Asked>(DigestKinds{});
     if constexpr (Asked::template has<SoftcapOption>())
       softcap = Scalar(asked.template get<SoftcapOption>().cap);
+    if constexpr (Asked::template has<DropoutOption>())
+      dropout = asked.template get<DropoutOption>();
   }
   template <class Asked, class... Kinds>
   void add_kinds(Order<Kinds...>) {
@@ -97,6 +105,17 @@ struct CallDigest {
                   "a name for each");
     unsigned n = 0;
     ((kinds |= (Asked::template has<Kinds>() ? 1u : 0u) << n, ++n), ...);
+  }
+
+  bool same_dropout(const CallDigest& now) const {
+    if (!dropout || !now.dropout) return !dropout && !now.dropout;
+    return dropout->dropped == now.dropout->dropped && dropout->seed == now.dropout->seed &&
+           dropout->stream == now.dropout->stream;
+  }
+  std::string dropout_text() const {
+    if (!dropout) return "no dropout";
+    return text("dropout(", number_text(dropout->p), ", ", std::to_string(dropout->seed), ", ",
+                std::to_string(dropout->stream), ")");
   }
 
   static void check_size(const char* function, const char* name, Index had, Index has) {

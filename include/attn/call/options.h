@@ -9,7 +9,8 @@
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
 //   state     (attention_state.h)  save_state(), for a backward pass
-//   gradients (gradient.h)   dquery() dkey() dvalue() dlogsumexp() accumulate(), of a backward pass alone
+//   gradients (gradient.h)   dquery() dkey() dvalue() dlogsumexp() accumulate(), of a backward pass alone;
+//             (score_gradient.h)  dbias() dalibi() dsink() dscale() dscore()
 //   residual  (residual.h)   residual()
 //   training  (dropout.h)    dropout()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache

@@ -84,7 +84,7 @@ struct CommonStrides {
 
   /// Whether delta = Σ n_i·stride_i for some −size_b < n_i < size_a: exact while no dimension
   /// reaches into the next wider one.
-  bool meet(int level, std::intptr_t delta) const {
+  ATTN_NOINLINE bool meet(int level, std::intptr_t delta) const {
     if (level == rank) return delta == 0;
     std::intptr_t below = 0;  // how far the narrower dimensions reach
     for (int i = level + 1; i < rank; ++i)

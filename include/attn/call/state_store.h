@@ -10,8 +10,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// What lies in a state: m and l of each row and head, then O.
-/// WHY  only whole states are told from empty ones: a call that throws in its middle leaves none
+/// What lies in a state: m and l of each row and head, then O; and the call that they are of. It is
+/// filled only once all of it is written: a call that throws in its middle leaves an empty one.
 template <class Scalar>
 class StateStore {
  public:
@@ -52,17 +52,16 @@ class StateStore {
     filled_ = true;
   }
 
-  /// The rows, in its own memory or in what it is about to take.
-  static kernel::StateRows<Scalar> rows(Scalar* memory, Index queries, Index heads,
-                                        Index value_dim) {
-    Scalar* const sum = memory + kernel::whole_lines(queries * heads);
-    return {memory, sum, sum + kernel::whole_lines(queries * heads), heads, value_dim};
+  /// The rows, in memory of scalars(…) numbers.
+  template <class T>
+  static kernel::StateRows<T> rows_in(T* memory, Index queries, Index heads, Index value_dim) {
+    const Index numbers = kernel::whole_lines(queries * heads);
+    return {memory, memory + numbers, memory + 2 * numbers, heads, value_dim};
   }
-  kernel::StateRows<Scalar> rows() { return rows(memory_.data(), queries_, heads_, value_dim_); }
   Scalar* data() { return memory_.data(); }
+  kernel::StateRows<Scalar> rows() { return rows_in(memory_.data(), queries_, heads_, value_dim_); }
   kernel::StateRows<const Scalar> rows() const {
-    const Scalar* const sum = memory_.data() + kernel::whole_lines(queries_ * heads_);
-    return {memory_.data(), sum, sum + kernel::whole_lines(queries_ * heads_), heads_, value_dim_};
+    return rows_in(memory_.data(), queries_, heads_, value_dim_);
   }
 
   /// Refuses a state that is not of this very call.
@@ -103,8 +102,8 @@ class PreparedState {
         value_dim_(bound.shape.value_dim),
         fresh_(store.fresh(StateStore<Scalar>::scalars(queries_, heads_, value_dim_))),
         digest_(CallDigest<Scalar>::of(bound)),
-        to(StateStore<Scalar>::rows(fresh_.size() > 0 ? fresh_.data() : store.data(), queries_,
-                                    heads_, value_dim_)) {}
+        to(StateStore<Scalar>::rows_in(fresh_.size() > 0 ? fresh_.data() : store.data(), queries_,
+                                       heads_, value_dim_)) {}
 
   void commit() { store_->take(queries_, heads_, value_dim_, std::move(fresh_)); }
   void complete() { store_->complete(digest_); }

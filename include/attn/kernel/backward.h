@@ -39,13 +39,14 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// The least weight that a pair has.
+/// The least weight that a pair has; a lesser one counts as 0, so that a hidden pair's 0 meets no
+/// infinity.
 template <class Scalar>
 inline Scalar least_weight() {
   if constexpr (std::numeric_limits<Scalar>::is_specialized) {
     return (std::numeric_limits<Scalar>::min)();
   } else {
-    return Scalar(0);
+    return Scalar(1e-37);
   }
 }
 
@@ -157,7 +158,7 @@ class BackwardPass {
     weigh(strip, visit, e, finite ? Hidden::zero : Hidden::marked);  // 3
     if constexpr (kScores) {
       score_gradients(strip, block, visit, finite, e, ds);  // 4
-      modifiers_(strip, block, visit, ds);   // 5
+      modifiers_(strip, block, visit, ds);                  // 5
     } else if constexpr (Scored::kDrops) {
       if (finite) {
         drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,

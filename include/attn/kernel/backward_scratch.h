@@ -115,7 +115,8 @@ struct BackwardScratch {
   BackwardScratch(const BackwardSize<Scalar>& size, ScratchWalk<Scalar>& walk)
       : scored(
             ScratchSize<Scalar>(size.rows, size.block, size.key_dim, size.value_dim, size.rows)) {
-    const Index depth = scored.size.depth, value_depth = round_up(size.value_dim, Size::depth),
+    const Index depth = scored.size.depth,
+                value_depth = round_up(std::max<Index>(size.value_dim, 1), Size::depth),
                 rows_padded = round_up(size.rows, Size::depth),
                 kept = size.kept_rows() * Size::score_stride;
     const Index turned = size.wanted.rotates ? Size::panel * depth : 0;

@@ -17,7 +17,7 @@ namespace kernel {
 template <class Scalar>
 struct GradientKeysMemory {
   Scalar *value_columns, *key_rows, *rotated;
-  Index value_depth;  ///< d_v in whole depth steps
+  Index value_depth;  ///< d_v in whole depth steps, one at least
   Index block_keys;   ///< room for so many keys
 };
 

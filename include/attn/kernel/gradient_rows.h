@@ -20,7 +20,7 @@ struct GradientRowsMemory {
   Scalar *gradient_strips, *gradient_rows, *query_rows;
   Scalar *maximum, *delta, *row;  ///< a number a row; room for one row
   Index rows;                     ///< there is room for, in whole depth steps
-  Index value_depth;              ///< d_v in whole depth steps
+  Index value_depth;              ///< d_v in whole depth steps, one at least
   Index query_depth;              ///< d_k in whole depth steps
 };
 
@@ -157,23 +157,25 @@ class GradientRows {
     memory_.maximum[r] = m;
     memory_.delta[r] = delta;
   }
-  /// factor · dY of a row, to its place in the panels. Returns Σ dY · O.
+  /// factor · dY of a row, to its place in the panels. Returns Σ dY · O; where O is 0, what dY holds
+  /// is no matter.
   Scalar scale_gradient(const QueryRow& row, const Scalar& factor, Index r,
                         FiniteCheck<S>& check) const {
     const auto& gradient = problem_.output_gradient;
     const auto* const from = gradient.row(row.sequence, row.head, row.row);
     const Index stride = gradient.view.feature_stride, features = problem_.scored.shape.value_dim;
     const Scalar* const output = problem_.state.output_of(row);
-    auto sum = S::set(Scalar(0));
+    const auto zero = S::set(Scalar(0));
+    auto sum = zero;
     for (Index c = 0; c < value_features(); c += S::width) {
-      auto g = S::set(Scalar(0));
+      auto g = zero;
       if (c < features) {
         g = detail::load_strided<S>(from + c * stride, stride, features - c);
+        const auto o = detail::load_strided<S>(output + c, 1, features - c);
         // (A stride of 0 repeats the one number behind the last feature too; there the output is
         // 0.)
-        sum = S::fmadd(g, detail::load_strided<S>(output + c, 1, features - c), sum);
-        if (features - c < S::width)
-          g = S::select(S::first_lanes(features - c), g, S::set(Scalar(0)));
+        sum = S::fmadd(S::select(S::equal(o, zero), zero, g), o, sum);
+        if (features - c < S::width) g = S::select(S::first_lanes(features - c), g, zero);
         g = S::mul(g, S::set(factor));
         check.see(g);
       }
@@ -190,7 +192,9 @@ class GradientRows {
       for (int i = 0; i < strip.rows; ++i)
         from[i] = memory_.gradient_rows + panel_of(c) + (strip.first + i) * Size::panel;
       const Index here = std::min<Index>(depth - c, Size::panel);
-      pack_queries<S>(from, 1, here, here, Scalar(1), strip.rows, to);
+      // Without a value's feature there is no panel either: zeros.
+      pack_queries<S>(from, 1, std::min(here, value_features() - c), here, Scalar(1), strip.rows,
+                      to);
     }
   }
   Scalar logsumexp_gradient(const QueryRow& row) const {

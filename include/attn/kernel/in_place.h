@@ -34,7 +34,7 @@ ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last,
 
 /// The first `count` features of `there` keys, a packet of keys for each feature; lanes of others
 /// are zeros.
-/// WHY  not inlined: compiled once, not for each number of rows (0.1 to 0.5 s of a call of attention)
+/// WHY  not inlined: compiled once, not for each number of rows (0.1 to 0.5 s a call)
 template <class S, class T>
 ATTN_NOINLINE void write_columns(const T* keys, Index stride, Index there, Index count,
                                  typename S::Scalar (&columns)[S::width][S::width]) {

@@ -136,16 +136,18 @@ struct OnlineSoftmax {
   static ATTN_INLINE void weigh_run(const Packet (&maximum)[std::size_t{R}], Scalar* s,
                                     Index row_stride, Runs runs,
                                     Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}]) {
+    constexpr int kLast = Size::packets - 1;
     for (int n = 0; n < runs.count; ++n) {
       Index j = runs.first[n].begin;
       const Index end = runs.first[n].end;
-      for (; j + Size::panel <= end; j += Size::panel) {
+      // A panel whose last packet holds a key is a whole one.
+      for (; j + kLast * S::width < end; j += Size::panel) {
         ATTN_UNROLL
         for (int v = 0; v < Size::packets; v += kPacketsAtOnce)
           exponentiate<R, kPacketsAtOnce, As>(maximum, s + j, row_stride, sum, v);
       }
       ATTN_UNROLL
-      for (int v = 0; v < Size::packets; ++v) {
+      for (int v = 0; v < kLast; ++v) {
         if (j + v * S::width < end) exponentiate<R, 1, As>(maximum, s + j, row_stride, sum, v);
       }
     }

@@ -73,11 +73,12 @@ class WriteGradient {
     const auto& query = problem_.scored.query;
     const auto* const q = query.row(row.sequence, row.head, row.row);
     const Index stride = query.view.feature_stride, features = problem_.scored.shape.key_dim;
-    auto sum = S::set(Scalar(0));
+    const auto zero = S::set(Scalar(0));
+    auto sum = zero;
     for (Index c = 0; c < features; c += S::width) {
-      const auto product = S::fmadd(detail::load_strided<S>(q + c * stride, stride, features - c),
-                                    S::loadu(from + c), sum);
-      sum = S::select(S::first_lanes(features - c), product, sum);
+      const auto numbers = detail::load_strided<S>(q + c * stride, stride, features - c),
+                 gradient = S::select(S::first_lanes(features - c), S::loadu(from + c), zero);
+      sum = S::fmadd(S::select(S::equal(gradient, zero), zero, numbers), gradient, sum);
     }
     return S::reduce_add(sum);
   }

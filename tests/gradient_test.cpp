@@ -141,6 +141,17 @@ TYPED_TEST(Gradient, ErrsByTwiceWhatTheFormulaByHandErrsByAtMost) {
   }
 }
 
+TYPED_TEST(Gradient, IsZeroWhereValuesHaveNoFeatures) {
+  using Matrix = typename Training<TypeParam>::Matrix;
+  GradientCase<TypeParam> x(5, 7, 3, 1);
+  x.V.resize(7, 0);
+  x.dY.resize(5, 0);
+  const auto g = support::trained(x);
+  EXPECT_EQ(g.query, Matrix::Zero(5, 3));
+  EXPECT_EQ(g.key, Matrix::Zero(7, 3));
+  EXPECT_EQ(g.value.cols(), 0);
+}
+
 // accumulate() adds to what is there, rounded once.
 TYPED_TEST(Gradient, IsAddedToWhatIsThere) {
   const GradientCase<TypeParam> x({{0, 5, 17, 118}, {0, 9, 9, 275}, 6, 2}, 11, 7);

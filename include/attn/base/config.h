@@ -229,6 +229,12 @@ inline constexpr bool kFastMath = true;
 #else
 inline constexpr bool kFastMath = false;
 #endif
+/// eigen_assert() asserts: in programs compiled without NDEBUG.
+#if defined(EIGEN_NO_DEBUG)
+inline constexpr bool kChecks = false;
+#else
+inline constexpr bool kChecks = true;
+#endif
 
 /// Of integers ≥ 0, in standard C++.
 template <class Integer>

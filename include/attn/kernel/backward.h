@@ -87,6 +87,7 @@ class BackwardPass {
                           rows.strips().begin(rows.strips().count - 1) * work_.rows.query_depth);
     if constexpr (kQuerySums)
       std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
+    if constexpr (detail::kChecks) std::fill_n(work_.weight_sums, rows.count(), Scalar(0));
     strip_.each_block(strip_.visible(), Pack::keys, [&](const KeyBlock& block) {
       keys_.open(block, [&](Index panel) { return strip_.keys_and_values().packed(panel); });
       if constexpr (kKey || kValue || ScoreGradients::kBias) {
@@ -96,6 +97,7 @@ class BackwardPass {
       for (Index n = (rows.count() - 1) / Size::gradient_rows; n >= 0; --n)
         add(n * Size::gradient_rows, block);
     });
+    if constexpr (detail::kChecks) check_weights();
     if constexpr (kQuerySums)
       WriteGradient<Problem>{problem_}.queries(rows, work_.query_sums, key_features(),
                                                work_.rows.row);
@@ -180,7 +182,33 @@ class BackwardPass {
     const auto weigh = hidden == Hidden::zero ? Softmax::template weigh<Hidden::zero>
                                               : Softmax::template weigh<Hidden::marked>;
     weigh(strip.rows, rows_.maximum(strip.first), nullptr, e, Size::score_stride, visit.all(),
-          sums_of_weights_);
+          lane_sums_);
+    if constexpr (detail::kChecks) {
+      for (int i = 0; i < strip.rows; ++i)
+        work_.weight_sums[strip.first + i] += reduce_lanes<S>(lane_sums_ + i * Size::panel);
+    }
+  }
+  /// The weights of each row add up to the l that the forward pass left.
+  void check_weights() const {
+    const ChunkRows<Scalar>& rows = strip_.rows();
+    auto cursor = rows.from(0);
+    for (Index r = 0; r < rows.count(); ++r, cursor.next()) {
+      using std::exp;
+      const Index number = problem_.state.number(cursor.row);
+      const Scalar &m = problem_.state.maximum[number], &l = problem_.state.sum[number];
+      Scalar sum = work_.weight_sums[r];
+      if constexpr (Scored::Modify::kSink)
+        sum += Scalar(exp(Scalar(problem_.scored.modify.sink.logit(cursor.row) - m)));
+      // A maximum that is a log-sum-exp of another library is rounded: its weights err by as much.
+      const Scalar difference = sum < l ? Scalar(l - sum) : Scalar(sum - l),
+                   rounding(Scalar(m < Scalar(0) ? Scalar(-m) : m) *
+                            Scalar(4 * Eigen::NumTraits<Scalar>::epsilon())),
+                   most(l * Scalar(Scalar(1e-3) + rounding));
+      (void)most;
+      eigen_assert(!(most < difference) &&
+                   "attn::attention_backward: the weights do not add up to what the forward pass "
+                   "left: a mask, a bias or a score functor is not what it was");
+    }
   }
 
   /// ds = e · (g · vᵀ − δ), 0 where a pair is hidden, whatever its value holds.
@@ -328,7 +356,7 @@ class BackwardPass {
   AddScoreGradients<Problem> modifiers_;
   KeySums<Scalar> sums_{};
   Scalar ones_[Size::rows];
-  alignas(64) Scalar sums_of_weights_[Size::rows * Size::panel];
+  alignas(64) Scalar lane_sums_[Size::rows * Size::panel];
 };
 
 }  // namespace kernel

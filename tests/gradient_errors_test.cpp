@@ -254,25 +254,4 @@ TEST(GradientErrors, TheFunctorSpeaksInItsOwnName) {
             "to the forward call");
 }
 
-// What masks, biases and functors hold is not compared, but where asserts are on the weights tell.
-#if !defined(NDEBUG)
-TEST(GradientErrorsDeathTest, AnotherMaskOrBiasIsSeenByItsWeights) {
-  const MatrixXf Q = uniform<float>(20, 4, 1), K = uniform<float>(50, 4, 2),
-                 V = uniform<float>(50, 4, 3), B = uniform<float>(20, 50, 4);
-  State state;
-  using Mask = Eigen::Matrix<bool, Eigen::Dynamic, Eigen::Dynamic>;
-  const Mask M = B.array() < 0.5f;
-  MatrixXf Y = attn::attention(Q, K, V, attn::bias(B), attn::keep(M), attn::sink(),
-                               attn::save_state(state)),
-           dQ;
-  const auto backward = [&](const MatrixXf& bias, const Mask& mask) {
-    attn::attention_backward(Q, K, V, Y, state, attn::bias(bias), attn::keep(mask), attn::sink(),
-                             attn::dquery(dQ));
-  };
-  backward(B, M);
-  EXPECT_DEATH(backward(B.array() * 2, M), "weights do not add up");
-  EXPECT_DEATH(backward(B, !M.array()), "weights do not add up");
-}
-#endif
-
 }  // namespace

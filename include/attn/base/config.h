@@ -229,11 +229,14 @@ inline constexpr bool kFastMath = true;
 #else
 inline constexpr bool kFastMath = false;
 #endif
-/// eigen_assert() asserts: in programs compiled without NDEBUG.
+
+/// Whether mistakes are looked for that only the work itself shows: where Eigen asserts, unless
+/// NDEBUG says otherwise. A type, for templates to name: what is compiled with and what without it
+/// may meet in one program.
 #if defined(EIGEN_NO_DEBUG)
-inline constexpr bool kChecks = false;
+using debug_checks_t = std::false_type;
 #else
-inline constexpr bool kChecks = true;
+using debug_checks_t = std::true_type;
 #endif
 
 /// Of integers ≥ 0, in standard C++.

@@ -30,8 +30,9 @@
 #include "dot_products.h"
 #include "drop_weights.h"
 #include "scored_strip.h"
-#include "sums_over_rows.h"
 #include "in_order.h"
+#include "sums_over_rows.h"
+#include "weight_check.h"
 #include "weighted_sum.h"
 #include "write_gradient.h"
 
@@ -50,7 +51,7 @@ inline Scalar least_weight() {
   }
 }
 
-template <class Problem>
+template <class Problem, class Check = WeightCheck<Problem>>
 class BackwardPass {
   using Scored = typename Problem::Scored;
   using Scalar = typename Problem::Scalar;
@@ -71,7 +72,8 @@ class BackwardPass {
         strip_(problem.scored, work_.scored),
         keys_(problem.scored, work_.keys),
         rows_(problem, work_.rows),
-        modifiers_(problem, strip_.rows(), work_.slopes, work_.bias_sums) {
+        modifiers_(problem, strip_.rows(), work_.slopes, work_.bias_sums),
+        check_(problem, work_.weight_sums) {
     std::fill_n(ones_, std::size(ones_), Scalar(1));
   }
 
@@ -85,9 +87,9 @@ class BackwardPass {
     const ChunkRows<Scalar>& rows = strip_.rows();
     rows_.enter(rows, strip_.packed(rows.strips()[rows.strips().count - 1]) -
                           rows.strips().begin(rows.strips().count - 1) * work_.rows.query_depth);
+    check_.enter(rows.count());
     if constexpr (kQuerySums)
       std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
-    if constexpr (detail::kChecks) std::fill_n(work_.weight_sums, rows.count(), Scalar(0));
     strip_.each_block(strip_.visible(), Pack::keys, [&](const KeyBlock& block) {
       keys_.open(block, [&](Index panel) { return strip_.keys_and_values().packed(panel); });
       if constexpr (kKey || kValue || ScoreGradients::kBias) {
@@ -97,7 +99,7 @@ class BackwardPass {
       for (Index n = (rows.count() - 1) / Size::gradient_rows; n >= 0; --n)
         add(n * Size::gradient_rows, block);
     });
-    if constexpr (detail::kChecks) check_weights();
+    check_.leave(rows);
     if constexpr (kQuerySums)
       WriteGradient<Problem>{problem_}.queries(rows, work_.query_sums, key_features(),
                                                work_.rows.row);
@@ -182,33 +184,8 @@ class BackwardPass {
     const auto weigh = hidden == Hidden::zero ? Softmax::template weigh<Hidden::zero>
                                               : Softmax::template weigh<Hidden::marked>;
     weigh(strip.rows, rows_.maximum(strip.first), nullptr, e, Size::score_stride, visit.all(),
-          lane_sums_);
-    if constexpr (detail::kChecks) {
-      for (int i = 0; i < strip.rows; ++i)
-        work_.weight_sums[strip.first + i] += reduce_lanes<S>(lane_sums_ + i * Size::panel);
-    }
-  }
-  /// The weights of each row add up to the l that the forward pass left.
-  void check_weights() const {
-    const ChunkRows<Scalar>& rows = strip_.rows();
-    auto cursor = rows.from(0);
-    for (Index r = 0; r < rows.count(); ++r, cursor.next()) {
-      using std::exp;
-      const Index number = problem_.state.number(cursor.row);
-      const Scalar &m = problem_.state.maximum[number], &l = problem_.state.sum[number];
-      Scalar sum = work_.weight_sums[r];
-      if constexpr (Scored::Modify::kSink)
-        sum += Scalar(exp(Scalar(problem_.scored.modify.sink.logit(cursor.row) - m)));
-      // A maximum that is a log-sum-exp of another library is rounded: its weights err by as much.
-      const Scalar difference = sum < l ? Scalar(l - sum) : Scalar(sum - l),
-                   rounding(Scalar(m < Scalar(0) ? Scalar(-m) : m) *
-                            Scalar(4 * Eigen::NumTraits<Scalar>::epsilon())),
-                   most(l * Scalar(Scalar(1e-3) + rounding));
-      (void)most;
-      eigen_assert(!(most < difference) &&
-                   "attn::attention_backward: the weights do not add up to what the forward pass "
-                   "left: a mask, a bias or a score functor is not what it was");
-    }
+          sums_of_weights_);
+    check_.add(strip, sums_of_weights_);
   }
 
   /// ds = e · (g · vᵀ − δ), 0 where a pair is hidden, whatever its value holds.
@@ -354,9 +331,10 @@ class BackwardPass {
   GradientKeys<Scored> keys_;
   GradientRows<Problem> rows_;
   AddScoreGradients<Problem> modifiers_;
+  Check check_;
   KeySums<Scalar> sums_{};
   Scalar ones_[Size::rows];
-  alignas(64) Scalar lane_sums_[Size::rows * Size::panel];
+  alignas(64) Scalar sums_of_weights_[Size::rows * Size::panel];
 };
 
 }  // namespace kernel

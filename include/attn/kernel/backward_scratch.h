@@ -111,7 +111,7 @@ struct BackwardScratch {
   Scalar* slopes;           ///< of a strip, one such after the other
   Scalar* bias_sums;        ///< of the rows whose weights are kept
   Scalar* query_sums;       ///< dq of the chunk's rows, before the scale
-  Scalar* weight_sums;      ///< of the chunk's rows, where they are checked
+  Scalar* weight_sums;      ///< a number a row, for WeightCheck; there in all builds
 
   BackwardScratch(const BackwardSize<Scalar>& size, ScratchWalk<Scalar>& walk)
       : scored(

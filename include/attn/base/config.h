@@ -230,6 +230,15 @@ inline constexpr bool kFastMath = true;
 inline constexpr bool kFastMath = false;
 #endif
 
+/// Whether mistakes are looked for that only the work itself shows: where Eigen asserts, unless
+/// NDEBUG says otherwise. A type, for templates to name: what is compiled with and what without it
+/// may meet in one program.
+#if defined(EIGEN_NO_DEBUG)
+using debug_checks_t = std::false_type;
+#else
+using debug_checks_t = std::true_type;
+#endif
+
 /// Of integers ≥ 0, in standard C++.
 template <class Integer>
 constexpr bool portable_sum_overflows(Integer a, Integer b, Integer& sum) {

@@ -30,8 +30,9 @@
 #include "dot_products.h"
 #include "drop_weights.h"
 #include "scored_strip.h"
-#include "sums_over_rows.h"
 #include "in_order.h"
+#include "sums_over_rows.h"
+#include "weight_check.h"
 #include "weighted_sum.h"
 #include "write_gradient.h"
 
@@ -50,7 +51,7 @@ inline Scalar least_weight() {
   }
 }
 
-template <class Problem>
+template <class Problem, class Check = WeightCheck<Problem>>
 class BackwardPass {
   using Scored = typename Problem::Scored;
   using Scalar = typename Problem::Scalar;
@@ -71,7 +72,8 @@ class BackwardPass {
         strip_(problem.scored, work_.scored),
         keys_(problem.scored, work_.keys),
         rows_(problem, work_.rows),
-        modifiers_(problem, strip_.rows(), work_.slopes, work_.bias_sums) {
+        modifiers_(problem, strip_.rows(), work_.slopes, work_.bias_sums),
+        check_(problem, work_.weight_sums) {
     std::fill_n(ones_, std::size(ones_), Scalar(1));
   }
 
@@ -85,6 +87,7 @@ class BackwardPass {
     const ChunkRows<Scalar>& rows = strip_.rows();
     rows_.enter(rows, strip_.packed(rows.strips()[rows.strips().count - 1]) -
                           rows.strips().begin(rows.strips().count - 1) * work_.rows.query_depth);
+    check_.enter(rows.count());
     if constexpr (kQuerySums)
       std::fill_n(work_.query_sums, rows.count() * key_features(), Scalar(0));
     strip_.each_block(strip_.visible(), Pack::keys, [&](const KeyBlock& block) {
@@ -96,6 +99,7 @@ class BackwardPass {
       for (Index n = (rows.count() - 1) / Size::gradient_rows; n >= 0; --n)
         add(n * Size::gradient_rows, block);
     });
+    check_.leave(rows);
     if constexpr (kQuerySums)
       WriteGradient<Problem>{problem_}.queries(rows, work_.query_sums, key_features(),
                                                work_.rows.row);
@@ -181,6 +185,7 @@ class BackwardPass {
                                               : Softmax::template weigh<Hidden::marked>;
     weigh(strip.rows, rows_.maximum(strip.first), nullptr, e, Size::score_stride, visit.all(),
           sums_of_weights_);
+    check_.add(strip, sums_of_weights_);
   }
 
   /// ds = e · (g · vᵀ − δ), 0 where a pair is hidden, whatever its value holds.
@@ -326,6 +331,7 @@ class BackwardPass {
   GradientKeys<Scored> keys_;
   GradientRows<Problem> rows_;
   AddScoreGradients<Problem> modifiers_;
+  Check check_;
   KeySums<Scalar> sums_{};
   Scalar ones_[Size::rows];
   alignas(64) Scalar sums_of_weights_[Size::rows * Size::panel];

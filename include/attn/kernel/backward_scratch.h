@@ -70,7 +70,7 @@ struct BackwardSize {
   }
 
   Index key_features() const { return round_up(key_dim, Size::panel); }
-  Index value_features() const { return round_up(value_dim, Size::panel); }
+  Index value_features() const { return round_up(std::max<Index>(value_dim, 1), Size::panel); }
   /// Rows whose weights are kept together.
   Index kept_rows() const {
     return std::min<Index>(round_up(rows, Size::depth), Size::gradient_rows);
@@ -111,6 +111,7 @@ struct BackwardScratch {
   Scalar* slopes;           ///< of a strip, one such after the other
   Scalar* bias_sums;        ///< of the rows whose weights are kept
   Scalar* query_sums;       ///< dq of the chunk's rows, before the scale
+  Scalar* weight_sums;      ///< a number a row, for WeightCheck; there in all builds
 
   BackwardScratch(const BackwardSize<Scalar>& size, ScratchWalk<Scalar>& walk)
       : scored(
@@ -140,6 +141,7 @@ struct BackwardScratch {
     slopes = walk.take(Index(size.wanted.slopes) * Size::rows * Size::score_stride);
     bias_sums = walk.take(size.wanted.partial_rows * Size::score_stride);
     query_sums = walk.take(size.rows * size.key_features());
+    weight_sums = walk.take(size.rows);
   }
 };
 template <class Scalar>

@@ -172,9 +172,9 @@ class GradientRows {
       auto g = zero;
       if (c < features) {
         g = detail::load_strided<S>(from + c * stride, stride, features - c);
-        const auto o = detail::load_strided<S>(output + c, 1, features - c);
         // (A stride of 0 repeats the one number behind the last feature too; there the output is
         // 0.)
+        const auto o = detail::load_strided<S>(output + c, 1, features - c);
         sum = S::fmadd(S::select(S::equal(o, zero), zero, g), o, sum);
         if (features - c < S::width) g = S::select(S::first_lanes(features - c), g, zero);
         g = S::mul(g, S::set(factor));
@@ -214,7 +214,7 @@ class GradientRows {
                               q);
                    });
   }
-  Index value_features() const { return round_up(problem_.scored.shape.value_dim, Size::panel); }
+  Index value_features() const { return round_up(memory_.value_depth, Size::panel); }
   Index panel_of(Index c) const { return c / Size::panel * panel_stride() + c % Size::panel; }
   void clear_behind(Index rows) {
     const Index end = round_up(rows, Size::depth);

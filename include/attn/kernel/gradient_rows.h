@@ -70,7 +70,7 @@ ATTN_INLINE void unpack_rows(const typename S::Scalar* strip, Index rows, Index 
 //          Rows lie a token apart: each is asked for eight rows before it is read, and packets of
 //          strips and panels are whole: cut into groups through memory, they waited for their own
 //          stores. Waiting for dY and O took 5 % of forward and backward pass of 96 heads of 128
-//          rows, the stores 1 to 2 % (Zen 4, AVX-512)
+//          rows (Zen 4, AVX-512)
 // EDGES    rows behind the chunk's, up to a whole depth step, are zeros in the panels.
 //          finite(): none of a row's numbers is NaN or infinite, so that a hidden pair may be
 //          multiplied by its zero

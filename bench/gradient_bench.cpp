@@ -82,14 +82,21 @@ class Subject {
         return pass(passes, n, attn::options(attn::bias(bias_)),
                     attn::options(attn::dbias(by_library_.bias)));
       default:
-        return without(passes, n);
+        return pass(passes, n, attn::options(), attn::options());
     }
   }
-  /// The same without mask, bias and dropout.
-  void without(Passes passes, int n) { pass(passes, n, attn::options(), attn::options()); }
+  /// The same without dropout, or without the gradient of the bias.
+  void without_option(Passes passes, int n) {
+    if (w_.mask == Mask::kBias) {
+      pass(passes, n, attn::options(attn::bias(bias_)), attn::options());
+    } else {
+      pass(passes, n, attn::options(), attn::options());
+    }
+  }
   bool has_option() const { return !kept_.of_head.empty() || w_.mask == Mask::kBias; }
   void by_hand(Passes passes) {
-    hand_(x_.q, x_.k, x_.v, dy_, bias_, kept_, passes == Passes::kBoth, by_hand_);
+    hand_.forward(x_.q, x_.k, x_.v, bias_, kept_, by_hand_);
+    if (passes == Passes::kBoth) hand_.backward(x_.q, x_.k, x_.v, dy_, kept_, by_hand_);
   }
 
   /// Largest errors of all that the library gives and of all that is computed by hand.
@@ -101,9 +108,10 @@ class Subject {
     by_hand(passes);
     Gradients<double> exact(w_);
     const auto wide = [](const auto& x) { return x.template cast<double>().eval(); };
+    const auto q = wide(x_.q), k = wide(x_.k), v = wide(x_.v);
     GradientByHand<double> reference(w_);
-    reference(wide(x_.q), wide(x_.k), wide(x_.v), wide(dy_), wide(bias_), kept_,
-              passes == Passes::kBoth, exact);
+    reference.forward(q, k, v, wide(bias_), kept_, exact);
+    reference.backward(q, k, v, wide(dy_), kept_, exact);
     return {error(by_library_, exact, passes), error(by_hand_, exact, passes)};
   }
 
@@ -221,7 +229,7 @@ void measure(benchmark::State& state, const Lesson& lesson, Passes passes) {
   Units textbook([&] { subject.by_hand(passes); });
   std::optional<Units<std::function<void()>>> forward, plain;
   if (passes == Passes::kBoth) forward.emplace([&] { subject.library(Passes::kForward, 1); });
-  if (subject.has_option()) plain.emplace([&] { subject.without(passes, 1); });
+  if (subject.has_option()) plain.emplace([&] { subject.without_option(passes, 1); });
   Peak peak(1);
   for (auto _ : state) {
     sample_in_turn(library, textbook, [&] {

@@ -1,5 +1,5 @@
 // tests/dropout_call_test.cpp: attention with dropout(): the pairs that keeps() names, whatever the tiling, and no others.
-// build: -O0
+// build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>

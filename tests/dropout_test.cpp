@@ -1,5 +1,4 @@
 // tests/dropout_test.cpp: which pairs dropout() drops: the definition, the same in lanes of any width, and how random they are.
-// build: at least -O1
 // SPDX-License-Identifier: MIT
 #include <attn/dropout.h>
 #include <gtest/gtest.h>

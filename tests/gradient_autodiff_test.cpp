@@ -2,7 +2,7 @@
 // forward pass of Eigen::AutoDiffScalar, and the backward pass; and through the backward pass of
 // AutoDiffScalar, second derivatives.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -2,7 +2,6 @@
 // the options; a row of dK and dV those of its key, its value and the queries that see it; nothing
 // else changes one.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,7 +1,6 @@
 // tests/gradient_composition_test.cpp: gradients by everything that enters a call of masks and scores
 // drawn at random, over batches drawn at random, where what nobody looks at holds no numbers.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

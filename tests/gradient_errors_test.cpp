@@ -1,7 +1,7 @@
 // tests/gradient_errors_test.cpp: what a backward pass refuses, in which words, its outputs
 // untouched.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // tests/gradient_identities_test.cpp: what holds of every gradient, whatever the size: also where no
 // oracle of plain loops could follow.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // tests/gradient_isolation_test.cpp: what a hidden pair holds changes no bit of a gradient; NaN in a
 // visible one shows where the formula says, and nowhere else.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

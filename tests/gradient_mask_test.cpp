@@ -1,7 +1,7 @@
 // tests/gradient_mask_test.cpp: the gradients under every kind of mask are the oracle's, and those
 // of keys that nobody sees are zeros.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

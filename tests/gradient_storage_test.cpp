@@ -1,7 +1,7 @@
 // tests/gradient_storage_test.cpp: gradients of operands in any memory, to any memory: storage
 // types, orders, views, blocks, fixed sizes.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

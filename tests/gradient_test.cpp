@@ -1,7 +1,6 @@
 // tests/gradient_test.cpp: the gradients by queries, keys and values are the oracle's, at every size
 // and in every batch.
 // SPDX-License-Identifier: MIT
-// build: at least -O1
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

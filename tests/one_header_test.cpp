@@ -28,14 +28,14 @@ TEST(AttentionHeader, NamesEveryOptionOfItsTable) {
                      attn::mask([](attn::Index i, attn::Index j) { return j <= i; });
   MatrixXf logsumexp, largest, entropy, weights, scores;
   attn::Workspace<float> workspace;
-  const MatrixXf Y = all(
-      masks, attn::query_offset(0), attn::rotary(attn::pairing::half_split), attn::scale(0.5f),
-      attn::softcap(30.f), attn::bias(MatrixXf::Zero(4, 4)), attn::alibi(attn::alibi_slopes(2)),
-      attn::score([](auto s, auto) { return s; }), attn::sink(), attn::residual(Q),
-      attn::save_logsumexp(logsumexp), attn::save_max_logit(largest), attn::save_entropy(entropy),
-      attn::save_weights(weights), attn::save_scores(scores, attn::stage::masked),
-      attn::sequences({0, 4}), attn::dropout(0.1, 1), attn::parallel(1), attn::split_keys(4),
-      attn::use(workspace));
+  const MatrixXf Y =
+      all(masks, attn::query_offset(0), attn::rotary(attn::pairing::half_split), attn::scale(0.5f),
+          attn::softcap(30.f), attn::bias(MatrixXf::Zero(4, 4)), attn::alibi(attn::alibi_slopes(2)),
+          attn::score([](auto s, auto) { return s; }), attn::sink(), attn::residual(Q),
+          attn::save_logsumexp(logsumexp), attn::save_max_logit(largest),
+          attn::save_entropy(entropy), attn::save_weights(weights),
+          attn::save_scores(scores, attn::stage::masked), attn::sequences({0, 4}),
+          attn::dropout(0.1, 1), attn::parallel(1), attn::split_keys(4), attn::use(workspace));
   EXPECT_EQ(Y.rows(), 4);
   EXPECT_TRUE(Y.allFinite());
 }

@@ -1,6 +1,6 @@
 // tests/option_list_test.cpp: options(a, b, …), several options as one value, at every door.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -1,7 +1,7 @@
 // tests/reference_gradient_test.cpp: the oracle of the backward pass is the slope of that of the
 // forward pass, by everything that enters.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <gtest/gtest.h>
 
 #include <cmath>

@@ -1,7 +1,7 @@
 // tests/weight_check_test.cpp: builds with assertions end a backward pass whose weights are not those
 // of its forward pass.
 // SPDX-License-Identifier: MIT
-// build: -O0
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

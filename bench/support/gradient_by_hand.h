@@ -4,6 +4,8 @@
 
 #include <Eigen/Core>
 #include <cmath>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "operands.h"
@@ -34,7 +36,8 @@ struct KeptPairs {
 
 // WHAT  For each sequence and head (row-major, as many keys' heads as queries'):
 //         S = scale Q Kᵀ + bias, P = exp(S − max) and l by rows, Y = (D∘P) V / l
-//         G = dY / l, δ = rows of G · Y, dV = (D∘P)ᵀ G, dP = G Vᵀ
+//       then, when all of Y is known, as a loss would need it,
+//         G = dY / l, δ = rows of dY · Y / l, dV = (D∘P)ᵀ G, dP = G Vᵀ
 //         dS = P ∘ (D∘dP − δ), dQ = scale dS K, dK = scale dSᵀ Q
 // WHY   The baseline is worth beating only if it is written well: all products are Eigen's own
 //       (noalias), everything is allocated beforehand, P is kept instead of computed again, the
@@ -51,41 +54,60 @@ class GradientByHand {
  public:
   explicit GradientByHand(const Workload& w)
       : w_(w),
-        scores_(w.queries, w.keys),
+        weights_(static_cast<std::size_t>(w.batch * w.query_heads),
+                 RowMatrix<Scalar>(w.queries, w.keys)),
         score_gradients_(w.queries, w.keys),
         dropped_(w.queries, w.keys),
         scaled_(w.queries, w.value_size),
-        sums_(w.queries) {}
+        sums_(w.queries, w.batch * w.query_heads) {}
 
-  /// Without `kept.of_head` nothing is dropped. dy: as the output.
+  /// Y of all heads. Where `kept` holds no head nothing is dropped.
   template <class Array>
-  void operator()(const Array& q_all, const Array& k_all, const Array& v_all, const Array& dy_all,
-                  const RowMatrix<Scalar>& bias, const KeptPairs& kept, bool backward,
-                  Gradients<Scalar>& to) {
+  void forward(const Array& q_all, const Array& k_all, const Array& v_all,
+               const RowMatrix<Scalar>& bias, const KeptPairs& kept, Gradients<Scalar>& to) {
+    for (Index n = 0; n < w_.batch * w_.query_heads; ++n) {
+      const auto q = head(q_all.data(), n, w_.queries, w_.head_size),
+                 k = head(k_all.data(), n, w_.keys, w_.head_size),
+                 v = head(v_all.data(), n, w_.keys, w_.value_size);
+      auto y = head(to.y.data(), n, w_.queries, w_.value_size);
+      RowMatrix<Scalar>& p = weights_[static_cast<std::size_t>(n)];
+      p.noalias() = scale() * q * k.transpose();
+      for (Index i = 0; i < w_.queries; ++i) {
+        const Index visible = visible_keys(w_, 0, i);
+        auto row = p.row(i).head(visible);
+        if (w_.mask == Mask::kBias) row += bias.row(i);
+        row = (row.array() - row.maxCoeff()).exp();
+        sums_(i, n) = row.sum();
+        p.row(i).tail(w_.keys - visible).setZero();
+      }
+      y.noalias() = dropped(p, kept, n) * v;
+      for (Index i = 0; i < w_.queries; ++i) y.row(i) *= Scalar(kept.scale) / sums_(i, n);
+    }
+  }
+
+  /// All gradients, behind forward() of the same.
+  template <class Array>
+  void backward(const Array& q_all, const Array& k_all, const Array& v_all, const Array& dy_all,
+                const KeptPairs& kept, Gradients<Scalar>& to) {
     to.bias.setZero();
     for (Index n = 0; n < w_.batch * w_.query_heads; ++n) {
       const auto q = head(q_all.data(), n, w_.queries, w_.head_size),
                  k = head(k_all.data(), n, w_.keys, w_.head_size),
                  v = head(v_all.data(), n, w_.keys, w_.value_size),
-                 dy = head(dy_all.data(), n, w_.queries, w_.value_size);
-      const RowMatrix<float>* const keep =
-          kept.of_head.empty() ? nullptr : &kept.of_head[static_cast<std::size_t>(n)];
-      auto y = head(to.y.data(), n, w_.queries, w_.value_size);
-      const RowMatrix<Scalar>& weights = attend(q, k, v, bias, keep, Scalar(kept.scale), y);
-      if (!backward) continue;
+                 dy = head(dy_all.data(), n, w_.queries, w_.value_size),
+                 y = head(std::as_const(to.y).data(), n, w_.queries, w_.value_size);
       auto dq = head(to.query.data(), n, w_.queries, w_.head_size);
       auto dk = head(to.key.data(), n, w_.keys, w_.head_size);
       auto dv = head(to.value.data(), n, w_.keys, w_.value_size);
-      for (Index i = 0; i < w_.queries; ++i) scaled_.row(i) = dy.row(i) / sums_(i);
-      dv.noalias() = weights.transpose() * scaled_;
-      if (keep != nullptr) dv *= Scalar(kept.scale);
+      const RowMatrix<Scalar>& p = weights_[static_cast<std::size_t>(n)];
+      for (Index i = 0; i < w_.queries; ++i)
+        scaled_.row(i) = dy.row(i) * (Scalar(kept.scale) / sums_(i, n));
+      dv.noalias() = dropped(p, kept, n).transpose() * scaled_;
       score_gradients_.noalias() = scaled_ * v.transpose();
       for (Index i = 0; i < w_.queries; ++i) {
         auto ds = score_gradients_.row(i).array();
-        const Scalar delta = scaled_.row(i).dot(y.row(i));
-        if (keep != nullptr)
-          ds *= keep->row(i).array().template cast<Scalar>() * Scalar(kept.scale);
-        ds = scores_.row(i).array() * (ds - delta);
+        if (!kept.of_head.empty()) ds *= keep(kept, n).row(i).array().template cast<Scalar>();
+        ds = p.row(i).array() * (ds - dy.row(i).dot(y.row(i)) / sums_(i, n));
       }
       if (w_.mask == Mask::kBias) to.bias += score_gradients_;
       dq.noalias() = scale() * score_gradients_ * k;
@@ -99,32 +121,20 @@ class GradientByHand {
   static Map<T> head(T* all, Index n, Index tokens, Index features) {
     return Map<T>(all + n * tokens * features, tokens, features);
   }
-
-  /// Y, weights before the division in scores_; returns them as they meet the values.
-  template <class In, class Out>
-  const RowMatrix<Scalar>& attend(const In& q, const In& k, const In& v,
-                                  const RowMatrix<Scalar>& bias, const RowMatrix<float>* keep,
-                                  Scalar kept_scale, Out& y) {
-    scores_.noalias() = scale() * q * k.transpose();
-    for (Index i = 0; i < w_.queries; ++i) {
-      const Index visible = visible_keys(w_, 0, i);
-      auto row = scores_.row(i).head(visible);
-      if (w_.mask == Mask::kBias) row += bias.row(i);
-      row = (row.array() - row.maxCoeff()).exp();
-      sums_(i) = row.sum();
-      scores_.row(i).tail(w_.keys - visible).setZero();
-      if (keep != nullptr)
-        dropped_.row(i) = scores_.row(i).cwiseProduct(keep->row(i).template cast<Scalar>());
-    }
-    const RowMatrix<Scalar>& weights = keep == nullptr ? scores_ : dropped_;
-    y.noalias() = weights * v;
-    for (Index i = 0; i < w_.queries; ++i) y.row(i) *= kept_scale / sums_(i);
-    return weights;
+  static const RowMatrix<float>& keep(const KeptPairs& kept, Index n) {
+    return kept.of_head[static_cast<std::size_t>(n)];
+  }
+  /// Weights of head n as they meet the values.
+  const RowMatrix<Scalar>& dropped(const RowMatrix<Scalar>& p, const KeptPairs& kept, Index n) {
+    if (kept.of_head.empty()) return p;
+    dropped_ = p.cwiseProduct(keep(kept, n).template cast<Scalar>());
+    return dropped_;
   }
 
   Workload w_;
-  RowMatrix<Scalar> scores_, score_gradients_, dropped_, scaled_;
-  Eigen::Matrix<Scalar, Eigen::Dynamic, 1> sums_;
+  std::vector<RowMatrix<Scalar>> weights_;  ///< of each head, before the division
+  RowMatrix<Scalar> score_gradients_, dropped_, scaled_;
+  Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> sums_;
 };
 
 }  // namespace bench

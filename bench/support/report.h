@@ -110,7 +110,7 @@ class SummaryTable : public benchmark::BenchmarkReporter {
           "            gradients: of the peak, forward and backward counted as 3.5 forward "
           "passes;\n"
           "            then time of the backward pass / 2.5 of the forward one\n"
-          "            bias, dropout: at last, time over that without\n"
+          "            at last, time over that without dropout, or without dbias\n"
           "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
           "            run, both on one thread: below 1, the library is faster\n"
           "max err     largest absolute error, against long double\n"

@@ -70,7 +70,7 @@ struct BackwardSize {
   }
 
   Index key_features() const { return round_up(key_dim, Size::panel); }
-  Index value_features() const { return round_up(value_dim, Size::panel); }
+  Index value_features() const { return round_up(std::max<Index>(value_dim, 1), Size::panel); }
   /// Rows whose weights are kept together.
   Index kept_rows() const {
     return std::min<Index>(round_up(rows, Size::depth), Size::gradient_rows);

@@ -24,10 +24,52 @@ struct GradientRowsMemory {
   Index query_depth;              ///< d_k in whole depth steps
 };
 
+/// The rows of a packed strip: put(i, c, features c, c + 1, … of row i), up to a whole panel of
+/// features, zeros behind the depth.
+template <class S, class Put>
+ATTN_INLINE void unpack_rows(const typename S::Scalar* strip, Index rows, Index depth,
+                             const Put& put) {
+  using Scalar = typename S::Scalar;
+  constexpr Index kGroup = TileSize<Scalar>::depth;
+  const Index end = round_up(depth, TileSize<Scalar>::panel);
+  Index i = 0;
+  if constexpr (S::width >= kGroup) {
+    // As in pack_queries(): groups of kTogether rows change places.
+    constexpr Index kTogether = S::width / kGroup;
+    for (; i + kTogether <= rows; i += kTogether) {
+      for (Index c = 0; c < end; c += S::width) {
+        typename S::Packet packets[std::size_t{kTogether}];
+        ATTN_UNROLL
+        for (Index t = 0; t < kTogether; ++t) {
+          const Index at = c + t * kGroup;
+          packets[t] = at < depth ? S::loadu(strip + at * rows + i * kGroup) : S::set(Scalar(0));
+        }
+        S::template transpose_units<kGroup>(packets);
+        ATTN_UNROLL
+        for (Index t = 0; t < kTogether; ++t) put(i + t, c, packets[t]);
+      }
+    }
+  }
+  for (; i < rows; ++i) {
+    for (Index c = 0; c < end; c += S::width) {
+      alignas(64) Scalar lanes[S::width];
+      for (Index w = 0; w < S::width; ++w) {
+        const Index at = c + w;
+        lanes[w] =
+            at < depth ? strip[at / kGroup * kGroup * rows + i * kGroup + at % kGroup] : Scalar(0);
+      }
+      put(i, c, S::load(lanes));
+    }
+  }
+}
+
 // WHAT     of each row        g = dY / l            (0 where l = 0)        as strips, for dp = g · vᵀ, and as panels of features, for dv += eᵀ · g
 //                             q̂ = scale · q                                as panels of features, for dk += dsᵀ · q̂; out of the packed strips
 //                             m, δ = (dY · O − d(log-sum-exp)) / l
 // WHY      1 / l rides on g and δ, and 1 / (1 − p) of dropout on g: no pair is divided by them
+//          Rows lie a token apart: each is asked for eight rows before it is read (enc128: reading
+//          dY and O took 5 % of forward and backward pass). Whole packets of strips and panels: cut
+//          into groups through memory, they waited for their own stores
 // EDGES    rows behind the chunk's, up to a whole depth step, are zeros in the panels.
 //          finite(): none of a row's numbers is NaN or infinite, so that a hidden pair may be
 //          multiplied by its zero
@@ -47,14 +89,18 @@ class GradientRows {
   void enter(const ChunkRows<Scalar>& rows, const Scalar* packed_queries) {
     std::fill_n(finite_, std::size(finite_), true);
     clear_behind(rows.count());
+    auto cursor = rows.from(0), asked = rows.from(std::min(kAhead, rows.count() - 1));
     rows.each_strip([&](const Strip& strip) {
-      auto cursor = rows.from(strip.first);
-      for (int i = 0; i < strip.rows; ++i, cursor.next()) {
-        FiniteCheck<S> check;
-        take_gradient(cursor.row, strip, i, check);
-        take_query(strip, i, packed_queries, check);
-        finite_[(strip.first + i) / kTogether] &= check.finite();
+      FiniteCheck<S> check;
+      for (Index r = strip.first; r < strip.first + strip.rows; ++r, cursor.next()) {
+        take_gradient(cursor.row, r, check);
+        if (r + kAhead >= rows.count()) continue;
+        ask_for(asked.row);
+        asked.next();
       }
+      pack_gradients(strip);
+      take_queries(strip, packed_queries, check);
+      finite_[strip.first / kTogether] &= check.finite();
     });
   }
   /// Those of kTogether rows from a multiple of it on.
@@ -75,53 +121,79 @@ class GradientRows {
   static constexpr Index kTogether = Size::gradient_rows;
 
  private:
-  void take_gradient(const QueryRow& row, const Strip& strip, int i, FiniteCheck<S>& check) {
-    const Index features = problem_.scored.shape.value_dim, r = strip.first + i,
-                number = problem_.state.number(row);
+  /// Rows between asking for one and reading it.
+  static constexpr Index kAhead = 8;
+
+  void ask_for(const QueryRow& row) const {
+    const auto& gradient = problem_.output_gradient;
+    if (gradient.view.feature_stride != 1) return;
+    const Index features = problem_.scored.shape.value_dim;
+    const auto ask = [features](const auto* from) {
+      constexpr Index kLine = std::max<Index>(64 / Index(sizeof(*from)), 1);
+      for (Index c = 0; c < features; c += kLine) S::prefetch(from + c);
+    };
+    ask(gradient.row(row.sequence, row.head, row.row));
+    ask(problem_.state.output_of(row));
+  }
+
+  void take_gradient(const QueryRow& row, Index r, FiniteCheck<S>& check) {
+    const Index number = problem_.state.number(row);
     const Scalar &m = problem_.state.maximum[number], &l = problem_.state.sum[number];
-    const bool empty = detail::equal(l, Scalar(0));
-    const Scalar inverse = empty ? Scalar(0) : Scalar(Scalar(1) / l);
     Scalar delta(0);
-    std::fill_n(memory_.row, round_up(features, Size::panel), Scalar(0));
-    if (!empty) {
-      const Scalar change(product_with_output(row) - logsumexp_gradient(row));
-      problem_.scores.see_row(problem_.scored.modify, row, m, l, change);
-      delta = Scalar(change * inverse);
+    if (detail::equal(l, Scalar(0))) {
+      for (Index c = 0; c < value_features(); c += S::width)
+        S::store(memory_.gradient_rows + panel_of(c) + r * Size::panel, S::set(Scalar(0)));
+    } else {
+      const Scalar inverse = Scalar(Scalar(1) / l);
       Scalar factor = inverse;
       if constexpr (Problem::Scored::kDrops)
         factor = Scalar(factor * problem_.scored.dropout.scale);
-      for (Index c = 0; c < features; c += S::width) {
-        const auto g = S::mul(S::load(memory_.row + c), S::set(factor));
-        check.see(g);
-        S::store(memory_.row + c, g);
-      }
+      const Scalar change(scale_gradient(row, factor, r, check) - logsumexp_gradient(row));
+      problem_.scores.see_row(problem_.scored.modify, row, m, l, change);
+      delta = Scalar(change * inverse);
     }
     check.see(S::set(m));
     check.see(S::set(delta));
     memory_.maximum[r] = m;
     memory_.delta[r] = delta;
-    pack_query<S>(memory_.row, 1, features, memory_.value_depth, Scalar(1), i, strip.rows,
-                  memory_.gradient_strips + strip.first * memory_.value_depth);
-    for (Index c = 0; c < round_up(features, Size::panel); c += S::width)
-      S::store(memory_.gradient_rows + panel_of(c) + r * Size::panel, S::load(memory_.row + c));
   }
-  /// Σ dY · O of a row, which is left in scratch behind as whole packets. Where O is 0, as in a row
+  /// factor · dY of a row, to its place in the panels. Returns Σ dY · O. Where O is 0, as in a row
   /// that sees no key, what dY holds is no matter.
-  Scalar product_with_output(const QueryRow& row) {
+  Scalar scale_gradient(const QueryRow& row, const Scalar& factor, Index r,
+                        FiniteCheck<S>& check) const {
     const auto& gradient = problem_.output_gradient;
     const auto* const from = gradient.row(row.sequence, row.head, row.row);
     const Index stride = gradient.view.feature_stride, features = problem_.scored.shape.value_dim;
     const Scalar* const output = problem_.state.output_of(row);
     const auto zero = S::set(Scalar(0));
     auto sum = zero;
-    for (Index c = 0; c < features; c += S::width) {
-      const auto g = detail::load_strided<S>(from + c * stride, stride, features - c),
-                 o = detail::load_strided<S>(output + c, 1, features - c);
-      // (A stride of 0 repeats the one number behind the last feature too; there the output is 0.)
-      sum = S::fmadd(S::select(S::equal(o, zero), zero, g), o, sum);
-      S::store(memory_.row + c, S::select(S::first_lanes(features - c), g, zero));
+    for (Index c = 0; c < value_features(); c += S::width) {
+      auto g = zero;
+      if (c < features) {
+        g = detail::load_strided<S>(from + c * stride, stride, features - c);
+        // (A stride of 0 repeats the one number behind the last feature too; there the output is
+        // 0.)
+        const auto o = detail::load_strided<S>(output + c, 1, features - c);
+        sum = S::fmadd(S::select(S::equal(o, zero), zero, g), o, sum);
+        if (features - c < S::width) g = S::select(S::first_lanes(features - c), g, zero);
+        g = S::mul(g, S::set(factor));
+        check.see(g);
+      }
+      S::store(memory_.gradient_rows + panel_of(c) + r * Size::panel, g);
     }
     return S::reduce_add(sum);
+  }
+  /// The rows of a strip, out of the panels.
+  void pack_gradients(const Strip& strip) const {
+    const Index depth = memory_.value_depth;
+    Scalar* to = memory_.gradient_strips + strip.first * depth;
+    for (Index c = 0; c < depth; c += Size::panel, to += Index(Size::panel) * strip.rows) {
+      const Scalar* from[Size::rows];
+      for (int i = 0; i < strip.rows; ++i)
+        from[i] = memory_.gradient_rows + panel_of(c) + (strip.first + i) * Size::panel;
+      const Index here = std::min<Index>(depth - c, Size::panel);
+      pack_queries<S>(from, 1, here, here, Scalar(1), strip.rows, to);
+    }
   }
   Scalar logsumexp_gradient(const QueryRow& row) const {
     if constexpr (std::is_same_v<typename Problem::LogSumExpGradient, Absent>) {
@@ -130,19 +202,16 @@ class GradientRows {
       return Scalar(*problem_.logsumexp_gradient.row(row.sequence, row.head, row.row));
     }
   }
-  void take_query(const Strip& strip, int i, const Scalar* packed, FiniteCheck<S>& check) {
-    const Index depth = memory_.query_depth, r = strip.first + i;
-    const Scalar* from = packed + strip.first * depth + i * Size::depth;
-    for (Index c = 0; c < depth; c += Size::depth, from += Index(Size::depth) * strip.rows)
-      std::copy_n(from, Size::depth, memory_.row + c);
-    const Index end = round_up(depth, Size::panel);
-    std::fill(memory_.row + depth, memory_.row + end, Scalar(0));
-    for (Index c = 0; c < end; c += S::width) {
-      const auto q = S::load(memory_.row + c);
-      check.see(q);
-      S::store(memory_.query_rows + panel_of(c) + r * Size::panel, q);
-    }
+  void take_queries(const Strip& strip, const Scalar* packed, FiniteCheck<S>& check) const {
+    const Index depth = memory_.query_depth;
+    unpack_rows<S>(packed + strip.first * depth, strip.rows, depth,
+                   [&](Index i, Index c, const typename S::Packet& q) {
+                     check.see(q);
+                     S::store(memory_.query_rows + panel_of(c) + (strip.first + i) * Size::panel,
+                              q);
+                   });
   }
+  Index value_features() const { return round_up(memory_.value_depth, Size::panel); }
   Index panel_of(Index c) const { return c / Size::panel * panel_stride() + c % Size::panel; }
   void clear_behind(Index rows) {
     const Index end = round_up(rows, Size::depth);

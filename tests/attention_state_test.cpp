@@ -188,6 +188,14 @@ TEST(AttentionState, AllocatesNothingFromTheSecondCallOn) {
   };
   back();
   EXPECT_EQ(allocations_in(back), 0);
+  attn::Workspace<float> workspace;
+  const auto back_lent = [&] {
+    attn::attention_backward(attn::heads(call.Q, 4), attn::heads(call.K, 2), attn::heads(call.V, 2),
+                             call.X, state, attn::dquery(dQ), attn::dkey(dK), attn::dvalue(dV),
+                             attn::use(workspace));
+  };
+  back_lent();
+  EXPECT_EQ(allocations_in(back_lent), 0);
   EXPECT_EQ(allocations_in([&] { fill(state); }), 0);
 }
 

@@ -139,7 +139,7 @@ TEST(GradientErrors, StatesOfAnotherDropout) {
   Call call;
   const auto drop = attn::dropout(0.1, 42, 7);
   const State with = call.forward(drop);
-  EXPECT_EQ(call.error(with), "the forward pass had dropout(0.1, 42, 7), this call no dropout");
+  EXPECT_EQ(call.error(with), "the forward pass had dropout(0.1, 42, 7), this call none");
   EXPECT_EQ(call.error(call.forward(), drop),
             "the forward pass had no dropout, this call dropout(0.1, 42, 7)");
   EXPECT_EQ(call.error(with, attn::dropout(0.1, 42, 8)),

@@ -25,7 +25,8 @@ class AttentionState {
   AttentionState() = default;
 
   /// Of another library's forward pass: m = lse, l = 1 (−∞: a row that saw no key). Of the call
-  /// only the sizes are known then, so that nothing else is compared.
+  /// only the sizes are known then, so that nothing else is compared. (Builds with assertions stop
+  /// a backward pass whose rows have a log-sum-exp that is off by more than 10⁻³.)
   ///
   /// Shapes     Y [Lq, H·d_v], the output before residual and dropout; lse [Lq, H], its log-sum-exp
   /// Requires   equal rows, columns of Y a multiple of those of lse (std::invalid_argument

@@ -9,8 +9,6 @@
 //   dbias(M) …       those of what modifies scores:           score_gradient.h
 //   dlogsumexp(l)    ∂loss/∂(log-sum-exp), which is read      save_logsumexp()
 //   accumulate()     gradients are added to what stands there
-//
-// dbias(), dalibi(), dsink(), dscale(), dscore(): score_gradient.h.
 #pragma once
 
 #include "attention.h"
@@ -62,7 +60,7 @@ auto dlogsumexp(Matrix&& l) {
 /// Gradients are added to what their outputs hold: old + gradient, rounded once. For micro-batches,
 /// and weights that serve twice.
 ///
-/// Requires   outputs that have their sizes                 (std::invalid_argument from the call otherwise)
+/// Requires   outputs that have their sizes (std::invalid_argument from the call otherwise)
 inline detail::Accumulate accumulate() { return {}; }
 
 /// The gradients of a loss by what entered attention(Q, K, V, options…), from dY = ∂loss/∂Y.
@@ -73,9 +71,10 @@ inline detail::Accumulate accumulate() { return {}; }
 ///            need not be those of the forward call; residual(X) is accepted, its gradient is dY
 ///            itself; split_keys() changes nothing
 /// Requires   a state of this very call: sizes, sequences, query offsets, key lengths, scale,
-///            softcap, dropout and kinds of options are compared (what a mask or bias holds is
-///            not); outputs that share memory neither with one another nor with what is read
-///            (std::invalid_argument otherwise; outputs are then untouched)
+///            softcap, dropout and kinds of options are compared; outputs that share memory neither
+///            with one another nor with what is read (std::invalid_argument otherwise; outputs are
+///            then untouched). What a mask or a bias holds is not compared: builds with assertions
+///            stop where the weights of a row have another sum than in the forward pass
 /// Semantics  a row that sees no key: zeros; a hidden pair contributes nothing, whatever its
 ///            operands hold; a dropped one nothing through its value. NaN in a visible operand
 ///            shows in the rows that the formula says. half and bfloat16 operands compute in float,
@@ -83,7 +82,7 @@ inline detail::Accumulate accumulate() { return {}; }
 /// Bits       a row of dQ depends on its query, its dY, the keys it sees and the options; a row of
 ///            dK and dV on its key, its value and the queries that see it. Not on threads, other
 ///            rows, the batch, or the layout
-/// Cost       10 flops · visible pairs · d (dV alone, dQ alone, dK alone: 3 products of the 5);
+/// Cost       10 flops · visible pairs · d (of the 5 products dV alone takes 2, dQ or dK alone 3);
 ///            scratch O((rows of a chunk + Lk) · d) for each worker, here allocated for the call
 /// Reference  Dao 2023, FlashAttention-2 (arXiv:2307.08691), §3.1.2
 template <class Query, class Key, class Value, class OutputGradient, class Scalar, class... Options>

@@ -231,12 +231,12 @@ inline constexpr bool kFastMath = false;
 #endif
 
 /// Whether mistakes are looked for that only the work itself shows: where Eigen asserts, unless
-/// NDEBUG says otherwise. A type, for templates to name: what is compiled with and what without it
-/// may meet in one program.
+/// NDEBUG says otherwise; not under -ffast-math, where a NaN cannot be told from a mistake. A type,
+/// for templates to name: what is compiled with and what without it may meet in one program.
 #if defined(EIGEN_NO_DEBUG)
 using debug_checks_t = std::false_type;
 #else
-using debug_checks_t = std::true_type;
+using debug_checks_t = std::bool_constant<!kFastMath>;
 #endif
 
 /// Of integers ≥ 0, in standard C++.

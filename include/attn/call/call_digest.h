@@ -85,8 +85,8 @@ struct CallDigest {
     }
     check_number(function, "softcap", softcap, now.softcap);
     if (!same_dropout(now)) {
-      fail(text(function, ": the forward pass had ", dropout_text(), ", this call ",
-                now.dropout_text()));
+      fail(text(function, ": the forward pass had ", dropout_text("no dropout"), ", this call ",
+                now.dropout_text("none")));
     }
   }
 
@@ -112,8 +112,8 @@ struct CallDigest {
     return dropout->dropped == now.dropout->dropped && dropout->seed == now.dropout->seed &&
            dropout->stream == now.dropout->stream;
   }
-  std::string dropout_text() const {
-    if (!dropout) return "no dropout";
+  std::string dropout_text(const char* none) const {
+    if (!dropout) return none;
     return text("dropout(", number_text(dropout->p), ", ", std::to_string(dropout->seed), ", ",
                 std::to_string(dropout->stream), ")");
   }

@@ -14,7 +14,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     of each row        |Σ e − l| ≤ (10⁻³ + 4 ε · |m|) · l     l of the forward pass; a sink is a pair of its own
+// WHAT     of each row |Σ e − l| ≤ (10⁻³ + 4 ε · |m|) · l, with m and l of the forward pass. A sink
+//          is a pair of its own
 // WHY      what a mask, a bias or a slope holds is not compared before the pass: that takes as long
 //          as the pass. Its sums come by the way, and show a call that is not the forward one
 // NUMERICS those of one build differ by the order of sums alone. ε · |m|: what another library's

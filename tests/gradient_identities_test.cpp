@@ -5,6 +5,7 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include <cstdint>
 #include <vector>
 
 #include "support/any_mask.h"
@@ -124,6 +125,26 @@ TEST(GradientIdentities, KeysAndValuesInAnotherOrderHaveTheirGradientsThere) {
   EXPECT_TRUE(near(r.query, g.query, 1e-6));
   EXPECT_TRUE(near(Matrix(r.key.colwise().reverse()), g.key, 1e-6));
   EXPECT_TRUE(near(Matrix(r.value.colwise().reverse()), g.value, 4e-6));
+}
+
+// Dropout scales what stays so that the mean over all masks is the gradient without it. (That of the
+// values: their gradient is linear in the mask.)
+TEST(GradientIdentities, TheMeanOverManySeedsIsTheGradientWithoutDropout) {
+  const Case x(12, 20, 8, 6);
+  const MatrixXd without = support::trained(x).value.cast<double>();
+  constexpr int kSeeds = 4096;
+  MatrixXd sum = MatrixXd::Zero(20, 6), squares = sum;
+  for (int seed = 0; seed < kSeeds; ++seed) {
+    const MatrixXd g =
+        support::trained(x, attn::dropout(0.25, std::uint64_t(seed))).value.cast<double>();
+    sum += g;
+    squares += g.cwiseAbs2();
+  }
+  const MatrixXd mean = sum / kSeeds;
+  // Five standard deviations of the mean: one of 120 numbers lies beyond it once in 15000 runs.
+  const MatrixXd most = 5 * ((squares / kSeeds - mean.cwiseAbs2()) / kSeeds).cwiseSqrt();
+  EXPECT_TRUE(((mean - without).cwiseAbs().array() <= most.array()).all()) << mean - without;
+  EXPECT_GT(most.minCoeff(), 0);
 }
 
 }  // namespace

@@ -71,49 +71,53 @@ class PackedKeys {
   }
   bool packed(Index panel) const { return all_packed_ || packed_[panel]; }
   bool finite(int rows, const Visit<Scalar>& visit, const Scalar* s) {
-    if (in_place_) {
+    if constexpr (kInPlace) {
       const Index begin = visit.segments[0].first * Size::panel, end = visit.segments[0].end;
-      finite_ = !some_hidden<S>(rows, s, begin, end) ||
-                hidden_values_finite<S>(rows, s, values_in_place(), begin, end);
+      if (in_place_)
+        finite_ = !some_hidden<S>(rows, s, begin, end) ||
+                  hidden_values_finite<S>(rows, s, values_in_place(), begin, end);
     }
     return finite_;
   }
 
   ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
                           const ScoreTile<Scalar>& tile) const {
-    if (in_place_) {
+    if constexpr (kInPlace) {
       using T = std::remove_pointer_t<decltype(source(problem_.key).data)>;
-      scores_of_few<S>(tile.strip.rows, query,
-                       KeysInPlace<S, T>{source(problem_.key, block_), problem_.shape.key_dim},
-                       segment.first * Size::panel, segment.end, tile.scores, tile.lane_max);
-    } else {
-      kernel::scores<S>(tile.strip.rows, query, work_.key, work_.size.depth, segment, tile.scores,
-                        tile.lane_max);
+      if (in_place_)
+        return scores_of_few<S>(
+            tile.strip.rows, query,
+            KeysInPlace<S, T>{source(problem_.key, block_), problem_.shape.key_dim},
+            segment.first * Size::panel, segment.end, tile.scores, tile.lane_max);
     }
+    kernel::scores<S>(tile.strip.rows, query, work_.key, work_.size.depth, segment, tile.scores,
+                      tile.lane_max);
   }
   void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* p, const Scalar* rescale,
                     Scalar* output) const {
-    if (in_place_ && finite_) {
+    if constexpr (kInPlace) {
       const DepthRange keys{visit.segments[0].first * Size::panel, visit.segments[0].end};
-      weighted_sum_of_few<S>(rows, p, values_in_place(), {&keys, 1}, rescale, output,
-                             work_.size.features);
-    } else if (in_place_) {
-      accumulate_visible<S>(rows, problem_.shape.value_dim, p, p, values_in_place(), visit.all(),
-                            rescale, output, work_.size.features);
-    } else {
-      kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, work_.value,
-                              work_.size.keys * Size::panel, visit.all(), rescale, output,
-                              work_.size.features);
+      if (in_place_ && finite_)
+        return weighted_sum_of_few<S>(rows, p, values_in_place(), {&keys, 1}, rescale, output,
+                                      work_.size.features);
+      if (in_place_)
+        return accumulate_visible<S>(rows, problem_.shape.value_dim, p, p, values_in_place(),
+                                     visit.all(), rescale, output, work_.size.features);
     }
+    kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, work_.value,
+                            work_.size.keys * Size::panel, visit.all(), rescale, output,
+                            work_.size.features);
   }
 
  private:
   static constexpr bool kRotates = Problem::kRotates;
-  static constexpr bool kInPlace = !kRotates && !Problem::kDrops;
+  static constexpr bool kInPlace =
+      !kRotates && !Problem::kDrops && detail::is_there_v<typename Problem::Output>;
 
   /// Keys and values are worth packing for several strips, not for one that sees them all:
   /// decoding. (Under dropout, in training, they are packed all the same: whether the values of
-  /// dropped pairs are finite is known then. One row of 4096 keys takes 3 % longer.)
+  /// dropped pairs are finite is known then. One row of 4096 keys takes 3 % longer. Nor does a
+  /// backward pass, which has no output, read them in place.)
   bool attends_in_place(KeyRange keys, detail::Cover covered) const {
     if constexpr (!kInPlace) return false;
     return rows_ <= Size::in_place_rows && covered == detail::Cover::all &&

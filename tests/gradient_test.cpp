@@ -128,11 +128,11 @@ TYPED_TEST(Gradient, ErrsByTwiceWhatTheFormulaByHandErrsByAtMost) {
     const auto g = support::trained(x);
     const auto h = support::textbook_gradient(x.Q, x.K, x.V, x.dY);
     const auto expected = reference_gradient(x.Q, x.K, x.V, x.dY, x.reference());
+    SCOPED_TRACE(testing::Message() << queries << " x " << keys);
     const auto expect_as_good = [&](const auto& ours, const auto& theirs, const Reference& exact) {
       EXPECT_LE(double(support::worst_error(ours, exact)),
                 double(2 * support::worst_error(theirs, exact) +
-                       2 * epsilon * exact.cwiseAbs().maxCoeff()))
-          << queries << " x " << keys;
+                       2 * epsilon * exact.cwiseAbs().maxCoeff()));
     };
     expect_as_good(g.query, h.query, expected.query);
     expect_as_good(g.key, h.key, expected.key);

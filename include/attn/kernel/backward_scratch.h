@@ -79,10 +79,9 @@ struct BackwardSize {
   Index sums() const {
     return whole_lines(keys * key_features()) + whole_lines(keys * value_features());
   }
-  static KeySums<Scalar> sums_in(Scalar* memory, Index keys, Index features) {
-    return {memory, memory + whole_lines(keys * features)};
+  KeySums<Scalar> sums_in(Scalar* memory) const {
+    return {memory, memory + whole_lines(keys * key_features())};
   }
-  KeySums<Scalar> sums_in(Scalar* memory) const { return sums_in(memory, keys, key_features()); }
   /// Of one worker, of the call.
   Index worker() const;
   Index total() const { return workers * (worker() + sums()) + shared_heads * sums(); }

@@ -42,18 +42,9 @@ class GradientKeys {
   template <class Packed>
   void open(const KeyBlock& block, const Packed& packed) {
     finite_ = true;
-    KeyRange run{};
-    for (Index panel = 0; panel < Visit<Scalar>::kMost; ++panel) {
-      const Index first = block.first + panel * Size::panel;
-      const KeyRange part = intersect(block.keys, {first, first + Size::panel});
-      if (!part.empty() && packed(panel)) {
-        run = hull(run, part);
-      } else {
-        pack(block.first, run);
-        run = {};
-      }
-    }
-    pack(block.first, run);
+    each_packed_run<Scalar>(
+        block, [&](Index panel, KeyRange keys) { return !keys.empty() && packed(panel); },
+        [&](KeyRange run) { pack(block.first, run); });
   }
   bool finite() const { return finite_; }
   /// Panels of keys, value_depth() deep.
@@ -65,7 +56,6 @@ class GradientKeys {
 
  private:
   void pack(Index block, KeyRange keys) {
-    if (keys.empty()) return;
     const detail::CallShape& shape = problem_.shape;
     pack_keys<S>(source(problem_.value), block, keys, shape.value_dim, memory_.value_depth,
                  memory_.value_columns);

@@ -54,20 +54,13 @@ class PackedKeys {
     in_place_ = attends_in_place(keys, covered);
     if (in_place_) return;
     if (all_packed_) return pack_run(keys, what);
-    KeyRange run{};
-    for (Index panel = 0; panel < Visit<Scalar>::kMost; ++panel) {
-      const Index first = block + panel * Size::panel;
-      const KeyRange part = intersect(keys, {first, first + Size::panel});
-      packed_[panel] =
-          !part.empty() && detail::cover(problem_.mask, rows, part) != detail::Cover::none;
-      if (packed_[panel]) {
-        run = hull(run, part);
-      } else {
-        pack_run(run, what);
-        run = {};
-      }
-    }
-    pack_run(run, what);
+    each_packed_run<Scalar>(
+        {block, keys},
+        [&](Index panel, KeyRange part) {
+          return packed_[panel] = !part.empty() &&
+                                  detail::cover(problem_.mask, rows, part) != detail::Cover::none;
+        },
+        [&](KeyRange run) { pack_run(run, what); });
   }
   bool packed(Index panel) const { return all_packed_ || packed_[panel]; }
   bool finite(int rows, const Visit<Scalar>& visit, const Scalar* s) {

@@ -103,6 +103,7 @@ struct TileSize {
   static constexpr Index gradient_rows = 96;
   static_assert(gradient_rows % rows == 0, "no strip lies in two of them");
   /// Query rows of a chunk of the backward pass: whole ones of these.
+  /// WHY  1024 rows are one chunk, whose keys are packed once
   static constexpr Index max_gradient_chunk = 11 * gradient_rows;
 
   /// Query rows whose outputs are accumulated while the key blocks go by.

@@ -25,6 +25,24 @@ struct KeyBlock {
   KeyRange keys;
 };
 
+/// Calls f(keys) for each run of panels of a block for which packed(panel, its keys) holds.
+template <class Scalar, class Packed, class F>
+void each_packed_run(const KeyBlock& block, const Packed& packed, const F& f) {
+  using Size = TileSize<Scalar>;
+  KeyRange run{};
+  for (Index panel = 0; panel < Size::max_key_block / Size::panel; ++panel) {
+    const Index first = block.first + panel * Size::panel;
+    const KeyRange part = intersect(block.keys, {first, first + Size::panel});
+    if (packed(panel, part)) {
+      run = hull(run, part);
+    } else if (!run.empty()) {
+      f(run);
+      run = {};
+    }
+  }
+  if (!run.empty()) f(run);
+}
+
 /// The scores of a strip and of keys from `block` on.
 template <class Scalar>
 struct ScoreTile {

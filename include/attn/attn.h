@@ -27,6 +27,7 @@
 #include "activation.h"            //    relu, gelu, silu and your own
 #include "linear_weights.h"        //    the sizes and weights of a linear layer
 #include "linear.h"                // 6  act(X·W + b) + residual
+#include "parameters.h"            //    weights and gradients by name, and as one vector
 #include "output.h"     //      where results go
 #include "option_list.h"   //   several options as one value
 #include "workspace.h"  //      scratch memory

@@ -22,8 +22,8 @@
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// The gradients of a layer's weights: matrices of the weights' shapes, in the scalar that the layer
-/// computes in. Made from the layer's options(), all zero at first.
+/// The gradients of a layer's weights: matrices of the weights' shapes, in the scalar that the
+/// layer computes in. Made from the layer's options(), all zero at first.
 template <class Storage, int DModel = Eigen::Dynamic, int Heads = Eigen::Dynamic>
 using MultiHeadGradients = MultiHeadWeights<compute_t<Storage>, DModel, Heads>;
 template <class Storage, int In = Eigen::Dynamic, int Out = Eigen::Dynamic>
@@ -120,11 +120,12 @@ void visit_with_last(const Arguments& arguments, std::index_sequence<Weights...>
 }  // namespace detail
 
 /// Calls f(name, parameter) for each weight and bias that the layer has: for_each_parameter(w, f).
-/// More weights of the layer's shapes may follow the first, gradients or what an optimiser keeps for
-/// each number: for_each_parameter(w, g, f) calls f(name, parameter, gradient), and so on.
+/// More weights of the layer's shapes may follow the first, gradients or what an optimiser keeps
+/// for each number: for_each_parameter(w, g, f) calls f(name, parameter, gradient), and so on.
 ///
-///   MultiHeadWeights   query.weight query.bias key.weight key.bias value.weight value.bias output.weight output.bias
-///   LinearWeights      weight bias
+///   MultiHeadWeights   query.weight  query.bias  key.weight     key.bias
+///                      value.weight  value.bias  output.weight  output.bias
+///   LinearWeights      weight  bias
 ///
 /// Shapes     parameters are Eigen matrices, [in, out], biases [1, out]; const where their weights
 ///            are

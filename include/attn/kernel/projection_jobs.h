@@ -3,8 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
-
+#include "drawn_pieces.h"
 #include "projection.h"
 
 namespace attn {
@@ -72,26 +71,17 @@ class Projector {
 
   template <class... Jobs>
   void operator()(std::atomic<Index>& drawn, const Jobs&... jobs) const {
-    for (Index piece = drawn++;; piece = drawn++) {
-      Index behind = 0;
-      if (!(run(piece, behind, jobs) || ...)) return;
-    }
+    draw_pieces(
+        drawn, [&](const auto& job) { return size_.pieces(job.rows); },
+        [&](Index number, const auto& job) {
+          const Index first = number / size_.column_parts * size_.piece_rows;
+          project(job, first, std::min(size_.piece_rows, job.rows - first),
+                  number % size_.column_parts);
+        },
+        jobs...);
   }
 
  private:
-  /// Projects piece `piece` − `behind` of the job, if that is one of its own.
-  template <class Job>
-  bool run(Index piece, Index& behind, const Job& job) const {
-    const Index pieces = size_.pieces(job.rows), number = piece - behind;
-    if (number >= pieces) {
-      behind += pieces;
-      return false;
-    }
-    const Index first = number / size_.column_parts * size_.piece_rows;
-    project(job, first, std::min(size_.piece_rows, job.rows - first), number % size_.column_parts);
-    return true;
-  }
-
   /// One part of the columns, those of all targets side by side, for some rows.
   template <class Job>
   void project(const Job& job, Index first, Index rows, Index part) const {

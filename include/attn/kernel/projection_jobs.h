@@ -14,7 +14,6 @@ namespace kernel {
 template <class T>
 struct Rows {
   using Scalar = std::remove_const_t<T>;
-  static constexpr bool kPresent = true;
   T* data;
   Index sequence_rows;  ///< of each sequence
   Index sequence_stride, row_stride, feature_stride;
@@ -23,9 +22,28 @@ struct Rows {
     if (r < sequence_rows) return data + r * row_stride;
     return data + r / sequence_rows * sequence_stride + r % sequence_rows * row_stride;
   }
+  /// visit(address, stride) of a row from a column on.
+  template <class Visit>
+  ATTN_INLINE void each(Index r, Index column, const Visit& visit) const {
+    visit(row(r) + column * feature_stride, feature_stride);
+  }
 };
+
+// What is added to the rows of a product, one after the other: each() visits all of it.
 struct NoRows {
-  static constexpr bool kPresent = false;
+  template <class Visit>
+  ATTN_INLINE void each(Index, Index, const Visit&) const {}
+};
+template <class First, class Second>
+struct RowsInTurn {
+  First first;
+  Second second;
+
+  template <class Visit>
+  ATTN_INLINE void each(Index r, Index column, const Visit& visit) const {
+    first.each(r, column, visit);
+    second.each(r, column, visit);
+  }
 };
 
 /// One projection of an input: its weights and where the tiles go.

@@ -20,17 +20,7 @@
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// The sizes that a layer's scratch depends on, for reserve(): rows of all sequences together, and
-/// of the longest.
-struct LayerShape {
-  Index queries = 0, keys = 0;  ///< of the longest sequence
-  Index sequences = 1;
-  int workers = 1;        ///< as in parallel(workers) or on(pool)
-  Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
-  Index split_keys = 0;   ///< as in split_keys(chunk)
-};
-
-/// Multi-head attention as a layer, at inference in place of torch.nn.MultiheadAttention and
+/// Multi-head attention as a layer, in place of torch.nn.MultiheadAttention and
 /// keras.layers.MultiHeadAttention.
 ///
 /// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half
@@ -178,6 +168,14 @@ class MultiHeadAttention {
     return decode_with(nullptr, std::forward<X>(x), cache, options...);
   }
 
+  /// The gradients of a loss by what entered a call of the layer and by its weights:
+  /// backward(X, dY, state, options…), (Xq, Xkv, …), (Xq, Xk, Xv, …). Its documentation and
+  /// definition: multi_head_gradient.h.
+  template <class Query, class... Rest>
+  void backward(Query&& Xq, Rest&&... rest);
+  template <class Query, class... Rest>
+  void backward(Query&& Xq, Rest&&... rest) const;
+
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be
   /// lent.
   void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
@@ -279,10 +277,10 @@ class MultiHeadAttention {
   }
   template <class Query, class Write, class... Options>
   static auto write_opened(const Write& write, Options&... options) {
-    detail::check_options<Options...>();
+    detail::check_options_beside<detail::Order<detail::LayerStateOption>, Options...>();
     static_assert(!detail::given_v<detail::StateOption, Options...>,
                   "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
-                  "layer");
+                  "layer: save_state() of a MultiHeadState");
     if constexpr (detail::given_v<detail::IntoOption, Options...>) {
       write(detail::Asked(options...));
     } else {
@@ -295,6 +293,9 @@ class MultiHeadAttention {
       return Y;
     }
   }
+
+  template <class Query, class... Rest>
+  void backward_with(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const;
 
   template <class X, class Stored, class... Options>
   auto decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,

@@ -27,7 +27,8 @@ namespace kernel {
 // LIMIT    the multiply-adds, as in register_tile.h; 0.91 of the peak at 512 × 512 × 512 (Zen 4,
 //          AVX-512, g++): sums and packing beside them
 // EDGES    tokens up to a whole depth step are zeros on both sides; what is behind the last output
-//          is not computed, what is behind the last input is not written
+//          is not computed, what is behind the last input is not written. A token whose d is 0
+//          contributes nothing, whatever its X holds: hidden keys have no gradient
 // NUMERICS one chain from +0 for each run, counted from the first token, and the runs' sums one
 //          after the other from 0: the bits know nothing of blocks and threads
 
@@ -43,6 +44,12 @@ struct WeightGradientTarget {
   Index input_stride, output_stride;
   Scalar* bias;
 };
+
+/// A weight and a bias, Eigen matrices; there is no bias where that is of size 0.
+template <class Scalar, class Weight, class Bias>
+WeightGradientTarget<Scalar> weight_gradient_target(Weight& w, Bias& b) {
+  return {w.data(), w.rowStride(), w.colStride(), b.size() != 0 ? b.data() : nullptr};
+}
 
 /// One projection: rows of its input and of its output's gradient, and where the gradients go:
 /// written, or added to what stands there.
@@ -125,34 +132,40 @@ class WeightGradients {
     for (Index first = 0; first < job.rows; first += kRun) {
       const Index tokens = std::min(kRun, job.rows - first);
       pack_tokens(job.gradient, first, tokens, outputs, gradients_);
-      pack_tokens(job.input, first, tokens, inputs, inputs_);
-      add_products(inputs.count, outputs.count, round_up(tokens, Size::depth));
+      if (pack_tokens(job.input, first, tokens, inputs, inputs_)) {
+        add_products(inputs.count, outputs.count, round_up(tokens, Size::depth));
+      } else {
+        add_without_zeros(inputs.count, outputs.count, tokens);
+      }
       if (with_bias) add_rows(outputs.count, tokens);
     }
     write(job, inputs, outputs);
     if (with_bias) write_along(job.to.bias + outputs.first, 1, bias_, outputs.count, job);
   }
 
-  /// Tokens × features into panels, kRun tokens each.
+  /// Tokens × features into panels, kRun tokens each. Returns whether all numbers are finite.
   template <class T>
-  static void pack_tokens(const Rows<T>& rows, Index first, Index tokens, const Block& features,
+  static bool pack_tokens(const Rows<T>& rows, Index first, Index tokens, const Block& features,
                           Scalar* to) {
     const Index stride = rows.feature_stride, column = features.first * stride;
     if (first / rows.sequence_rows == (first + tokens - 1) / rows.sequence_rows) {
       using Stored = std::remove_const_t<T>;
-      pack_values<S>(Source<Stored>{rows.row(first) + column, rows.row_stride, stride}, 0,
-                     {0, tokens}, features.count, kRun, to);
-      return;
+      return pack_values<S>(Source<Stored>{rows.row(first) + column, rows.row_stride, stride}, 0,
+                            {0, tokens}, features.count, kRun, to);
     }
+    FiniteCheck<S> check;
     for (Index c = 0; c < features.count; c += S::width) {
       Scalar* const panel = to + c / kPanel * kPanel * kRun + c % kPanel;
       for (Index i = 0; i < round_up(tokens, Size::depth); ++i) {
-        S::store(panel + i * kPanel,
-                 i < tokens ? detail::load_strided<S>(rows.row(first + i) + column + c * stride,
-                                                      stride, features.count - c)
-                            : S::set(Scalar(0)));
+        const auto packet = i < tokens
+                                ? detail::load_strided<S>(rows.row(first + i) + column + c * stride,
+                                                          stride, features.count - c)
+                                : S::set(Scalar(0));
+        check.see(packet);
+        S::store(panel + i * kPanel, packet);
       }
     }
+    return check.finite();
   }
 
   /// Sums += dᵀ · X of the packed tokens.
@@ -169,6 +182,24 @@ class WeightGradients {
                                           Runs{&run, 1}, sums_ + (n + rows.first) * size_.block + c,
                                           size_.block});
         }
+      }
+    }
+  }
+  /// The same where some input is NaN or infinite: an exact zero of d takes nothing from it. The bits
+  /// of the other, for what that is fit for; rare.
+  void add_without_zeros(Index inputs, Index outputs, Index tokens) const {
+    for (Index n = 0; n < outputs; ++n) {
+      const Scalar* const d = gradients_ + n / kPanel * kPanel * kRun + n % kPanel;
+      for (Index c = 0; c < inputs; c += S::width) {
+        const Scalar* const x = inputs_ + c / kPanel * kPanel * kRun + c % kPanel;
+        auto sum = S::set(Scalar(0));
+        for (Index i = 0; i < tokens; ++i) {
+          const Scalar& factor = d[i * kPanel];
+          if (detail::equal(factor, Scalar(0))) continue;
+          sum = S::fmadd(S::set(factor), S::load(x + i * kPanel), sum);
+        }
+        Scalar* const to = sums_ + n * size_.block + c;
+        S::store(to, S::add(S::load(to), sum));
       }
     }
   }

@@ -13,6 +13,7 @@
 // matrices and packs them before it returns.
 #pragma once
 
+#include "call/kept_weights.h"
 #include "call/layer.h"
 #include "call/layer_arguments.h"
 #include "kv_cache.h"
@@ -25,9 +26,9 @@ inline namespace ATTN_ABI {
 ///
 /// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half
 ///                        and bfloat16
-/// \tparam DModel, Heads compile-time sizes: everything lies in the object, and calls whose rows
-/// are bounded by their types use no
-///                        heap while their scratch is within EIGEN_STACK_ALLOCATION_LIMIT
+/// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows are
+///                        bounded by their types use no heap while their scratch is within
+///                        EIGEN_STACK_ALLOCATION_LIMIT
 /// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]  Xv [Lk, value_features]  →  [Lq, output_features];
 ///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is
 ///            PyTorch's default). Xkv serves as both
@@ -105,14 +106,18 @@ class MultiHeadAttention {
   const Weights weights() const { return unpacked("attn::MultiHeadAttention::weights"); }
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
-  /// something is refused or thrown, the layer stays as it was.
+  /// something is refused or thrown, the layer stays as it was. From the first edit behind a
+  /// backward() with dweights() on, the layer keeps the copy: training allocates nothing
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::MultiHeadAttention::edit";
-    Weights changed = unpacked(function);
-    change(changed);
-    detail::check_weights(function, changed, options_);
-    panels_.pack(changed);
+    check_holds(function);
+    plain_.edit([&] { return unpacked(function); },
+                [&](Weights& changed) {
+                  change(changed);
+                  detail::check_weights(function, changed, options_);
+                  panels_.pack(changed);
+                });
   }
   /// One projection's weight, or weight and bias; refused where the shape is another.
   template <class Matrix, class... Bias>
@@ -168,9 +173,8 @@ class MultiHeadAttention {
     return decode_with(nullptr, std::forward<X>(x), cache, options...);
   }
 
-  /// The gradients of a loss by what entered a call of the layer and by its weights:
-  /// backward(X, dY, state, options…), (Xq, Xkv, …), (Xq, Xk, Xv, …). Its documentation and
-  /// definition: multi_head_gradient.h.
+  /// backward(X, dY, state, options…), (Xq, Xkv, …), (Xq, Xk, Xv, …): the gradients of a loss by
+  /// what entered a call of the layer and by its weights, multi_head_gradient.h.
   template <class Query, class... Rest>
   void backward(Query&& Xq, Rest&&... rest);
   template <class Query, class... Rest>
@@ -388,6 +392,7 @@ class MultiHeadAttention {
 
   MultiHeadOptions options_;
   detail::PackedLayer<Scalar, DModel> panels_;
+  std::conditional_t<kFixed, detail::UnkeptWeights<Weights>, detail::KeptWeights<Weights>> plain_;
   Workspace<Compute> workspace_;
 };
 

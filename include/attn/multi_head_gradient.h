@@ -52,6 +52,7 @@ template <class Scalar, int DModel, int Heads>
 template <class Query, class... Rest>
 void MultiHeadAttention<Scalar, DModel, Heads>::backward(Query&& Xq, Rest&&... rest) {
   backward_with(&workspace_, std::forward<Query>(Xq), std::forward<Rest>(rest)...);
+  if (detail::given_somewhere_v<detail::WeightsGradientOption, Rest...>) plain_.keep();
 }
 template <class Scalar, int DModel, int Heads>
 template <class Query, class... Rest>

@@ -89,6 +89,19 @@ void pack_weights(Index inputs, Index outputs, const Element& element, Stored* p
   }
 }
 
+/// The same of a matrix in memory that is stored as it is computed with: whole packets.
+template <class S>
+void pack_weights(Source<typename S::Scalar> inputs_of, Index inputs, Index outputs,
+                  typename S::Scalar* panels) {
+  using Scalar = typename S::Scalar;
+  using Weights = PanelWeights<Scalar, Scalar>;
+  constexpr Index kPanel = TileSize<Scalar>::panel;
+  const Index depth = Weights::depth(inputs);
+  if (outputs % kPanel != 0)
+    std::fill_n(panels + outputs / kPanel * kPanel * depth, kPanel * depth, Scalar(0));
+  pack_values<S>(inputs_of, 0, {0, inputs}, outputs, depth, panels);
+}
+
 /// A run of features of a strip of R rows against one panel, added to `before`, into R rows of Y.
 /// A function of its own for each run: in a loop over them g++ carries the accumulators through the
 /// stack at every group of steps (mha512 0.75 of the peak).

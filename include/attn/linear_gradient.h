@@ -40,17 +40,18 @@ auto dinput(Output&& dX) {
 ///            g: LinearGradients of the layer's options()
 /// Options    the forward call's activation and residual, and what to write; nothing else is
 ///            computed. accumulate(): the gradients are added to what stands there, old + gradient,
-///            rounded once. parallel(n) or on(pool), use(workspace) need not be those of the forward
-///            call. residual(R) is accepted, its gradient is dY itself
-/// Requires   under an activation the state of this very call: rows, features and kind of activation
-///            are compared; outputs that share memory neither with one another nor with what is
-///            read (std::invalid_argument otherwise; outputs are then untouched). The weights are
-///            those of the forward call. An activation of the user's has a slope (activation.h)
+///            rounded once. parallel(n) or on(pool), use(workspace) need not be those of the
+///            forward call. residual(R) is accepted, its gradient is dY itself
+/// Requires   under an activation the state of this very call: rows, features and kind of
+///            activation are compared; outputs that share memory neither with one another nor with
+///            what is read (std::invalid_argument otherwise; outputs are then untouched). The
+///            weights are those of the forward call. An activation of the user's has a slope
+///            (activation.h)
 /// Semantics  a row whose dZ is 0 adds nothing to dW, whatever its X holds. half and bfloat16
 ///            compute in float; dX is rounded once, gradients of weights are float
-/// Bits       a row of dX depends on its rows of dY and of X·W + b, and on the weights alone. dW and
-///            db: sums over the rows in their order, in runs of 96. Not on threads, storage orders,
-///            fixed or dynamic sizes
+/// Bits       a row of dX depends on its rows of dY and of X·W + b, and on the weights alone. dW
+///            and db: sums over the rows in their order, in runs of 96. Not on threads, storage
+///            orders, fixed or dynamic sizes
 /// Cost       2·L·in·out flops each of dX and dW; the slopes' (activation.h). Scratch: dZ [L,
 ///            out_features] under an activation, the weights once for dX, and up to 2 MiB for each
 ///            worker; none is allocated from the second call of the same sizes on

@@ -1,5 +1,5 @@
-// attn/base/sigmoids.h: the activations of feed-forward layers over packets, and their slopes, each
-// with its contract: x times a sigmoid of x.
+// attn/base/sigmoids.h: the activations of feed-forward layers over packets, and their slopes,
+// each with its contract: x times a sigmoid of x.
 // SPDX-License-Identifier: MIT
 //
 // All three are x·σ with σ → 1 on the right and → 0 on the left, where the little that is left of
@@ -7,8 +7,8 @@
 // Counts of ulp hold while the exponential is a normal number; below (silu: −87.3 in float, −708
 // in double), results of less than 1.1e-36 (1.6e-305) may be 0.
 //
-// Slopes lie between −0.13 and 1.13 and cross 0 once, so that what is stated of them is the absolute
-// error, in units of ε/2 = 6e-8 (double: 1.1e-16). NaN gives NaN, −∞ gives 0, +∞ gives 1.
+// Slopes lie between −0.13 and 1.13 and cross 0 once, so that what is stated of them is the
+// absolute error, in units of ε/2 = 6e-8 (double: 1.1e-16). NaN gives NaN, −∞ gives 0, +∞ gives 1.
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// attn/call/activation_functors.h: what activation.h makes: functions over packets and their slopes,
-// the library's and the user's.
+// attn/call/activation_functors.h: what activation.h makes: functions over packets and their
+// slopes, the library's and the user's.
 // SPDX-License-Identifier: MIT
 #pragma once
 

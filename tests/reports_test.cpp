@@ -13,7 +13,6 @@ namespace {
 
 using reports::Report;
 using reports::Words;
-using reports::Writer;
 
 bool has(const Words& list, const std::string& word) {
   return std::find(list.begin(), list.end(), word) != list.end();
@@ -55,10 +54,10 @@ Words read(const Words& text) {
 
 template <class F>
 void for_many(const F& f) {
-  Writer writer(7);
+  training::Engine engine(7);
   for (int n = 0; n < 3000; ++n) {
-    f(writer.for_training(), false);
-    f(writer.of_held_out(), true);
+    f(reports::draw_for_training(engine), false);
+    f(reports::draw_held_out(engine), true);
   }
 }
 
@@ -133,10 +132,12 @@ TEST(Reports, TellTheResultInEachWayAndPlaceAmongTheRest) {
 }
 
 TEST(Reports, OfOneSeedAreTheSame) {
-  Writer a(3), b(3), c(4);
-  const Words first = a.for_training().text;
-  EXPECT_EQ(first, b.for_training().text);
-  EXPECT_NE(first, c.for_training().text);
+  const auto first = [](unsigned seed) {
+    training::Engine engine(seed);
+    return reports::draw_for_training(engine).text;
+  };
+  EXPECT_EQ(first(3), first(3));
+  EXPECT_NE(first(3), first(4));
 }
 
 }  // namespace

@@ -14,34 +14,22 @@
 #pragma once
 
 #include <cstdint>
-#include <random>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../training/random.h"
+#include "../training/words.h"
+
 namespace numerals {
 
+using training::Engine;
 using Words = std::vector<std::string>;
 
 constexpr int kNumbers = 10'000'000;  ///< 0 … 9 999 999
 
-/// The characters of a text in UTF-8, each a string of its bytes.
-inline Words characters(const std::string& text) {
-  Words all;
-  for (const char byte : text) {
-    const bool continues = (static_cast<unsigned char>(byte) & 0xC0) == 0x80;
-    if (continues && !all.empty()) {
-      all.back() += byte;
-    } else {
-      all.emplace_back(1, byte);
-    }
-  }
-  return all;
-}
-
 /// Every character, every word that a numeral is made of.
 inline const Words& chinese_characters() {
-  static const Words all = characters("零一二三四五六七八九十百千万");
+  static const Words all = training::split_characters("零一二三四五六七八九十百千万");
   return all;
 }
 inline const Words& english_words() {
@@ -56,7 +44,8 @@ inline const Words& english_words() {
 inline Words chinese(int number) {
   const Words& digits = chinese_characters();
   if (number == 0) return {digits[0]};
-  static const Words units = characters("千百十");  // the fourth digit of a section has none
+  static const Words units =
+      training::split_characters("千百十");  // the fourth digit of a section has none
   Words text;
   bool zeros = false;  // since the last character
   const auto write_section = [&](int section) {
@@ -109,25 +98,27 @@ inline bool held_out(int number) {
   hash = (hash ^ hash >> 16) * 0x85EBCA6Bu;
   hash = (hash ^ hash >> 13) * 0xC2B2AE35u;
   hash ^= hash >> 16;
-  return number >= 100 && hash % 10 == 0;
+  return number >= 100 && hash % 10 == 7;
 }
 
-/// A number below 10, or below 100, …, or below 10 000 000, each as likely, so that short ones are learnt too. From bits of
-/// the engine alone: the same numbers with every standard library.
-inline int draw(std::mt19937_64& engine) {
-  int below = 1;
-  for (std::uint64_t digits = 1 + engine() % 7; digits > 0; --digits) below *= 10;
-  return int(engine() % std::uint64_t(below));
-}
-/// The next number that is held out, or that is not.
-inline int draw_held_out(std::mt19937_64& engine) {
-  int number = draw(engine);
-  while (!held_out(number)) number = draw(engine);
+/// A number of 1 to 7 digits, each as likely, three of ten digits 0: of numbers drawn evenly nearly all would have seven
+/// digits and few a 0, and short and round ones, which people write, would be neither learnt nor tested.
+inline int draw(Engine& engine) {
+  int number = 0;
+  for (std::size_t digits = 1 + training::below(engine, 7); digits > 0; --digits) {
+    const bool zero = training::chance(engine, 0.3);
+    number = 10 * number + (zero ? 0 : 1 + int(training::below(engine, 9)));
+  }
   return number;
 }
-inline int draw_for_training(std::mt19937_64& engine) {
+inline int draw_for_training(Engine& engine) {
   int number = draw(engine);
   while (held_out(number)) number = draw(engine);
+  return number;
+}
+inline int draw_held_out(Engine& engine) {
+  int number = draw(engine);
+  while (!held_out(number)) number = draw(engine);
   return number;
 }
 

@@ -10,32 +10,27 @@
 // numbers stand in other places too, and only words near them tell which of them count.
 #pragma once
 
-#include <cstdint>
-#include <random>
-#include <sstream>
 #include <string>
-#include <utility>
 #include <vector>
+
+#include "../training/random.h"
+#include "../training/words.h"
 
 namespace reports {
 
+using training::Engine;
+using training::one_of;
+using training::split_words;
 using Words = std::vector<std::string>;
 
-inline Words split(const std::string& text) {
-  Words words;
-  std::istringstream stream(text);
-  for (std::string word; stream >> word;) words.push_back(word);
-  return words;
-}
-
 inline const Words& teams() {
-  static const Words all = split(
+  static const Words all = split_words(
       "Athens Berlin Dublin Geneva Kyiv Lisbon London Madrid Oslo Paris Prague Riga Rome Turin "
       "Vienna Warsaw");
   return all;
 }
 inline const Words& days() {
-  static const Words all = split("Monday Tuesday Wednesday Thursday Friday Saturday Sunday");
+  static const Words all = split_words("Monday Tuesday Wednesday Thursday Friday Saturday Sunday");
   return all;
 }
 constexpr int kMostGoals = 5;
@@ -46,7 +41,7 @@ struct Result {
 };
 struct Report {
   Words text, summary;
-  Result result;
+  Result result, last_year;  ///< the text may leave last year's out
 };
 
 // ---- What is trained on and what is held out ------------------------------------------------------
@@ -57,87 +52,74 @@ inline bool held_out(int a, int b) { return (a + b) % 5 == 0; }
 
 // ---- Writing reports ------------------------------------------------------------------------------
 
-/// Draws reports, from a seed the same ones everywhere: with bits of the engine alone, one draw a statement.
-class Writer {
- public:
-  explicit Writer(std::uint64_t seed) : engine_(seed) {}
+// One draw a statement: arguments are evaluated in any order.
 
-  /// Of a match that is not held out, nor is last year's.
-  Report for_training() {
-    const auto trained_on = [](int a, int b) { return !held_out(a, b); };
-    const Result result = draw_result(trained_on), last_year = draw_result(trained_on);
-    return write(result, last_year);
-  }
-  /// Of a match that is held out; last year's is any.
-  Report of_held_out() {
-    const Result result = draw_result(held_out);
-    const Result last_year = draw_result([](int, int) { return true; });
-    return write(result, last_year);
-  }
+/// A result of two teams that allowed(a, b) accepts.
+template <class Allowed>
+Result draw_result(Engine& engine, const Allowed& allowed) {
+  const auto below = [&](std::size_t n) { return int(training::below(engine, n)); };
+  Result result{};
+  do {
+    result.winner = below(teams().size());
+    result.loser = below(teams().size());
+  } while (result.winner == result.loser || !allowed(result.winner, result.loser));
+  result.won = 1 + below(kMostGoals);
+  result.lost = below(std::size_t(result.won));
+  return result;
+}
 
- private:
-  template <class Allowed>
-  Result draw_result(const Allowed& allowed) {
-    Result result{};
-    do {
-      result.winner = below(int(teams().size()));
-      result.loser = below(int(teams().size()));
-    } while (result.winner == result.loser || !allowed(result.winner, result.loser));
-    result.won = 1 + below(kMostGoals);
-    result.lost = below(result.won);
-    return result;
-  }
+inline const std::string& team(int n) { return teams()[std::size_t(n)]; }
 
-  Report write(const Result& result, const Result& last_year) {
-    const std::string& day = one_of(days());
-    Words sentences = {told(result, "on " + day)};
-    if (below(4) > 0) sentences.push_back(told(last_year, "last year"));
-    if (below(2) > 0) sentences.push_back(weather());
-    if (below(2) > 0) sentences.push_back(crowd());
-    if (below(2) > 0) sentences.push_back("they meet again on " + one_of(days()));
-    for (std::size_t n = sentences.size(); n > 1; --n)
-      std::swap(sentences[n - 1], sentences[std::size_t(below(int(n)))]);
+inline std::string tell(Engine& engine, const Result& result, const std::string& when) {
+  const std::string winner = team(result.winner), loser = team(result.loser),
+                    score = std::to_string(result.won) + " to " + std::to_string(result.lost);
+  return one_of<std::string>(
+      engine, {when + ' ' + winner + " beat " + loser + ' ' + score,
+               loser + " lost " + score + " against " + winner + ' ' + when,
+               when + " the fans of " + loser + " saw " + winner + " win " + score,
+               score + " was the score when " + winner + " overcame " + loser + ' ' + when});
+}
+inline std::string tell_weather(Engine& engine) {
+  static const Words skies = {"it rained", "the sun shone", "snow fell", "a cold wind blew"};
+  static const Words times = {" all day", " all evening", " before the match"};
+  const std::string& sky = one_of(engine, skies);
+  return sky + one_of(engine, times);
+}
+inline std::string tell_crowd(Engine& engine) {
+  static const Words crowds = {" thousand people came", " thousand fans sang"};
+  const std::size_t thousands = 2 + training::below(engine, kMostGoals - 1);
+  return std::to_string(thousands) + one_of(engine, crowds);
+}
 
-    std::string text;
-    for (const std::string& sentence : sentences) text += sentence + " . ";
-    const std::string summary = day + " : " + team(result.winner) + " beat " + team(result.loser) +
-                                ' ' + std::to_string(result.won) + ' ' +
-                                std::to_string(result.lost);
-    return {split(text), split(summary), result};
-  }
+inline Report write(Engine& engine, const Result& result, const Result& last_year) {
+  const auto even = [&] { return training::chance(engine, 0.5); };
+  const std::string day = one_of(engine, days());
+  Words sentences = {tell(engine, result, "on " + day)};
+  if (training::chance(engine, 0.75)) sentences.push_back(tell(engine, last_year, "last year"));
+  if (even()) sentences.push_back(tell_weather(engine));
+  if (even()) sentences.push_back(tell_crowd(engine));
+  if (even()) sentences.push_back("they meet again on " + one_of(engine, days()));
+  training::shuffle(engine, sentences);
 
-  std::string told(const Result& result, const std::string& when) {
-    const std::string &winner = team(result.winner), &loser = team(result.loser),
-                      score = std::to_string(result.won) + " to " + std::to_string(result.lost);
-    switch (below(4)) {
-      case 0:
-        return when + ' ' + winner + " beat " + loser + ' ' + score;
-      case 1:
-        return loser + " lost " + score + " against " + winner + ' ' + when;
-      case 2:
-        return when + " the fans of " + loser + " saw " + winner + " win " + score;
-      default:
-        return score + " was the score when " + winner + " overcame " + loser + ' ' + when;
-    }
-  }
-  std::string weather() {
-    static const Words skies = {"it rained", "the sun shone", "snow fell", "a cold wind blew"};
-    static const Words times = {" all day", " all evening", " before the match"};
-    const std::string& sky = one_of(skies);
-    return sky + one_of(times);
-  }
-  std::string crowd() {
-    const std::string number = std::to_string(2 + below(kMostGoals - 1));
-    return number + (below(2) > 0 ? " thousand people came" : " thousand fans sang");
-  }
+  std::string text;
+  for (const std::string& sentence : sentences) text += sentence + " . ";
+  const std::string summary = day + " : " + team(result.winner) + " beat " + team(result.loser) +
+                              ' ' + std::to_string(result.won) + ' ' + std::to_string(result.lost);
+  return {split_words(text), split_words(summary), result, last_year};
+}
 
-  static const std::string& team(int n) { return teams()[std::size_t(n)]; }
-  const std::string& one_of(const Words& list) {
-    return list[std::size_t(below(int(list.size())))];
-  }
-  int below(int n) { return int(engine_() % std::uint64_t(n)); }
-
-  std::mt19937_64 engine_;
-};
+/// Of a match that is not held out, nor is last year's.
+inline Report draw_for_training(Engine& engine) {
+  const auto trained_on = [](int a, int b) { return !held_out(a, b); };
+  const Result result = draw_result(engine, trained_on);
+  const Result last_year = draw_result(engine, trained_on);
+  return write(engine, result, last_year);
+}
+/// Of a match that is held out; last year's is any.
+inline Report draw_held_out(Engine& engine) {
+  const Result result = draw_result(engine, held_out);
+  const Result last_year = draw_result(engine, [](int, int) { return true; });
+  return write(engine, result, last_year);
+}
 
 }  // namespace reports

@@ -7,15 +7,15 @@
 //     --train, --quick, --threads=N, --pictures=DIR          see ../training/program.h
 //
 // Exits with 0 where at least 99.5 % of the numbers are translated without a wrong word (with --quick: 90 %).
+#include <algorithm>
 #include <cstdio>
 #include <exception>
 #include <set>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "../training/loss_curve.h"
-#include "../training/program.h"
-#include "../training/sequence_task.h"
+#include "../training/sequence_program.h"
 #include "numerals.h"
 
 namespace {
@@ -24,7 +24,6 @@ using training::Engine;
 using training::Index;
 using training::Pair;
 using training::SequenceData;
-using Model = training::EncoderDecoder<float>;
 
 constexpr Index kSteps = 1000, kQuickSteps = 300, kTested = 1000;
 constexpr double kAccuracy = 0.995, kQuickAccuracy = 0.9;
@@ -57,52 +56,31 @@ SequenceData make_data(Index steps) {
   return data;
 }
 
-/// The characters of what a user has typed; a number's in digits are written out.
+/// The characters of what a user has typed, with 二 for 两; a number in digits is written out.
 numerals::Words chinese_of(const std::string& text) {
-  if (text.find_first_not_of("0123456789") != std::string::npos)
-    return training::split_characters(text);
-  if (text.size() > 7) throw std::invalid_argument(text + " is too large: 9999999 is the last");
-  return numerals::chinese(std::stoi(text));
+  if (text.find_first_not_of("0123456789") == std::string::npos) {
+    if (text.size() > 7) throw std::invalid_argument(text + " is too large: 9999999 is the last");
+    return numerals::chinese(std::stoi(text));
+  }
+  numerals::Words characters = training::split_characters(text);
+  std::replace(characters.begin(), characters.end(), std::string("两"), std::string("二"));
+  return characters;
 }
 
-// ---- The program ----------------------------------------------------------------------------------
-
-Pair translated(Model& model, const SequenceData& data, const std::string& text) {
-  const training::Sequence source = data.source_words.ids(chinese_of(text));
-  return {source, training::decode_greedily(model, training::Batch({source}))[0]};
-}
-void print_translated(Model& model, const SequenceData& data, const std::string& text) {
-  const Pair pair = translated(model, data, text);
-  std::printf("  %-8s %s\n           %s\n", text.c_str(),
-              training::join(data.source_words.words(pair.source), "").c_str(),
-              training::join(data.target_words.words(pair.target)).c_str());
+training::Shown make_shown(const SequenceData& data, const std::vector<std::string>& texts) {
+  training::Shown shown{{}, "", "character"};
+  const auto add = [&](const std::string& text) {
+    shown.sources.push_back(data.source_words.ids(chinese_of(text)));
+  };
+  for (const char* number : {"345678", "10050", "1000000"}) add(number);  // two are held out
+  for (const std::string& text : texts) add(text);
+  return shown;
 }
 
 int run(const training::ProgramOptions& options) {
   const SequenceData data = make_data(options.quick ? kQuickSteps : kSteps);
-  Engine engine(42);
-  Model model({data.source_words.size(), data.target_words.size()}, engine);
-  const bool same = training::same_bits_in_parallel(model, data.train);
-
-  std::printf("\nAn encoder-decoder of %d weights\n", int(training::parameter_count(model)));
-  model.workers = options.threads;
-  const std::vector<double> losses = training::train_or_restore(
-      model, options, [&] { return training::train(model, data.train); });
-  const bool good =
-      training::passes(model, data.held_out, options.quick ? kQuickAccuracy : kAccuracy);
-
-  std::printf("\nIn the words of the model\n");
-  for (const char* number : {"345678", "1001000", "10050"}) print_translated(model, data, number);
-  for (const std::string& text : options.texts) print_translated(model, data, text);
-  std::printf(
-      "\nWhich character each word attends to, in the last block on the mean of its heads\n");
-  const training::HeatMap map =
-      training::attention_to_source(model, data, translated(model, data, "345678"));
-  training::print(map);
-  training::draw(map, "Which character each word attends to").save(options.picture("attention"));
-  if (!losses.empty())
-    training::draw_losses({{"translation", losses}}, "Loss").save(options.picture("loss"));
-  return good && same ? 0 : 1;
+  const double accuracy = options.quick ? kQuickAccuracy : kAccuracy;
+  return training::run_program(data, make_shown(data, options.texts), accuracy, options) ? 0 : 1;
 }
 
 }  // namespace

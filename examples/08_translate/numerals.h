@@ -101,12 +101,15 @@ inline bool held_out(int number) {
   return number >= 100 && hash % 10 == 7;
 }
 
-/// A number of 1 to 7 digits, each as likely, three of ten digits 0: of numbers drawn evenly nearly all would have seven
-/// digits and few a 0, and short and round ones, which people write, would be neither learnt nor tested.
+/// A number of 1 to 7 digits, of which the first 1 to all are drawn, a fifth of them 0, and the others are 0. Of numbers
+/// drawn evenly nearly all would have seven digits and few zeros: short and round ones, which people write, would be
+/// neither learnt nor tested.
 inline int draw(Engine& engine) {
+  const std::size_t digits = 1 + training::below(engine, 7);
+  const std::size_t drawn = 1 + training::below(engine, digits);
   int number = 0;
-  for (std::size_t digits = 1 + training::below(engine, 7); digits > 0; --digits) {
-    const bool zero = training::chance(engine, 0.3);
+  for (std::size_t n = 0; n < digits; ++n) {
+    const bool zero = n >= drawn || training::chance(engine, 0.2);
     number = 10 * number + (zero ? 0 : 1 + int(training::below(engine, 9)));
   }
   return number;

@@ -14,9 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "../training/loss_curve.h"
-#include "../training/program.h"
-#include "../training/sequence_task.h"
+#include "../training/sequence_program.h"
 #include "reports.h"
 
 namespace {
@@ -27,10 +25,13 @@ using training::Engine;
 using training::Index;
 using training::Pair;
 using training::SequenceData;
-using Model = training::EncoderDecoder<float>;
 
 constexpr Index kSteps = 600, kQuickSteps = 300, kTested = 1000;
 constexpr double kAccuracy = 0.98, kQuickAccuracy = 0.5;
+/// Of a pair of teams that is held out.
+const char* const kShown =
+    "it rained all evening . last year Oslo beat Rome 2 to 0 . "
+    "Paris lost 3 to 1 against Rome on Sunday .";
 
 // ---- Reports --------------------------------------------------------------------------------------
 
@@ -72,48 +73,20 @@ SequenceData make_data(Index steps) {
   return data;
 }
 
-// ---- The program ----------------------------------------------------------------------------------
-
-Pair summarised(Model& model, const SequenceData& data, const std::string& text) {
-  const training::Sequence source = data.source_words.ids(training::split_words(text));
-  return {source, training::decode_greedily(model, training::Batch({source}))[0]};
-}
-void print_summarised(Model& model, const SequenceData& data, const std::string& text) {
-  const Pair pair = summarised(model, data, text);
-  std::printf("  %s\n    %s\n", text.c_str(),
-              training::join(data.target_words.words(pair.target)).c_str());
+training::Shown make_shown(const SequenceData& data, const std::vector<std::string>& texts) {
+  training::Shown shown{{}, " ", "word"};
+  const auto add = [&](const std::string& text) {
+    shown.sources.push_back(data.source_words.ids(training::split_words(text)));
+  };
+  add(kShown);
+  for (const std::string& text : texts) add(text);
+  return shown;
 }
 
 int run(const training::ProgramOptions& options) {
   const SequenceData data = make_data(options.quick ? kQuickSteps : kSteps);
-  Engine engine(42);
-  Model model({data.source_words.size(), data.target_words.size()}, engine);
-  const bool same = training::same_bits_in_parallel(model, data.train);
-
-  std::printf("\nAn encoder-decoder of %d weights\n", int(training::parameter_count(model)));
-  model.workers = options.threads;
-  const std::vector<double> losses = training::train_or_restore(
-      model, options, [&] { return training::train(model, data.train); });
-  const bool good =
-      training::passes(model, data.held_out, options.quick ? kQuickAccuracy : kAccuracy);
-
-  const std::string shown =
-      "it rained all evening . last year Oslo beat Rome 2 to 0 . Paris lost 3 to 1 against Rome on "
-      "Sunday .";
-  std::printf("\nIn the words of the model\n");
-  print_summarised(model, data, shown);
-  for (const std::string& text : options.texts) print_summarised(model, data, text);
-  std::printf(
-      "\nWhich words each word of the summary attends to, in the last block on the mean of its "
-      "heads\n");
-  const training::HeatMap map =
-      training::attention_to_source(model, data, summarised(model, data, shown));
-  training::print(map);
-  training::draw(map, "Which words each word of the summary attends to")
-      .save(options.picture("attention"));
-  if (!losses.empty())
-    training::draw_losses({{"summaries", losses}}, "Loss").save(options.picture("loss"));
-  return good && same ? 0 : 1;
+  const double accuracy = options.quick ? kQuickAccuracy : kAccuracy;
+  return training::run_program(data, make_shown(data, options.texts), accuracy, options) ? 0 : 1;
 }
 
 }  // namespace

@@ -12,8 +12,8 @@
 
 #include "adam.h"
 #include "greedy_decoding.h"
-#include "heat_map.h"
 #include "progress.h"
+#include "words.h"
 
 namespace training {
 
@@ -131,14 +131,6 @@ bool passes(EncoderDecoder<Scalar>& model, const std::vector<Pair>& pairs, doubl
       int(right), int(pairs.size()), 100 * accuracy, 100 * wanted, int(tokens),
       double(tokens) / decoding.count(), cached_is_full ? "the same" : "OTHERS");
   return accuracy >= wanted && cached_is_full;
-}
-
-/// What each word that is written attends to in the source, in the last block, on the mean of its heads.
-template <class Scalar>
-HeatMap attention_to_source(EncoderDecoder<Scalar>& model, const SequenceData& data,
-                            const Pair& pair) {
-  return {data.target_words.words(PairBatch({pair}).targets), data.source_words.words(pair.source),
-          model.attention_to_source(PairBatch({pair}))};
 }
 
 }  // namespace training

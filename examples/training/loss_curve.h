@@ -16,9 +16,9 @@ struct Curve {
   std::vector<double> losses;  ///< of each step
 };
 
-/// Means of runs of losses, at most 150: single ones scatter.
+/// Means of runs of losses, at most 100: single ones scatter.
 inline std::vector<double> smoothed(const std::vector<double>& losses) {
-  const std::size_t run = (losses.size() + 149) / 150;
+  const std::size_t run = (losses.size() + 99) / 100;
   std::vector<double> means;
   for (std::size_t begin = 0; begin < losses.size(); begin += run) {
     const std::size_t end = std::min(begin + run, losses.size());
@@ -68,7 +68,7 @@ inline Svg draw_losses(const std::vector<Curve>& curves, const std::string& titl
     for (std::size_t i = 0; i < means.size(); ++i)
       points.emplace_back(left + each * (double(i) + 0.5), y_of(means[i]));
     svg.line(points, colours[n % 4], 2);
-    svg.text(left + width - 10, top + 20 + 18 * double(n), curves[n].name, "end", 0,
+    svg.text(left + 10, top + height - 12 - 18 * double(n), curves[n].name, "start", 0,
              colours[n % 4]);
   }
   return svg;

@@ -24,9 +24,12 @@
 #include "framework_weights.h"     //    from and to PyTorch and Keras
 #include "initializers.h"          //    random weights
 #include "multi_head_attention.h"  // 6  project, attend, project, add
+#include "multi_head_state.h"      //    what the layer's backward pass needs of its forward pass
+#include "multi_head_gradient.h"   // 6  mha.backward(...), the gradients of weights and inputs
 #include "activation.h"            //    relu, gelu, silu and your own
 #include "linear_weights.h"        //    the sizes and weights of a linear layer
 #include "linear.h"                // 6  act(X·W + b) + residual
+#include "parameters.h"            //    weights and gradients by name, and as one vector
 #include "output.h"     //      where results go
 #include "option_list.h"   //   several options as one value
 #include "workspace.h"  //      scratch memory

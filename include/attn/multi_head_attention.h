@@ -13,6 +13,7 @@
 // matrices and packs them before it returns.
 #pragma once
 
+#include "call/kept_weights.h"
 #include "call/layer.h"
 #include "call/layer_arguments.h"
 #include "kv_cache.h"
@@ -20,24 +21,14 @@
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// The sizes that a layer's scratch depends on, for reserve(): rows of all sequences together, and
-/// of the longest.
-struct LayerShape {
-  Index queries = 0, keys = 0;  ///< of the longest sequence
-  Index sequences = 1;
-  int workers = 1;        ///< as in parallel(workers) or on(pool)
-  Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
-  Index split_keys = 0;   ///< as in split_keys(chunk)
-};
-
-/// Multi-head attention as a layer, at inference in place of torch.nn.MultiheadAttention and
+/// Multi-head attention as a layer, in place of torch.nn.MultiheadAttention and
 /// keras.layers.MultiHeadAttention.
 ///
 /// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half
 ///                        and bfloat16
-/// \tparam DModel, Heads compile-time sizes: everything lies in the object, and calls whose rows
-/// are bounded by their types use no
-///                        heap while their scratch is within EIGEN_STACK_ALLOCATION_LIMIT
+/// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows are
+///                        bounded by their types use no heap while their scratch is within
+///                        EIGEN_STACK_ALLOCATION_LIMIT
 /// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]  Xv [Lk, value_features]  →  [Lq, output_features];
 ///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is
 ///            PyTorch's default). Xkv serves as both
@@ -115,14 +106,18 @@ class MultiHeadAttention {
   const Weights weights() const { return unpacked("attn::MultiHeadAttention::weights"); }
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
-  /// something is refused or thrown, the layer stays as it was.
+  /// something is refused or thrown, the layer stays as it was. From the first edit behind a
+  /// backward() with dweights() on, the layer keeps the copy: training allocates nothing
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::MultiHeadAttention::edit";
-    Weights changed = unpacked(function);
-    change(changed);
-    detail::check_weights(function, changed, options_);
-    panels_.pack(changed);
+    check_holds(function);
+    plain_.edit([&] { return unpacked(function); },
+                [&](Weights& changed) {
+                  change(changed);
+                  detail::check_weights(function, changed, options_);
+                  panels_.pack(changed);
+                });
   }
   /// One projection's weight, or weight and bias; refused where the shape is another.
   template <class Matrix, class... Bias>
@@ -177,6 +172,13 @@ class MultiHeadAttention {
     check_lent<Options...>();
     return decode_with(nullptr, std::forward<X>(x), cache, options...);
   }
+
+  /// backward(X, dY, state, options…), (Xq, Xkv, …), (Xq, Xk, Xv, …): the gradients of a loss by
+  /// what entered a call of the layer and by its weights, multi_head_gradient.h.
+  template <class Query, class... Rest>
+  void backward(Query&& Xq, Rest&&... rest);
+  template <class Query, class... Rest>
+  void backward(Query&& Xq, Rest&&... rest) const;
 
   /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be
   /// lent.
@@ -279,10 +281,10 @@ class MultiHeadAttention {
   }
   template <class Query, class Write, class... Options>
   static auto write_opened(const Write& write, Options&... options) {
-    detail::check_options<Options...>();
+    detail::check_options_beside<detail::Order<detail::LayerStateOption>, Options...>();
     static_assert(!detail::given_v<detail::StateOption, Options...>,
                   "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
-                  "layer");
+                  "layer: save_state() of a MultiHeadState");
     if constexpr (detail::given_v<detail::IntoOption, Options...>) {
       write(detail::Asked(options...));
     } else {
@@ -295,6 +297,9 @@ class MultiHeadAttention {
       return Y;
     }
   }
+
+  template <class Query, class... Rest>
+  void backward_with(Workspace<Compute>* own, Query&& Xq, Rest&&... rest) const;
 
   template <class X, class Stored, class... Options>
   auto decode_with(Workspace<Compute>* own, X&& x, KeyValueCache<Stored>& cache,
@@ -387,6 +392,7 @@ class MultiHeadAttention {
 
   MultiHeadOptions options_;
   detail::PackedLayer<Scalar, DModel> panels_;
+  std::conditional_t<kFixed, detail::UnkeptWeights<Weights>, detail::KeptWeights<Weights>> plain_;
   Workspace<Compute> workspace_;
 };
 

@@ -115,5 +115,15 @@ class MultiHeadOptions {
   bool in_bias_ = false, out_bias_ = false;
 };
 
+/// The sizes that a layer's scratch depends on, for reserve(): rows of all sequences together, and
+/// of the longest.
+struct LayerShape {
+  Index queries = 0, keys = 0;  ///< of the longest sequence
+  Index sequences = 1;
+  int workers = 1;        ///< as in parallel(workers) or on(pool)
+  Index rotary_dims = 0;  ///< features of each head that turn, with rotary()
+  Index split_keys = 0;   ///< as in split_keys(chunk)
+};
+
 }  // namespace ATTN_ABI
 }  // namespace attn

@@ -97,13 +97,20 @@ void with_scratch(Workspace<Scalar>* own, const Asked& asked, const F& f) {
   }
 }
 
+/// In place of what a pass does first.
+struct NothingFirst {
+  void operator()() const {}
+};
+
 /// Attends: understands the options, refuses what cannot be, and runs the engine.
 /// `Sizes`: FixedSizes; `own`: scratch of the caller's object, or null; `into`, `residual`: the
-/// output, and an operand like it or Absent, whatever the options say of them.
+/// output, and an operand like it or Absent, whatever the options say of them; first(): what is
+/// done once nothing can be refused any more, before an operand is read.
 template <class Sizes, class Scalar, class Query, class Source, class Asked, class Into,
-          class Residual>
+          class Residual, class First = NothingFirst>
 void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>& query,
-            const Source& source, const Asked& asked, const Into& into, const Residual& residual) {
+            const Source& source, const Asked& asked, const Into& into, const Residual& residual,
+            const First& first = {}) {
   const auto& executor = executor_of(shape.function, asked);
   check_amounts(shape, executor.workers(), Asked::template has<SplitKeysOption>());
   const BoundOptions<Scalar, Source, Asked> bound(shape, source, asked);
@@ -120,8 +127,12 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
   const EngineRun<decltype(problem), bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>>
       run(problem, bound.rotation, executor, source.scratch_keys(shape));
-  with_scratch<Sizes>(own, asked,
-                      [&](const auto& reserve) { run(reserve, [&] { commit(output, saved); }); });
+  with_scratch<Sizes>(own, asked, [&](const auto& reserve) {
+    run(reserve, [&] {
+      commit(output, saved);
+      first();
+    });
+  });
   saved.complete();
 }
 

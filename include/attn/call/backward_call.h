@@ -68,31 +68,76 @@ inline void check_backward_amounts(const CallShape& shape, int workers) {
                 Count(4) * (Count(shape.key_dim) + shape.value_dim + 256));
 }
 
+/// Where the gradients of a call's operands go, whatever its options say of them: Gradient, or
+/// Absent for what is not computed; whether they are added to what stands there.
+template <class Query, class Key, class Value>
+struct OperandGradients {
+  const Query& query;
+  const Key& key;
+  const Value& value;
+  bool accumulates;
+
+  /// f(gradient) of those that are there.
+  template <class F>
+  void each(const F& f) const {
+    const auto visit = [&](const auto& gradient) {
+      if constexpr (is_there_v<decltype(gradient)>) f(gradient);
+    };
+    visit(query);
+    visit(key);
+    visit(value);
+  }
+};
+template <class Query, class Key, class Value>
+OperandGradients<Query, Key, Value> operand_gradients(const Query& query, const Key& key,
+                                                      const Value& value, bool accumulates) {
+  return {query, key, value, accumulates};
+}
+/// As the options of a call say.
+template <class Asked>
+auto gradients_asked(const Asked& asked) {
+  return operand_gradients(
+      asked.template get<QueryGradientOption>(), asked.template get<KeyGradientOption>(),
+      asked.template get<ValueGradientOption>(), Asked::template has<Accumulate::Kind>());
+}
+/// What such a gradient is written through, its new memory taken.
+template <class Gradient>
+auto prepare_gradient(const CallShape& shape, const Gradient& gradient) {
+  if constexpr (is_there_v<Gradient>) {
+    return gradient.prepare(shape);
+  } else {
+    return NotPrepared{};
+  }
+}
+
 /// A call of the backward pass on operands whose shape is known.
-template <class Scalar, class Query, class Source, class Asked, class OutputGradient>
+template <class Scalar, class Query, class Source, class Asked, class OutputGradient,
+          class Gradients>
 class BackwardCall {
  public:
   BackwardCall(const CallShape& shape, const Operand<Query>& query, const Source& source,
                const Asked& asked, const Operand<OutputGradient>& output_gradient,
-               const StateStore<Scalar>& state)
+               const StateStore<Scalar>& state, const Gradients& gradients)
       : shape_(shape),
         query_(query),
         source_(source),
         asked_(asked),
         output_gradient_(output_gradient),
         state_(state),
+        gradients_(gradients),
         bound_(shape, source, asked),
         logsumexp_gradient_(bind<LogSumExpGradientOption, Scalar>(shape, asked)) {
     state.check(bound_);
     check_outputs();
   }
 
-  /// `own`: scratch of the caller's object, or null.
-  template <class Executor>
-  void run(Workspace<Scalar>* own, const Executor& executor) const {
-    auto query = prepare_if_given<QueryGradientOption>(shape_, asked_);
-    auto key = prepare_if_given<KeyGradientOption>(shape_, asked_);
-    auto value = prepare_if_given<ValueGradientOption>(shape_, asked_);
+  /// `own`: scratch of the caller's object, or null; first(): what is done once nothing can be
+  /// refused any more, before an operand is read.
+  template <class Executor, class First = NothingFirst>
+  void run(Workspace<Scalar>* own, const Executor& executor, const First& first = {}) const {
+    auto query = prepare_gradient(shape_, gradients_.query);
+    auto key = prepare_gradient(shape_, gradients_.key);
+    auto value = prepare_gradient(shape_, gradients_.value);
     auto scored = bound_.problem(query_, Absent{}, Absent{}, NothingSaved{}, Absent{});
     auto scores = prepare_score_gradients<Scalar>(shape_, asked_);
     auto problem = problem_of(scored, query.to, key.to, value.to, scores.targets());
@@ -104,6 +149,7 @@ class BackwardCall {
     Scalar* const memory = workspace_of(own != nullptr ? own : &brought, asked_)
                                .reserve(all + angles + problem.scores.scratch(shape_));
     commit(query, key, value, scores);
+    first();
     problem.scores.place(shape_, memory + all + angles);
     scored.rotation = fill_angles(bound_.rotation, memory + all);
     kernel::backward(problem, size, memory, executor);
@@ -128,9 +174,9 @@ class BackwardCall {
   /// Refuses gradients that do not fit, or share memory with one another or with what is read.
   void check_outputs() const {
     Outputs outputs(shape_.function);
-    add_gradient<QueryGradientOption>(outputs);
-    add_gradient<KeyGradientOption>(outputs);
-    add_gradient<ValueGradientOption>(outputs);
+    gradients_.each([&](const auto& gradient) {
+      outputs.add(gradient.kName, gradient.template check<Scalar>(shape_, gradients_.accumulates));
+    });
     add_score_gradients<Scalar>(outputs, shape_, asked_);
     const auto keep_apart = [&](const char* name, const auto& input) {
       outputs.keep_from(name, input);
@@ -141,14 +187,6 @@ class BackwardCall {
     if constexpr (is_there_v<LogSumExp>) keep_apart("dlogsumexp", logsumexp_gradient_.view);
     asked_.each([&](const auto& option) { option.visit_memory(keep_apart); });
   }
-  template <class Kind>
-  void add_gradient(Outputs& outputs) const {
-    if constexpr (kAsks<Kind>) {
-      outputs.add(Kind::kName, asked_.template get<Kind>().template check<Scalar>(
-                                   shape_, kAsks<Accumulate::Kind>));
-    }
-  }
-
   template <class Scored, class QueryGradient, class KeyGradient, class ValueGradient, class Scores>
   auto problem_of(const Scored& scored, const QueryGradient& query, const KeyGradient& key,
                   const ValueGradient& value, const Scores& scores) const {
@@ -156,7 +194,7 @@ class BackwardCall {
                             ValueGradient, Scores>
         problem{scored, state_.rows(), output_gradient_, logsumexp_gradient_, query, key,
                 value,  scores};
-    problem.accumulates = kAsks<Accumulate::Kind>;
+    problem.accumulates = gradients_.accumulates;
     return problem;
   }
 
@@ -166,6 +204,7 @@ class BackwardCall {
   const Asked& asked_;
   Operand<OutputGradient> output_gradient_;
   const StateStore<Scalar>& state_;
+  Gradients gradients_;
   BoundOptions<Scalar, Source, Asked> bound_;
   LogSumExp logsumexp_gradient_;
 };
@@ -183,7 +222,7 @@ void differentiate_opened(const char* function, Workspace<Scalar>* own, Query&& 
   check_backward_amounts(call.shape, executor.workers());
   const auto held = lift(std::forward<OutputGradient>(dY));
   BackwardCall(call.shape, call.query(), call.source, asked,
-               bind_output_gradient<Scalar>(call.shape, held), state)
+               bind_output_gradient<Scalar>(call.shape, held), state, gradients_asked(asked))
       .run(own, executor);
 }
 template <class Scalar, class Query, class Given, class OutputGradient, class... Options>

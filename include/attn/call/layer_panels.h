@@ -44,15 +44,20 @@ class PackedProjection {
 
   template <class Weight, class Bias>
   void pack(const Weight& w, const Bias& b) {
-    pack_weight(w.rows(), w.cols(), [&](Index c, Index n) { return w(c, n); });
+    if constexpr (std::is_same_v<Storage, Scalar>) {
+      take_sizes(w.rows(), w.cols());
+      kernel::pack_weights<Simd<Scalar>>(
+          kernel::Source<Scalar>{w.data(), w.rowStride(), w.colStride()}, inputs_, outputs_,
+          panels_.data());
+    } else {
+      pack_weight(w.rows(), w.cols(), [&](Index c, Index n) { return w(c, n); });
+    }
     pack_bias(b.size(), [&](Index n) { return b(n); });
   }
   /// Elements by a function.
   template <class Element>
   void pack_weight(Index inputs, Index outputs, const Element& element) {
-    inputs_ = inputs;
-    outputs_ = outputs;
-    panels_.resize(Panels::size(inputs, outputs));
+    take_sizes(inputs, outputs);
     kernel::pack_weights<Scalar>(inputs, outputs, element, panels_.data());
   }
   /// After the weight.
@@ -76,6 +81,12 @@ class PackedProjection {
   bool holds_weights() const { return panels_.data() != nullptr; }
 
  private:
+  void take_sizes(Index inputs, Index outputs) {
+    inputs_ = inputs;
+    outputs_ = outputs;
+    panels_.resize(Panels::size(inputs, outputs));
+  }
+
   static constexpr bool kFixed = Inputs != Eigen::Dynamic && Outputs != Eigen::Dynamic;
   PanelMemory<Storage, kFixed ? Panels::size(Inputs, Outputs) : Index(Eigen::Dynamic)> panels_;
   PanelMemory<Scalar, kFixed ? Panels::columns(Outputs) : Index(Eigen::Dynamic)> bias_;

@@ -80,18 +80,24 @@ constexpr bool is_attention_option() {
                       ExecutorOption, SplitKeysOption, DropoutOption> ||
          is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
 }
-/// check_given() of a call of attention, and that its options are attention's.
-template <class... Options>
-constexpr void check_options() {
+/// check_given() of a call of attention, and that its options are attention's, or of the caller's
+/// own kinds.
+template <class OwnKinds, class... Options>
+constexpr void check_options_beside() {
   check_given<Options...>();
   static_assert((!is_gradient_option_v<Options> && ...),
                 "attn: a gradient among the options of a forward call: dquery(), dkey(), dvalue(), "
                 "... are what attention_backward(Q, K, V, dY, state, ...) writes");
-  constexpr bool known = (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
-                                  makes_option<Options>() || is_operand_v<Options>));
+  constexpr bool known =
+      (... && (is_attention_option<Options>() || is_of_order_v<Options, OwnKinds> ||
+               is_gradient_option_v<Options> || makes_option<Options>() || is_operand_v<Options>));
   static_assert(known,
                 "attn: unknown option: options are made by causal(), window(), keep(), "
                 "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
+}
+template <class... Options>
+constexpr void check_options() {
+  check_options_beside<Order<>, Options...>();
 }
 
 /// How the call's tokens fall into sequences, as its batch option says; one sequence without.

@@ -159,7 +159,8 @@ bool is_same_view(const TensorView<T>& x, const TensorView<U>& y) {
 class Outputs {
  public:
   static constexpr int kApart = -1;  ///< no output may be in this input's place
-  static constexpr int kMost = 8;    ///< of one call: what store() writes of a layer
+  static constexpr int kMost =
+      16;  ///< of one call: gradients of a layer's weights, inputs, modifiers
 
   explicit Outputs(const char* function) : function_(function) {}
 
@@ -172,6 +173,7 @@ class Outputs {
       if (one_object || added.reach.meets(written_[n].reach))
         check_meeting(added, written_[n].name, written_[n].region, one_object, false);
     }
+    eigen_assert(count_ < kMost);
     written_[count_++] = added;
   }
   /// Refuses what the call reads where an output is. Output number `in_place` may be the same

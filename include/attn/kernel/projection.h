@@ -88,6 +88,19 @@ void pack_weights(Index inputs, Index outputs, const Element& element, Stored* p
   }
 }
 
+/// The same of a matrix in memory that is stored as it is computed with: whole packets.
+template <class S>
+void pack_weights(Source<typename S::Scalar> inputs_of, Index inputs, Index outputs,
+                  typename S::Scalar* panels) {
+  using Scalar = typename S::Scalar;
+  using Weights = PanelWeights<Scalar, Scalar>;
+  constexpr Index kPanel = TileSize<Scalar>::panel;
+  const Index depth = Weights::depth(inputs);
+  if (outputs % kPanel != 0)
+    std::fill_n(panels + outputs / kPanel * kPanel * depth, kPanel * depth, Scalar(0));
+  pack_values<S>(inputs_of, 0, {0, inputs}, outputs, depth, panels);
+}
+
 /// A run of features of a strip of R rows against one panel, added to `before`, into R rows of Y.
 /// A function of its own for each run: in a loop over them g++ carries the accumulators through the
 /// stack at every group of steps (mha512 0.75 of the peak).
@@ -259,14 +272,16 @@ struct RowsSink {
 /// In place of an activation: Y = X·W + b.
 struct Unchanged {};
 
-/// Tiles go to any matrix, rounded to its storage, through an activation, a residual added before
-/// the rounding: address(row) of either, or a null `residual`.
+/// Tiles go to any matrix, rounded to its storage, through an activation. What the residual has in
+/// their place is added before the rounding: NoRows, Rows, or RowsInTurn, whose order is that of
+/// the additions.
 /// WHY  the epilogue takes the tile from L1, not from the accumulators: 24 loads and stores beside
 ///      the 24·K multiply-adds of a tile, and one function for each activation, not one for each
 ///      height of a strip.
 template <class Scalar, class Output, class Residual, class Activation = Unchanged>
 struct MatrixSink {
   using S = detail::Simd<Scalar>;
+  using Stored = typename Output::Scalar;
   Scalar* tile;  ///< one tile, whole
   Output output;
   Residual residual;
@@ -278,11 +293,10 @@ struct MatrixSink {
   /// WHY  while the tile is multiplied, some in each run: waiting for them at its end took 5 % of
   ///      linear512, asking for all of them at its beginning 2.5 % (Zen 4, AVX-512, g++)
   ATTN_INLINE void expect(Index row, Index begin, Index end, Index column) const {
-    using Stored = typename Output::Scalar;
     constexpr Index kLine = 64 / Index(sizeof(Stored));
     if (output.feature_stride != 1) return;
     for (Index i = begin; i < end; ++i) {
-      const Stored* const y = element(output, row + i, column);
+      const Stored* const y = element(row + i, column);
       ATTN_UNROLL
       for (Index n = 0; n < TileSize<Scalar>::panel; n += kLine) S::prefetch_to_write(y + n);
     }
@@ -300,41 +314,34 @@ struct MatrixSink {
   /// Rows that have been through the activation. What is behind `columns` is read, not written.
   void write(const Scalar* from, Index from_stride, Index row, Index rows, Index column,
              Index columns) const {
-    using Stored = typename Output::Scalar;
     if (detail::by_columns(output.row_stride, output.feature_stride)) {
       for (Index n = 0; n < columns; ++n) {
         for (Index i = 0; i < rows; ++i)
-          *element(output, row + i, column + n) =
+          *element(row + i, column + n) =
               Stored(added(from[i * from_stride + n], row + i, column + n));
       }
       return;
     }
     for (Index i = 0; i < rows; ++i, from += from_stride) {
-      Stored* const y = element(output, row + i, column);
+      Stored* const y = element(row + i, column);
       for (Index n = 0; n < columns; n += S::width) {
         const Index lanes = std::min<Index>(columns - n, S::width);
         typename S::Packet sum = S::load(from + n);
-        if constexpr (Residual::kPresent) {
-          const Index step = residual.feature_stride;
-          const auto* const x = element(residual, row + i, column + n);
-          sum = S::add(detail::load_strided<S>(x, step, lanes), sum);
-        }
+        residual.each(row + i, column + n, [&](const auto* x, Index stride_of_x) {
+          sum = S::add(detail::load_strided<S>(x, stride_of_x, lanes), sum);
+        });
         detail::store_strided<S>(y + n * output.feature_stride, output.feature_stride, sum, lanes);
       }
     }
   }
 
  private:
-  template <class Rows>
-  static auto* element(const Rows& rows, Index row, Index column) {
-    return rows.row(row) + column * rows.feature_stride;
+  Stored* element(Index row, Index column) const {
+    return output.row(row) + column * output.feature_stride;
   }
-  Scalar added(const Scalar& y, Index row, Index column) const {
-    if constexpr (Residual::kPresent) {
-      return Scalar(Scalar(*element(residual, row, column)) + y);
-    } else {
-      return y;
-    }
+  Scalar added(Scalar sum, Index row, Index column) const {
+    residual.each(row, column, [&](const auto* x, Index) { sum = Scalar(Scalar(*x) + sum); });
+    return sum;
   }
 };
 

@@ -3,8 +3,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <atomic>
-
+#include "drawn_pieces.h"
 #include "projection.h"
 
 namespace attn {
@@ -15,7 +14,6 @@ namespace kernel {
 template <class T>
 struct Rows {
   using Scalar = std::remove_const_t<T>;
-  static constexpr bool kPresent = true;
   T* data;
   Index sequence_rows;  ///< of each sequence
   Index sequence_stride, row_stride, feature_stride;
@@ -24,9 +22,28 @@ struct Rows {
     if (r < sequence_rows) return data + r * row_stride;
     return data + r / sequence_rows * sequence_stride + r % sequence_rows * row_stride;
   }
+  /// visit(address, stride) of a row from a column on.
+  template <class Visit>
+  ATTN_INLINE void each(Index r, Index column, const Visit& visit) const {
+    visit(row(r) + column * feature_stride, feature_stride);
+  }
 };
+
+// What is added to the rows of a product, one after the other: each() visits all of it.
 struct NoRows {
-  static constexpr bool kPresent = false;
+  template <class Visit>
+  ATTN_INLINE void each(Index, Index, const Visit&) const {}
+};
+template <class First, class Second>
+struct RowsInTurn {
+  First first;
+  Second second;
+
+  template <class Visit>
+  ATTN_INLINE void each(Index r, Index column, const Visit& visit) const {
+    first.each(r, column, visit);
+    second.each(r, column, visit);
+  }
 };
 
 /// One projection of an input: its weights and where the tiles go.
@@ -72,26 +89,17 @@ class Projector {
 
   template <class... Jobs>
   void operator()(std::atomic<Index>& drawn, const Jobs&... jobs) const {
-    for (Index piece = drawn++;; piece = drawn++) {
-      Index behind = 0;
-      if (!(run(piece, behind, jobs) || ...)) return;
-    }
+    draw_pieces(
+        drawn, [&](const auto& job) { return size_.pieces(job.rows); },
+        [&](Index number, const auto& job) {
+          const Index first = number / size_.column_parts * size_.piece_rows;
+          project(job, first, std::min(size_.piece_rows, job.rows - first),
+                  number % size_.column_parts);
+        },
+        jobs...);
   }
 
  private:
-  /// Projects piece `piece` − `behind` of the job, if that is one of its own.
-  template <class Job>
-  bool run(Index piece, Index& behind, const Job& job) const {
-    const Index pieces = size_.pieces(job.rows), number = piece - behind;
-    if (number >= pieces) {
-      behind += pieces;
-      return false;
-    }
-    const Index first = number / size_.column_parts * size_.piece_rows;
-    project(job, first, std::min(size_.piece_rows, job.rows - first), number % size_.column_parts);
-    return true;
-  }
-
   /// One part of the columns, those of all targets side by side, for some rows.
   template <class Job>
   void project(const Job& job, Index first, Index rows, Index part) const {

@@ -47,6 +47,11 @@ using ScoreRows = Elements<Scalar, TileSize<Scalar>::score_stride, 1, TileSize<S
 template <class Scalar>
 using ScoreColumns = Elements<Scalar, 1, TileSize<Scalar>::score_stride,
                               TileSize<Scalar>::depth * TileSize<Scalar>::score_stride>;
+/// Columns of a packed panel, whose rows are the steps: a panel is the right operand of one product
+/// and the left one of another.
+template <class Scalar>
+using PanelColumns = Elements<Scalar, 1, TileSize<Scalar>::panel,
+                              Index(TileSize<Scalar>::depth) * TileSize<Scalar>::panel>;
 
 /// Sums that start from +0.
 template <class S, std::size_t R, std::size_t C>
@@ -61,7 +66,7 @@ ATTN_INLINE void clear(typename S::Packet (&acc)[R][C]) {
 // WHAT     acc[i][v] += Σ_t a(i, t) · b[t, v]        t over the runs                                   // acc: (R, C·W)
 // PICTURE                |pkt 0|pkt 1|              b: panel, C·W scalars for each step, contiguous, aligned
 //          a(0, t) ───►  |acc00|acc01|              a: Elements: PackedStrip (queries), ScoreRows (weights),
-//          a(1, t) ───►  |acc10|acc11|                 ScoreColumns (weights, where the sum goes over rows)
+//          a(1, t) ───►  |acc10|acc11|                 ScoreColumns, PanelColumns (where the sum goes over rows)
 //             …          |  …  |  …  |
 // TRAFFIC  per step: R broadcasts + C loads for R·C multiply-adds; 6 × 2: 8 loads for 12; 12 × 2:
 //          14 loads for 24

@@ -1,5 +1,5 @@
 // attn/kernel/sums_over_rows.h: dv += eᵀ · g and dk += dsᵀ · q̂ of a block of rows: products that
-// sum over rows instead of keys.
+// sum over rows instead of keys. The tiles also serve gradients of weights, dW += Xᵀ · d.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -32,11 +32,11 @@ struct RowProduct {
   Index stride;  ///< of the sums, from key to key
 };
 
-template <class S, int R, int C>
+template <class S, class Left, int R, int C>
 ATTN_NOINLINE void sum_over_rows(const RowProduct<typename S::Scalar>& product) {
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
   clear<S>(acc);
-  multiply_accumulate<S>(acc, ScoreColumns<typename S::Scalar>{product.p}, product.b, product.rows);
+  multiply_accumulate<S>(acc, Left{product.p}, product.b, product.rows);
   typename S::Scalar* to = product.sums;
   ATTN_UNROLL
   for (int j = 0; j < R; ++j, to += product.stride) {
@@ -45,16 +45,19 @@ ATTN_NOINLINE void sum_over_rows(const RowProduct<typename S::Scalar>& product) 
       S::store(to + v * S::width, S::add(S::load(to + v * S::width), acc[j][v]));
   }
 }
-/// sum_over_rows() of panels of all packets, and of the first one alone, by key counts.
-template <class S>
+/// sum_over_rows() of panels of all packets, and of the first one alone.
+template <class Scalar>
 struct RowSumTiles {
-  decltype(&sum_over_rows<S, 1, 1>) wide, narrow;
+  void (*wide)(const RowProduct<Scalar>&);
+  void (*narrow)(const RowProduct<Scalar>&);
 };
-template <class S>
+/// By row counts of the result. `Left`: how the left operand lies, Elements read down their columns.
+template <class S, class Left>
 inline constexpr auto row_sum_tiles_v =
     of_row_counts<TileSize<typename S::Scalar>::rows>([](auto rows) {
       constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
-      return RowSumTiles<S>{&sum_over_rows<S, R, C>, &sum_over_rows<S, R, 1>};
+      return RowSumTiles<typename S::Scalar>{&sum_over_rows<S, Left, R, C>,
+                                             &sum_over_rows<S, Left, R, 1>};
     });
 
 /// The same of `keys` keys where some pair is hidden from what is not finite: pairs marked as
@@ -99,7 +102,7 @@ void sum_panel_over_rows(const RowProduct<typename S::Scalar>& product,
       if (marks != nullptr) {
         sum_visible_rows<S>(keys.rows, wide ? Size::packets : 1, marks + keys.first, part);
       } else {
-        const auto& sums = row_sum_tiles_v<S>[std::size_t(keys.rows - 1)];
+        const auto& sums = row_sum_tiles_v<S, ScoreColumns<Scalar>>[std::size_t(keys.rows - 1)];
         (wide ? sums.wide : sums.narrow)(part);
       }
     }

@@ -5,10 +5,11 @@
 #include <Eigen/Core>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
+
+#include "safetensors_writer.h"
 
 namespace tiny {
 
@@ -66,25 +67,17 @@ inline Model random_bert(const Sizes& n, bool pre_norm, std::uint32_t seed = 42)
 
 /// The bytes of a safetensors file, its numbers in F32, F16 or BF16.
 inline std::string to_safetensors(const Model& model, const std::string& type) {
-  nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
-  std::string data;
-  const auto append = [&](auto number) {
-    data.append(reinterpret_cast<const char*>(&number), sizeof number);
-  };
+  safetensors::Writer file;
   for (const auto& [name, tensor] : model) {
-    const std::size_t begin = data.size();
-    for (const float value : tensor.values) {
-      if (type == "F32") append(value);
-      if (type == "F16") append(Eigen::half(value));
-      if (type == "BF16") append(Eigen::bfloat16(value));
-    }
-    header[name] = {
-        {"dtype", type}, {"shape", tensor.shape}, {"data_offsets", {begin, data.size()}}};
+    const auto add = [&, &name = name, &tensor = tensor](auto zero) {
+      const std::vector<decltype(zero)> numbers(tensor.values.begin(), tensor.values.end());
+      file.add(name, type, {tensor.shape.begin(), tensor.shape.end()}, numbers);
+    };
+    if (type == "F32") add(float());
+    if (type == "F16") add(Eigen::half());
+    if (type == "BF16") add(Eigen::bfloat16());
   }
-  const std::string text = header.dump();
-  std::string bytes;
-  for (int i = 0; i < 8; ++i) bytes += char(std::uint64_t(text.size()) >> 8 * i & 0xff);
-  return bytes + text + data;
+  return file.bytes();
 }
 
 }  // namespace tiny

@@ -1,0 +1,138 @@
+// tests/training_allocations_test.cpp: a step of training, edit → forward → backward, allocates nothing
+// from the second one of the same sizes on.
+// SPDX-License-Identifier: MIT
+// build: -Og
+#include "support/allocations.h"
+
+#include <attn/attn.h>
+#include <gtest/gtest.h>
+
+#include "support/matrix_matchers.h"
+#include "support/random_layer.h"
+#include "support/random_linear.h"
+#include "support/scalar_names.h"
+
+namespace {
+
+using Eigen::Index;
+using support::allocations_in;
+using support::DynamicMatrix;
+using support::uniform;
+
+/// A pool of the calling thread.
+struct InTurn {
+  template <class F>
+  void parallel_for(int n, const F& f) {
+    for (int i = 0; i < n; ++i) f(i);
+  }
+};
+
+/// w −= rate · gradient, in place.
+template <class Weights, class Gradients>
+void descend(Weights& w, const Gradients& g) {
+  attn::for_each_parameter(w, g, [](const char*, auto& parameter, const auto& gradient) {
+    using Scalar = typename std::decay_t<decltype(parameter)>::Scalar;
+    using Compute = attn::compute_t<Scalar>;
+    for (Index n = 0; n < parameter.size(); ++n) {
+      parameter.data()[n] =
+          Scalar(Compute(parameter.data()[n]) - Compute(0.01f) * gradient.data()[n]);
+    }
+  });
+}
+
+template <class Storage>
+class TrainingAllocations : public ::testing::Test {};
+using StorageTypes = ::testing::Types<float, double, Eigen::bfloat16>;
+TYPED_TEST_SUITE(TrainingAllocations, StorageTypes, support::ScalarNames);
+
+const auto kShape = attn::MultiHeadOptions(24, 4).kv_heads(2).value_dim(5).biases();
+
+TYPED_TEST(TrainingAllocations, OfSelfAttentionAreInTheFirstStep) {
+  using Compute = attn::compute_t<TypeParam>;
+  auto mha = support::random_layer<TypeParam>(kShape);
+  attn::MultiHeadState<Compute> state;
+  attn::MultiHeadGradients<TypeParam> g(kShape);
+  const auto X = uniform<Compute>(130, 24, 1), dY = uniform<Compute>(130, 24, 2);
+  DynamicMatrix<Compute> Y(130, 24), dX(130, 24);
+  InTurn pool;
+  std::uint64_t stream = 0;
+  const std::vector<Index> offsets = {0, 37, 40, 130};
+  const auto step = [&](Index sequences) {
+    const auto x = X.topRows(offsets[std::size_t(sequences)]);
+    const auto of_rows = [&](auto& M) { return M.topRows(x.rows()); };
+    const auto call = attn::options(
+        attn::sequence_length(x.rows()), attn::causal(), attn::rotary(attn::pairing::half_split),
+        attn::dropout(0.1, 5, ++stream), attn::residual(), attn::on(pool, 3));
+    mha(x, attn::into(of_rows(Y)), attn::save_state(state), call);
+    mha.backward(x, of_rows(dY), state, call, attn::dweights(g), attn::dquery(of_rows(dX)));
+    mha.edit([&](auto& w) { descend(w, g); });
+  };
+  EXPECT_GE(allocations_in([&] { step(3); }), 1);
+  for (const Index sequences : {3, 1, 2, 3})  // fewer tokens fit
+    EXPECT_EQ(allocations_in([&] { step(sequences); }), 0) << sequences;
+}
+// Each part of a step by itself: which one allocates.
+TYPED_TEST(TrainingAllocations, OfAnEditAreInTheFirstOne) {
+  auto mha = support::random_layer<TypeParam>(kShape);
+  attn::MultiHeadGradients<TypeParam> g(kShape);
+  mha.edit([&](auto& w) { descend(w, g); });
+  EXPECT_EQ(allocations_in([&] { mha.edit([&](auto& w) { descend(w, g); }); }), 0);
+  auto linear = support::random_linear<TypeParam>(attn::LinearOptions(24, 70).bias());
+  attn::LinearGradients<TypeParam> h(linear.options());
+  linear.edit([&](auto& w) { descend(w, h); });
+  EXPECT_EQ(allocations_in([&] { linear.edit([&](auto& w) { descend(w, h); }); }), 0);
+}
+TYPED_TEST(TrainingAllocations, OfCrossAttentionAreInTheFirstStep) {
+  using Compute = attn::compute_t<TypeParam>;
+  auto mha = support::random_layer<TypeParam>(kShape.key_features(10));
+  attn::MultiHeadState<Compute> state;
+  attn::MultiHeadGradients<TypeParam> g(mha.options());
+  const auto Xq = uniform<Compute>(37, 24, 1), Xkv = uniform<Compute>(150, 10, 2),
+             dY = uniform<Compute>(37, 24, 3);
+  const auto B = uniform<Compute>(1, 150, 4);
+  DynamicMatrix<Compute> Y, dXq, dXkv, dB;
+  attn::Workspace<Compute> workspace;
+  const auto step = [&] {
+    const auto& shared = mha;  // const: in a workspace that is lent
+    const auto call = attn::options(attn::bias(B), attn::use(workspace));
+    shared(Xq, Xkv, attn::into(Y), attn::save_state(state), call);
+    shared.backward(Xq, Xkv, dY, state, call, attn::dweights(g), attn::dquery(dXq),
+                    attn::dkey(dXkv), attn::dbias(dB));
+    shared.backward(Xq, Xkv, dY, state, call, attn::dweights(g), attn::dquery(dXq),
+                    attn::dkey(dXkv), attn::dbias(dB), attn::accumulate());
+    mha.edit([&](auto& w) { descend(w, g); });
+  };
+  EXPECT_GE(allocations_in(step), 1);
+  for (int n = 0; n < 3; ++n) EXPECT_EQ(allocations_in(step), 0) << n;
+}
+TYPED_TEST(TrainingAllocations, OfALinearLayerAreInTheFirstStep) {
+  using Compute = attn::compute_t<TypeParam>;
+  auto linear = support::random_linear<TypeParam>(attn::LinearOptions(24, 70).bias());
+  attn::LinearState<Compute> state;
+  attn::LinearGradients<TypeParam> g(linear.options());
+  const auto X = uniform<Compute>(130, 24, 1), R = uniform<Compute>(130, 70, 2),
+             dY = uniform<Compute>(130, 70, 3);
+  DynamicMatrix<Compute> Y(130, 70), dX(130, 24);
+  InTurn pool;
+  const auto step = [&](Index rows) {
+    const auto call =
+        attn::options(attn::gelu(), attn::residual(R.topRows(rows)), attn::on(pool, 3));
+    linear(X.topRows(rows), attn::into(Y.topRows(rows)), attn::save_state(state), call);
+    linear.backward(X.topRows(rows), dY.topRows(rows), state, call, attn::dweights(g),
+                    attn::dinput(dX.topRows(rows)));
+    linear.edit([&](auto& w) { descend(w, g); });
+  };
+  EXPECT_GE(allocations_in([&] { step(130); }), 1);
+  for (const Index rows : {130, 5, 97, 130})
+    EXPECT_EQ(allocations_in([&] { step(rows); }), 0) << rows;
+}
+// With sizes that the compiler knows, not even the first.
+TEST(TrainingAllocationsOfFixedSizes, OfALinearLayerAreNone) {
+  attn::Linear<float, 8, 16> linear(attn::LinearOptions(8, 16).bias());
+  attn::LinearGradients<float, 8, 16> g(linear.options());
+  const Eigen::Matrix<float, 5, 8> X = uniform<float>(5, 8, 1);
+  const Eigen::Matrix<float, 5, 16> dY = uniform<float>(5, 16, 2);
+  EXPECT_EQ(allocations_in([&] { linear.edit([&](auto& w) { descend(w, g); }); }), 0);
+}
+
+}  // namespace

@@ -12,6 +12,7 @@
 
 #include "support/any_mask.h"
 #include "support/layer_gradient_case.h"
+#include "support/mask_cases.h"
 #include "support/threads.h"
 
 namespace {
@@ -20,7 +21,9 @@ using attn::MultiHeadOptions;
 using Eigen::Index;
 using support::AnyMask;
 using support::BatchCase;
+using support::expect_same_weights;
 using support::Inputs;
+using support::near;
 using support::same_bits;
 using support::trained_layer;
 using Case = support::LayerCase<float>;

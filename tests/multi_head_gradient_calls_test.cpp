@@ -21,6 +21,7 @@ using support::DynamicMatrix;
 using support::Inputs;
 using support::LayerCall;
 using support::LayerCase;
+using support::near;
 using support::near_gradient;
 using support::Reference;
 using support::trained_layer;
@@ -150,7 +151,7 @@ TYPED_TEST(MultiHeadGradientCall, GivesTheGradientsOfWhatModifiesScores) {
   using Vector = Eigen::Matrix<TypeParam, Eigen::Dynamic, 1>;
   LayerCase<TypeParam> x(kShape, BatchCase{{0, 11, 40}, {0, 11, 40}});
   Vector slopes(4), sinks(4);
-  slopes << 0.5, 0.25, -0.125, 1;
+  slopes << 0.25, 0.125, -0.0625, 0.5;
   sinks << 0.5, -1, 0, 1.5;
   LayerCall call = x.reference();
   auto& attention = call.attention;
@@ -161,15 +162,18 @@ TYPED_TEST(MultiHeadGradientCall, GivesTheGradientsOfWhatModifiesScores) {
     return -static_cast<long double>(slopes[h]) * static_cast<long double>(std::abs(i - j));
   };
   attention.modify = [](long double s, Index, Index h, Index, Index) {
-    return s * s / 4 + s + static_cast<long double>(h);
+    return s + std::tanh(s) / 2 + static_cast<long double>(h);
   };
   support::GradientInputs inputs;
-  inputs.slope = [](long double s, Index, Index, Index, Index) { return s / 2 + 1; };
+  inputs.slope = [](long double s, Index, Index, Index, Index) {
+    const long double t = std::tanh(s);
+    return 1 + (1 - t * t) / 2;
+  };
   attention.sinks.assign(sinks.begin(), sinks.end());
 
   Vector dalibi, dsink;
   TypeParam dscale = 0, of_functor = 0;
-  const auto functor = attn::score([](auto s, auto a) { return s * s * 0.25f + s + a.head; });
+  const auto functor = attn::score([](auto s, auto a) { return s + tanh(s) * 0.5f + a.head; });
   const auto g = trained_layer<Inputs::one>(
       x,
       attn::options(attn::causal(), attn::scale(TypeParam(0.375)), attn::softcap(TypeParam(2)),

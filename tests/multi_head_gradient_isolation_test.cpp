@@ -29,8 +29,8 @@ using Matrix = Case::Matrix;
 using Training = support::LayerTraining<float>;
 
 template <Inputs given>
-Training attend(Case& x, const AnyMask& mask) {
-  return trained_layer<given>(x, mask);
+Training attend(Case& x, const AnyMask& mask, Index offset = 0) {
+  return trained_layer<given>(x, attn::options(mask, attn::query_offset(offset)));
 }
 const auto kShape = MultiHeadOptions(12, 4).kv_heads(2).value_dim(5).biases();
 
@@ -89,8 +89,8 @@ TEST(MultiHeadGradientIsolation, OfTokensThatNeitherSeeNorAreSeen) {
 // A row that sees no key: its output is the bias, which alone it gives a gradient.
 TEST(MultiHeadGradientIsolation, OfQueriesThatSeeNoKeyIsThatOfTheOutputBias) {
   Case x(kShape, 50);
-  const AnyMask mask(attn::causal_from(-20));
-  const auto g = attend<Inputs::one>(x, mask);
+  const AnyMask causal(attn::causal());
+  const auto g = attend<Inputs::one>(x, causal, -20);
   auto call = x.reference();
   call.attention.visible = [](Index, Index, Index i, Index j) { return j <= i - 20; };
   expect_gradients(g, expected_gradient(x, Inputs::one, call), Inputs::one);
@@ -98,7 +98,7 @@ TEST(MultiHeadGradientIsolation, OfQueriesThatSeeNoKeyIsThatOfTheOutputBias) {
     EXPECT_TRUE(same_bits(Matrix(g.Y.row(i)), Matrix(x.mha.weights().output_bias))) << i;
   Case without = x;
   without.dY.topRows(20).setZero();
-  const auto h = attend<Inputs::one>(without, mask);
+  const auto h = attend<Inputs::one>(without, causal, -20);
   EXPECT_TRUE(same_bits(g.query, h.query));
   EXPECT_TRUE(same_bits(g.weights.query, h.weights.query));
   EXPECT_TRUE(same_bits(g.weights.key, h.weights.key));

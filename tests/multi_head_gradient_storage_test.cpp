@@ -20,8 +20,10 @@ using attn::MultiHeadState;
 using Eigen::Index;
 using support::BatchCase;
 using support::DynamicMatrix;
+using support::expect_same_weights;
 using support::Inputs;
 using support::LayerCase;
+using support::near;
 using support::same_bits;
 using support::trained_layer;
 using Matrix = DynamicMatrix<float>;
@@ -67,7 +69,7 @@ TYPED_TEST(MultiHeadGradientStorage, OfWeightsAreInFloat) {
 
 // Inputs, outputs and their gradients too: rounded once.
 TYPED_TEST(MultiHeadGradientStorage, OfInputsAreRoundedOnce) {
-  using Stored = DynamicMatrix<TypeParam>;
+  using Stored = typename TestFixture::Stored;
   LayerCase<float> x(kShape, BatchCase{{0, 17}, {0, 41}});
   const Stored Xq = this->rounded(x.Xq), Xk = this->rounded(x.Xk), dY = this->rounded(x.dY);
   const auto expected = trained_layer<Inputs::two>(x, attn::residual());
@@ -183,10 +185,7 @@ TEST_F(MultiHeadGradientMemory, MayBeViewsOfOtherFrameworks) {
                  attn::dweights(g), attn::dquery(view(dq, L, E)), attn::dkey(view(dk, M, Ek)));
   EXPECT_EQ(dq, time_major(expected.query, B));
   EXPECT_EQ(dk, time_major(expected.key, B));
-  // The same numbers; the order of their sums is for the library to choose.
-  support::for_each_weight(g, expected.weights, [](const char* name, const auto& a, const auto& b) {
-    EXPECT_TRUE(near(a, b, 1e-5)) << name;
-  });
+  expect_same_weights(g, expected.weights);
 }
 
 }  // namespace

@@ -1,35 +1,35 @@
 // SPDX-License-Identifier: MIT
 // The layer's backward pass and its state (multi_head_gradient.h).
 //
-// expect 1: dkey
-// expect 2: dvalue
-// expect 3: dvalue
-// expect 4: no gradient is asked for
+// expect 1: dkey in self-attention: the gradient of the one input, .* is dquery
+// expect 2: dvalue of a call whose value is its key, or its query
+// expect 3: dvalue of a call whose value is its key, or its query
+// expect 4: backward: no gradient is asked for: add dweights
 // expect 5: dweights: the gradients are const
 // expect 6: dweights: the gradients are a temporary
 // expect 7: KeyValueCache
-// expect 8: into\(\) and save_...\(\) are outputs of the forward call
-// expect 9: into\(\) and save_...\(\) are outputs of the forward call
-// expect 10: into\(\) and save_...\(\) are outputs of the forward call
+// expect 8: into\(\) and save_...\(\) are outputs of the forward call: .* dweights
+// expect 9: into\(\) and save_...\(\) are outputs of the forward call: .* dweights
+// expect 10: into\(\) and save_...\(\) are outputs of the forward call: .* dweights
 // expect 11: a const layer has no scratch of its own: add the option use\(workspace\)
-// expect 12: the state has another scalar than the call computes in
-// expect 13: must compute in one scalar
+// expect 12: a MultiHeadState of the scalar that the layer computes in
+// expect 13: inputs, weights and output gradient must compute in one scalar
 // expect 14: a gradient is written in the scalar that the call computes in
 // expect 15: dquery twice in one call
 // expect 16: dweights twice in one call
-// expect 17: unknown option
+// expect 17: backward: unknown option
 // expect 18: the output is const
 // expect 19: the output is a temporary matrix: its result would be lost
 // expect 20: a gradient among the options of a forward call
 // expect 21: a gradient among the options of a forward call
-// expect 22: a MultiHeadState is of a layer
+// expect 22: unknown option
 // expect 23: an AttentionState is of attention\(Q, K, V\), not of a layer
 // expect 24: dbias
 // expect 25: dinput
-// expect 26: takes X, \(Xq, Xkv\) or \(Xq, Xk, Xv\)
-// expect 27: save_state
-// expect 28: dweights
-// expect 29: dweights
+// expect 26: takes the inputs of the forward call, X, \(Xq, Xkv\) or \(Xq, Xk, Xv\)
+// expect 27: gradients need the keys and values of a call as matrices, which a KeyValueCache is not
+// expect 28: dweights\(\) of another kind of layer
+// expect 29: the weights' gradients have the scalar that the layer computes in
 #include <attn/attn.h>
 
 using attn::MultiHeadAttention;

@@ -154,6 +154,8 @@ struct TileSize {
   }
   /// Multiply-adds in the time of the exponential and the softmax of a pair (Zen 4: 30 to 40).
   static constexpr Index softmax_cost = 32;
+  /// The same of a gradient through the slope of an activation.
+  static constexpr Index slope_cost = 32;
 
   /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the
   /// last to finish is late by a sixteenth of its work at most, but not so few rows that packing

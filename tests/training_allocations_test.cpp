@@ -1,5 +1,5 @@
-// tests/training_allocations_test.cpp: a step of training, edit → forward → backward, allocates nothing
-// from the second one of the same sizes on.
+// tests/training_allocations_test.cpp: a step of training a multi-head layer, forward → backward → edit,
+// allocates nothing from the second one of the same sizes on.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include "support/allocations.h"
@@ -7,9 +7,8 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
-#include "support/matrix_matchers.h"
+#include "support/random.h"
 #include "support/random_layer.h"
-#include "support/random_linear.h"
 #include "support/scalar_names.h"
 
 namespace {
@@ -71,17 +70,6 @@ TYPED_TEST(TrainingAllocations, OfSelfAttentionAreInTheFirstStep) {
   for (const Index sequences : {3, 1, 2, 3})  // fewer tokens fit
     EXPECT_EQ(allocations_in([&] { step(sequences); }), 0) << sequences;
 }
-// Each part of a step by itself: which one allocates.
-TYPED_TEST(TrainingAllocations, OfAnEditAreInTheFirstOne) {
-  auto mha = support::random_layer<TypeParam>(kShape);
-  attn::MultiHeadGradients<TypeParam> g(kShape);
-  mha.edit([&](auto& w) { descend(w, g); });
-  EXPECT_EQ(allocations_in([&] { mha.edit([&](auto& w) { descend(w, g); }); }), 0);
-  auto linear = support::random_linear<TypeParam>(attn::LinearOptions(24, 70).bias());
-  attn::LinearGradients<TypeParam> h(linear.options());
-  linear.edit([&](auto& w) { descend(w, h); });
-  EXPECT_EQ(allocations_in([&] { linear.edit([&](auto& w) { descend(w, h); }); }), 0);
-}
 TYPED_TEST(TrainingAllocations, OfCrossAttentionAreInTheFirstStep) {
   using Compute = attn::compute_t<TypeParam>;
   auto mha = support::random_layer<TypeParam>(kShape.key_features(10));
@@ -93,46 +81,16 @@ TYPED_TEST(TrainingAllocations, OfCrossAttentionAreInTheFirstStep) {
   DynamicMatrix<Compute> Y, dXq, dXkv, dB;
   attn::Workspace<Compute> workspace;
   const auto step = [&] {
-    const auto& shared = mha;  // const: in a workspace that is lent
     const auto call = attn::options(attn::bias(B), attn::use(workspace));
-    shared(Xq, Xkv, attn::into(Y), attn::save_state(state), call);
-    shared.backward(Xq, Xkv, dY, state, call, attn::dweights(g), attn::dquery(dXq),
-                    attn::dkey(dXkv), attn::dbias(dB));
-    shared.backward(Xq, Xkv, dY, state, call, attn::dweights(g), attn::dquery(dXq),
-                    attn::dkey(dXkv), attn::dbias(dB), attn::accumulate());
+    mha(Xq, Xkv, attn::into(Y), attn::save_state(state), call);
+    mha.backward(Xq, Xkv, dY, state, call, attn::dweights(g), attn::dquery(dXq), attn::dkey(dXkv),
+                 attn::dbias(dB));
+    mha.backward(Xq, Xkv, dY, state, call, attn::dweights(g), attn::dquery(dXq), attn::dkey(dXkv),
+                 attn::dbias(dB), attn::accumulate());
     mha.edit([&](auto& w) { descend(w, g); });
   };
   EXPECT_GE(allocations_in(step), 1);
   for (int n = 0; n < 3; ++n) EXPECT_EQ(allocations_in(step), 0) << n;
-}
-TYPED_TEST(TrainingAllocations, OfALinearLayerAreInTheFirstStep) {
-  using Compute = attn::compute_t<TypeParam>;
-  auto linear = support::random_linear<TypeParam>(attn::LinearOptions(24, 70).bias());
-  attn::LinearState<Compute> state;
-  attn::LinearGradients<TypeParam> g(linear.options());
-  const auto X = uniform<Compute>(130, 24, 1), R = uniform<Compute>(130, 70, 2),
-             dY = uniform<Compute>(130, 70, 3);
-  DynamicMatrix<Compute> Y(130, 70), dX(130, 24);
-  InTurn pool;
-  const auto step = [&](Index rows) {
-    const auto call =
-        attn::options(attn::gelu(), attn::residual(R.topRows(rows)), attn::on(pool, 3));
-    linear(X.topRows(rows), attn::into(Y.topRows(rows)), attn::save_state(state), call);
-    linear.backward(X.topRows(rows), dY.topRows(rows), state, call, attn::dweights(g),
-                    attn::dinput(dX.topRows(rows)));
-    linear.edit([&](auto& w) { descend(w, g); });
-  };
-  EXPECT_GE(allocations_in([&] { step(130); }), 1);
-  for (const Index rows : {130, 5, 97, 130})
-    EXPECT_EQ(allocations_in([&] { step(rows); }), 0) << rows;
-}
-// With sizes that the compiler knows, not even the first.
-TEST(TrainingAllocationsOfFixedSizes, OfALinearLayerAreNone) {
-  attn::Linear<float, 8, 16> linear(attn::LinearOptions(8, 16).bias());
-  attn::LinearGradients<float, 8, 16> g(linear.options());
-  const Eigen::Matrix<float, 5, 8> X = uniform<float>(5, 8, 1);
-  const Eigen::Matrix<float, 5, 16> dY = uniform<float>(5, 16, 2);
-  EXPECT_EQ(allocations_in([&] { linear.edit([&](auto& w) { descend(w, g); }); }), 0);
 }
 
 }  // namespace

@@ -89,6 +89,18 @@ TEST(MultiHeadGradientBits, AreThoseOfOneThread) {
     }
   }
 }
+// Weights that fall into several blocks, which workers share.
+TEST(MultiHeadGradientBits, OfWideLayersAreThoseOfOneThread) {
+  for (const MultiHeadOptions& shape :
+       {MultiHeadOptions(150, 3).key_features(70).output_features(33).biases(),
+        MultiHeadOptions(530, 2).kv_heads(1).key_dim(40).value_dim(20).biases()}) {
+    Case x(shape, BatchCase{{0, 30}, {0, 100}});
+    const auto serial = attend<Inputs::two>(x, everything());
+    expect_gradients(serial, expected_gradient(x, Inputs::two, x.reference()), Inputs::two);
+    for (const int workers : {2, 3, 8})
+      expect_same_gradients(attend<Inputs::two>(x, everything(), 0, workers), serial);
+  }
+}
 TEST(MultiHeadGradientBits, AreThoseOfOneThreadOfOpenMP) {
   Case x = ragged_self();
   const auto serial = trained_layer<Inputs::one>(x, attn::options());

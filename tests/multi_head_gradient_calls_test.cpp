@@ -131,7 +131,7 @@ TYPED_TEST(MultiHeadGradientCall, OfCrossAttentionIsTheFormula) {
   }
 }
 
-// Positions of the rotation alone, by lists.
+// Positions of the rotation alone, by lists; keys in parts.
 TYPED_TEST(MultiHeadGradientCall, OfExplicitPositionsIsTheFormula) {
   LayerCase<TypeParam> x(kShape, BatchCase{{0, 7, 18}, {0, 9, 31}});
   x.Xk.leftCols(3) *= TypeParam(0.5);
@@ -170,6 +170,9 @@ TYPED_TEST(MultiHeadGradientCall, GivesTheGradientsOfWhatModifiesScores) {
     return 1 + (1 - t * t) / 2;
   };
   attention.sinks.assign(sinks.begin(), sinks.end());
+  // The loss depends on the log-sum-exp too.
+  const DynamicMatrix<TypeParam> dl = support::uniform<TypeParam>(40, 4, 51);
+  inputs.logsumexp = widened(dl);
 
   Vector dalibi, dsink;
   TypeParam dscale = 0, of_functor = 0;
@@ -178,7 +181,7 @@ TYPED_TEST(MultiHeadGradientCall, GivesTheGradientsOfWhatModifiesScores) {
       x,
       attn::options(attn::causal(), attn::scale(TypeParam(0.375)), attn::softcap(TypeParam(2)),
                     attn::alibi(slopes), attn::sink(sinks), functor),
-      attn::dalibi(dalibi), attn::dsink(dsink), attn::dscale(dscale),
+      attn::dlogsumexp(dl), attn::dalibi(dalibi), attn::dsink(dsink), attn::dscale(dscale),
       attn::dscore([&](TypeParam ds, attn::At) { of_functor += ds; }));
   const auto expected = expected_gradient(x, Inputs::one, call, inputs);
   expect_gradients(g, expected, Inputs::one);

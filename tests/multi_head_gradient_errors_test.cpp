@@ -5,6 +5,7 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,6 +13,7 @@
 #include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random_layer.h"
+#include "support/threads.h"
 
 namespace {
 
@@ -311,6 +313,85 @@ TEST(MultiHeadGradientErrors, AResidualThatHasOtherWidths) {
   EXPECT_EQ(call.error(state, attn::residual()),
             "residual() adds the query input, 8 features, to the output, 6; widths must agree, or "
             "name another: residual(X)");
+}
+
+// ---- Exceptions -----------------------------------------------------------------------------
+
+// A functor that throws: in the forward pass, where the state is empty then; in the backward pass, on
+// whichever worker. The calls after it are as if it had not been.
+TEST(MultiHeadGradientThrows, ExceptionsReachTheCallerAndTheNextCallIsRight) {
+  auto mha = support::random_layer<float>(MultiHeadOptions(8, 2).biases());
+  const MatrixXf X = numbers(300, 8, 1), dY = numbers(300, 8, 2);
+  bool armed = false;
+  const auto thrower = attn::mask([&](Index query, Index key) -> bool {
+    if (armed && query == 250 && key == 100) throw std::domain_error("thrown by a mask");
+    return key <= query;
+  });
+  support::Threads pool;
+  State state;
+  MatrixXf Y, dX;
+  MultiHeadGradients<float> g(mha.options());
+  const auto call = attn::options(thrower, attn::on(pool, 3));
+  const auto forward = [&] { mha(X, attn::into(Y), attn::save_state(state), call); };
+  const auto backward = [&] {
+    mha.backward(X, dY, state, call, attn::dweights(g), attn::dquery(dX));
+  };
+  forward();
+  backward();
+  const MatrixXf expected = dX, output = Y;
+  const MultiHeadGradients<float> weights = g;
+  armed = true;
+  EXPECT_THROW(backward(), std::domain_error);
+  armed = false;
+  backward();
+  EXPECT_TRUE(same_bits(dX, expected));
+  armed = true;
+  EXPECT_THROW(forward(), std::domain_error);
+  EXPECT_TRUE(state.empty());
+  armed = false;
+  EXPECT_EQ(support::error_of(backward),
+            "attn::MultiHeadAttention::backward: the state is empty: give save_state(state) to the "
+            "forward call");
+  forward();
+  EXPECT_TRUE(same_bits(Y, output));
+  backward();
+  EXPECT_TRUE(same_bits(dX, expected));
+  attn::for_each_parameter(g, weights, [](const char* name, const auto& now, const auto& then) {
+    EXPECT_TRUE(same_bits(now, then)) << name;
+  });
+}
+
+// A layer that has been trained keeps the matrices that edit() shows.
+TEST(MultiHeadTraining, AnEditThatIsRefusedOrThrowsLeavesALayerAsItWas) {
+  Call call;
+  for (int step = 0; step < 2; ++step) {
+    call.backward(call.forward());
+    call.mha.edit([&](auto& w) { w.query -= 0.5f * call.g.query; });
+  }
+  const auto before = call.mha.weights();
+  const auto expect_as_before = [&] {
+    const auto expect_same = [](const char* name, const auto& now, const auto& then) {
+      EXPECT_TRUE(same_bits(now, then)) << name;
+    };
+    attn::for_each_parameter(call.mha.weights(), before, expect_same);
+    call.mha.edit([&](auto& w) { attn::for_each_parameter(w, before, expect_same); });
+  };
+  EXPECT_THROW(call.mha.edit([](auto& w) {
+    w.query.setZero();
+    throw std::domain_error("thrown by an edit");
+  }),
+               std::domain_error);
+  expect_as_before();
+  EXPECT_THROW(call.mha.edit([](auto& w) {
+    w.query.setZero();
+    w.key.resize(3, 3);
+  }),
+               std::invalid_argument);
+  expect_as_before();
+  // Another layer's weights, after which those that were kept are none of its own.
+  const auto other = support::random_layer<float>(kShape, 9);
+  call.mha = other;
+  call.mha.edit([&](auto& w) { EXPECT_TRUE(same_bits(w.query, other.weights().query)); });
 }
 
 }  // namespace

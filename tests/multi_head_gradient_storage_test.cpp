@@ -69,14 +69,14 @@ TYPED_TEST(MultiHeadGradientStorage, OfWeightsAreInFloat) {
 
 // Inputs, outputs and their gradients too: rounded once.
 TYPED_TEST(MultiHeadGradientStorage, OfInputsAreRoundedOnce) {
-  using Stored = typename TestFixture::Stored;
+  using Narrow = DynamicMatrix<TypeParam>;
   LayerCase<float> x(kShape, BatchCase{{0, 17}, {0, 41}});
-  const Stored Xq = this->rounded(x.Xq), Xk = this->rounded(x.Xk), dY = this->rounded(x.dY);
+  const Narrow Xq = this->rounded(x.Xq), Xk = this->rounded(x.Xk), dY = this->rounded(x.dY);
   const auto expected = trained_layer<Inputs::two>(x, attn::residual());
 
   MultiHeadState<float> state;
   MultiHeadGradients<float> g(kShape);
-  Stored Y, dXq, dXk;
+  Narrow Y, dXq, dXk;
   x.mha(Xq, Xk, attn::into(Y), attn::residual(), attn::save_state(state));
   x.mha.backward(Xq, Xk, dY, state, attn::residual(), attn::dweights(g), attn::dquery(dXq),
                  attn::dkey(dXk));
@@ -92,11 +92,14 @@ TYPED_TEST(MultiHeadGradientStorage, OfInputsAreRoundedOnce) {
   EXPECT_TRUE(same_bits(wide_query, expected.query));
   EXPECT_TRUE(same_bits(wide_key, expected.key));
 
-  // Added to, the sum is rounded once.
-  const Stored old = support::uniform<TypeParam>(41, 24, 9, 0.1);
-  Stored sum = old;
-  x.mha.backward(Xq, Xk, dY, state, attn::residual(), attn::dkey(sum), attn::accumulate());
-  EXPECT_TRUE(same_bits(sum, this->narrow(old.template cast<float>() + expected.key)));
+  // Added to, the sum is rounded once: under a residual, of three.
+  const Narrow old_query = support::uniform<TypeParam>(17, 24, 8, 0.1),
+               old_key = support::uniform<TypeParam>(41, 24, 9, 0.1);
+  Narrow query = old_query, key = old_key;
+  x.mha.backward(Xq, Xk, dY, state, attn::residual(), attn::dquery(query), attn::dkey(key),
+                 attn::accumulate());
+  EXPECT_TRUE(same_bits(query, this->narrow(old_query.template cast<float>() + expected.query)));
+  EXPECT_TRUE(same_bits(key, this->narrow(old_key.template cast<float>() + expected.key)));
 }
 
 // One scalar for keys, another for queries.

@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 
 #include <type_traits>
+#include <utility>
 #include <vector>
 
+#include "support/error_of.h"
 #include "support/gradient_case.h"
 #include "support/random_linear.h"
 #include "support/reference_layer_gradient.h"
@@ -158,6 +160,17 @@ TEST(LinearGradientIsolation, OfWhatRowsHoldWhereTheGradientIsZero) {
   y.X.row(40).setConstant(kNaN<float>);
   y.X.bottomRows(20).setConstant(kInfinity<float>);
   expect_same(trained(y, attn::options()), clean);
+}
+
+TEST(LinearGradientState, ThatWasMovedFromIsEmpty) {
+  Case<float> x(LinearOptions(30, 50).bias(), 13);
+  auto g = trained(x, attn::gelu());
+  const attn::LinearState<float> moved = std::move(g.state);
+  EXPECT_TRUE(g.state.empty());
+  EXPECT_EQ(
+      support::error_of(
+          [&] { x.linear.backward(x.X, x.dY, g.state, attn::gelu(), attn::dinput(g.input)); }),
+      "attn::Linear::backward: the state is empty: give save_state(state) to the forward call");
 }
 
 }  // namespace

@@ -300,6 +300,16 @@ TEST(MultiHeadGradientErrors, TheStateIsWhatTheLastCallLeft) {
   call.backward(state);
 }
 
+TEST(MultiHeadGradientErrors, AStateThatWasMovedFromIsEmpty) {
+  Call call;
+  State state = call.forward();
+  const State moved = std::move(state);
+  EXPECT_TRUE(state.empty());
+  EXPECT_EQ(call.error(state), "the state is empty: give save_state(state) to the forward call");
+  state = moved;
+  call.backward(state);
+}
+
 TEST(MultiHeadGradientErrors, ALayerThatHoldsNothing) {
   Call call;
   const State state = call.forward();

@@ -1,5 +1,6 @@
 // tests/training_allocations_test.cpp: a step of training a multi-head layer, forward → backward → edit,
-// allocates nothing from the second one of the same sizes on.
+// allocates nothing from the second one of the same sizes on; where an allocation fails, all is as it
+// was, and the next call right.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include "support/allocations.h"
@@ -7,6 +8,7 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/random_layer.h"
 #include "support/scalar_names.h"
@@ -91,6 +93,90 @@ TYPED_TEST(TrainingAllocations, OfCrossAttentionAreInTheFirstStep) {
   };
   EXPECT_GE(allocations_in(step), 1);
   for (int n = 0; n < 3; ++n) EXPECT_EQ(allocations_in(step), 0) << n;
+}
+
+// ---- Where memory runs out --------------------------------------------------------------------
+
+/// A layer, and what two calls of different sizes leave.
+struct Trained {
+  using Matrix = DynamicMatrix<float>;
+  attn::MultiHeadAttention<float> mha = support::random_layer<float>(kShape);
+  Matrix X = uniform<float>(40, 24, 1), dY = uniform<float>(40, 24, 2), Y, dX;
+  attn::MultiHeadState<float> state;
+  attn::MultiHeadGradients<float> g{kShape};
+
+  void forward(Index rows) {
+    mha(X.topRows(rows), attn::into(Y), attn::save_state(state), attn::causal());
+  }
+  void backward(Index rows) {
+    mha.backward(X.topRows(rows), dY.topRows(rows), state, attn::causal(), attn::dweights(g),
+                 attn::dquery(dX));
+  }
+  Trained() { step(3); }
+  void step(Index rows) {
+    forward(rows);
+    backward(rows);
+  }
+};
+void expect_same(const Trained& a, const Trained& b) {
+  EXPECT_TRUE(support::same_bits(a.Y, b.Y));
+  EXPECT_TRUE(support::same_bits(a.dX, b.dX));
+  attn::for_each_parameter(a.g, b.g, [](const char* name, const auto& of_a, const auto& of_b) {
+    EXPECT_TRUE(support::same_bits(of_a, of_b)) << name;
+  });
+}
+/// call(trained) with each of its allocations failing in turn; then check(trained), and again.
+template <class Prepare, class Call, class Check>
+void fail_each(const Prepare& prepare, const Call& call, const Check& check) {
+  int failures = 0;
+  for (bool failed = true; failed; failures += int(failed)) {
+    SCOPED_TRACE(testing::Message() << "allocation " << failures + 1);
+    Trained x;
+    prepare(x);
+    failed = support::fails_in(failures, [&] { call(x); });
+    if (failed) check(x);
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_GE(failures, 1);
+}
+
+TEST(TrainingWithoutMemory, LeavesTheStateOfAForwardPass) {
+  const Trained before;
+  Trained after;
+  after.step(40);
+  fail_each([](Trained&) {}, [](Trained& x) { x.forward(40); },
+            [&](Trained& x) {
+              expect_same(x, before);
+              x.backward(3);  // the state is that of the call before
+              expect_same(x, before);
+              x.step(40);
+              expect_same(x, after);
+            });
+}
+TEST(TrainingWithoutMemory, LeavesTheGradientsOfABackwardPass) {
+  Trained before, after;
+  before.forward(40);
+  after.step(40);
+  fail_each([](Trained& x) { x.forward(40); }, [](Trained& x) { x.backward(40); },
+            [&](Trained& x) {
+              expect_same(x, before);
+              x.backward(40);
+              expect_same(x, after);
+            });
+}
+TEST(TrainingWithoutMemory, LeavesAStateThatIsAssignedTo) {
+  const Trained before;
+  Trained other;
+  other.step(40);
+  fail_each([](Trained&) {}, [&](Trained& x) { x.state = other.state; },
+            [&](Trained& x) {
+              EXPECT_EQ(x.state.queries(), 3);
+              x.backward(3);
+              expect_same(x, before);
+              x.state = other.state;
+              x.backward(40);
+              EXPECT_TRUE(support::same_bits(x.dX, other.dX));
+            });
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ using training::Index;
 using training::Pair;
 using training::SequenceData;
 
-constexpr Index kSteps = 1000, kQuickSteps = 300, kTested = 1000;
+constexpr Index kSteps = 1500, kQuickSteps = 400, kTested = 1000;
 constexpr double kAccuracy = 0.995, kQuickAccuracy = 0.9;
 
 // ---- Numbers --------------------------------------------------------------------------------------

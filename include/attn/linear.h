@@ -14,6 +14,7 @@
 // are held once, as the panels that the register tile reads (kernel/projection.h).
 #pragma once
 
+#include "call/kept_weights.h"
 #include "call/layer_arguments.h"
 #include "call/layer_panels.h"
 #include "call/linear_call.h"
@@ -110,18 +111,21 @@ class Linear {
   }
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
-  /// something is refused or thrown, the layer stays as it was.
+  /// something is refused or thrown, the layer stays as it was. From the first edit behind a
+  /// backward() with dweights() on, the layer keeps the copy: training allocates nothing.
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::Linear::edit";
     check_holds(function);
-    Weights changed = weights();
-    change(changed);
-    const auto& W = changed.kernel();
-    const auto& b = changed.bias();
-    detail::check_linear_weight(function, options_, W.rows(), W.cols());
-    detail::check_linear_bias(function, options_, b.rows(), b.cols());
-    panels_.pack(W, b);
+    plain_.edit([&] { return weights(); },
+                [&](Weights& changed) {
+                  change(changed);
+                  const auto& W = changed.kernel();
+                  const auto& b = changed.bias();
+                  detail::check_linear_weight(function, options_, W.rows(), W.cols());
+                  detail::check_linear_bias(function, options_, b.rows(), b.cols());
+                  panels_.pack(W, b);
+                });
   }
   /// The weight, or weight and bias, read where they lie: matrices, transposes, maps of another
   /// framework's memory, of any scalar. Refused where a shape is another.
@@ -137,6 +141,7 @@ class Linear {
     detail::check_linear_weight(function, options_, w.rows, w.cols);
     const auto pack = [&](const auto&... bias) {
       (detail::check_linear_bias(function, options_, bias.rows, bias.cols), ...);
+      plain_.forget();
       panels_.pack_weight(w.rows, w.cols, [&](Index c, Index n) { return Scalar(w(c, n)); });
       (panels_.pack_bias(
            bias.rows * bias.cols,
@@ -161,8 +166,8 @@ class Linear {
     return call(nullptr, std::forward<X>(x), options...);
   }
 
-  /// The gradients of a loss by what entered a call and by the weights: backward(X, dY[, state],
-  /// options…). Its documentation and definition: linear_gradient.h.
+  /// backward(X, dY[, state], options…): the gradients of a loss by what entered a call of the
+  /// layer and by its weights, linear_gradient.h.
   template <class X, class OutputGradient, class... Rest>
   void backward(X&& x, OutputGradient&& dY, Rest&&... rest);
   template <class X, class OutputGradient, class... Rest>
@@ -277,6 +282,7 @@ class Linear {
 
   LinearOptions options_;
   detail::PackedProjection<Scalar, In, Out> panels_;
+  std::conditional_t<kFixed, detail::UnkeptWeights<Weights>, detail::KeptWeights<Weights>> plain_;
   Workspace<Compute> workspace_;
 };
 

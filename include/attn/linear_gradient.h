@@ -61,6 +61,7 @@ template <class Scalar, int In, int Out>
 template <class X, class OutputGradient, class... Rest>
 void Linear<Scalar, In, Out>::backward(X&& x, OutputGradient&& dY, Rest&&... rest) {
   backward_with(&workspace_, std::forward<X>(x), std::forward<OutputGradient>(dY), rest...);
+  if (detail::given_somewhere_v<detail::WeightsGradientOption, Rest...>) plain_.keep();
 }
 template <class Scalar, int In, int Out>
 template <class X, class OutputGradient, class... Rest>

@@ -180,15 +180,18 @@ struct NormalTailLanes {
   }
 };
 
-/// Φ(x) / ½ = erfc(−x / √2), by the scalar's own erfc.
+/// By the scalar's own erfc. (A class: its condition is the first error.)
 template <class Scalar>
-Scalar twice_normal_distribution(const Scalar& x) {
+struct NormalDistribution {
   static_assert(has_erfc<Scalar>::value,
                 "attn::gelu: this scalar has no erfc(x): write gelu_tanh(), or "
                 "activation([](auto x) { return ...; })");
-  const Scalar root = Scalar(-0.707106781186547524400844362104849039L);
-  return found_by_lookup::complement(Scalar(x * root));
-}
+  /// Φ(x) / ½ = erfc(−x / √2).
+  static Scalar twice(const Scalar& x) {
+    const Scalar root = Scalar(-0.707106781186547524400844362104849039L);
+    return found_by_lookup::complement(Scalar(x * root));
+  }
+};
 
 // gelu(x) = x·Φ(x) = x/2 · (1 + erf(x / √2)) = x/2 · erfc(−x / √2)
 //
@@ -201,7 +204,7 @@ ATTN_INLINE typename S::Packet gelu_lanes(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
   if constexpr (S::width == 1) {
     const Scalar finite = S::max(x, Scalar(Eigen::NumTraits<Scalar>::lowest()));
-    return Scalar(Scalar(finite * Scalar(0.5)) * twice_normal_distribution(finite));
+    return Scalar(Scalar(finite * Scalar(0.5)) * NormalDistribution<Scalar>::twice(finite));
   } else {
     const NormalTailLanes<S> tail(x);
     const auto zero = S::set(Scalar(0));
@@ -217,7 +220,7 @@ ATTN_INLINE typename S::Packet gelu_slope_lanes(const typename S::Packet& x) {
     using std::exp;
     using Limits = Eigen::NumTraits<Scalar>;
     const Scalar finite = S::min(S::max(x, Scalar(Limits::lowest())), Scalar(Limits::highest()));
-    const Scalar distribution = Scalar(Scalar(0.5) * twice_normal_distribution(finite));
+    const Scalar distribution = Scalar(Scalar(0.5) * NormalDistribution<Scalar>::twice(finite));
     const Scalar e = exp(Scalar(Scalar(finite * finite) * Scalar(-0.5)));
     return Scalar(distribution + Scalar(Scalar(finite * density) * e));
   } else {

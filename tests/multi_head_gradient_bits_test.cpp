@@ -1,6 +1,6 @@
-// tests/multi_head_gradient_bits_test.cpp: a gradient by the layer's inputs has, row by row, the bits
-// of its tokens' sequence alone; those by its weights are one chain of sums over the tokens in their
-// order. Threads, layouts, other sequences, scratch and what else is asked for change none.
+// tests/multi_head_gradient_bits_test.cpp: a gradient by the layer's inputs has, row by row, the
+// bits of its tokens' sequence alone; those by its weights are one chain of sums over the tokens in
+// their order. Threads, layouts, other sequences, scratch and what else is asked for change none.
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>
@@ -32,8 +32,8 @@ using Training = support::LayerTraining<float>;
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-/// One call of each kind, so that each is instantiated once: the mask, the offset of the queries and
-/// the number of workers are told at run time.
+/// One call of each kind, so that each is instantiated once: the mask, the offset of the queries
+/// and the number of workers are told at run time.
 template <Inputs given>
 Training attend(Case& x, const AnyMask& mask, Index offset = 0, int workers = 1) {
   support::Threads pool;
@@ -241,8 +241,8 @@ TEST(MultiHeadGradientBits, OfAMaskAreThoseOfTheSameMaskAsAMatrix) {
 
 // ---- Weights: sums over tokens ------------------------------------------------------------------
 
-// Runs of 96 tokens from the first row of all sequences together, their sums one after the other: of
-// sequences of 96 tokens each, the sum of the sequences' gradients in their order.
+// Runs of 96 tokens from the first row of all sequences together, their sums one after the other:
+// of sequences of 96 tokens each, the sum of the sequences' gradients in their order.
 TEST(MultiHeadGradientBits, OfWeightsAreTheSumsOfRunsOf96TokensInTheirOrder) {
   const std::vector<Index> offsets = {0, 96, 192, 288, 337};
   for (const auto& shape : {kPlain, kGrouped}) {

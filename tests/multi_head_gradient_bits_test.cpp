@@ -95,10 +95,20 @@ TEST(MultiHeadGradientBits, OfWideLayersAreThoseOfOneThread) {
        {MultiHeadOptions(150, 3).key_features(70).output_features(33).biases(),
         MultiHeadOptions(530, 2).kv_heads(1).key_dim(40).value_dim(20).biases()}) {
     Case x(shape, BatchCase{{0, 30}, {0, 100}});
-    const auto serial = attend<Inputs::two>(x, everything());
-    expect_gradients(serial, expected_gradient(x, Inputs::two, x.reference()), Inputs::two);
-    for (const int workers : {2, 3, 8})
-      expect_same_gradients(attend<Inputs::two>(x, everything(), 0, workers), serial);
+    const auto serial = attend<Inputs::three>(x, everything());
+    expect_gradients(serial, expected_gradient(x, Inputs::three, x.reference()), Inputs::three);
+    auto twice = serial;
+    support::for_each_weight(twice.weights, serial.weights,
+                             [](const char*, auto& to, const auto& more) { to += more; });
+    for (const int workers : {1, 2, 3, 8}) {
+      auto g = attend<Inputs::three>(x, everything(), 0, workers);
+      expect_same_gradients(g, serial);
+      support::Threads pool;
+      g.backward<Inputs::three>(x.mha, x,
+                                attn::options(everything(), attn::query_offset(0),
+                                              attn::on(pool, workers), attn::accumulate()));
+      expect_same_weights(g.weights, twice.weights);
+    }
   }
 }
 TEST(MultiHeadGradientBits, AreThoseOfOneThreadOfOpenMP) {

@@ -29,6 +29,9 @@
 #include "activation.h"            //    relu, gelu, silu and your own
 #include "linear_weights.h"        //    the sizes and weights of a linear layer
 #include "linear.h"                // 6  act(X·W + b) + residual
+#include "linear_state.h"          //    what its backward pass needs of its forward pass
+#include "linear_gradient.h"       // 6  linear.backward(...), the gradients of weights and input
+#include "accumulate.h"            //    gradients added to what stands there
 #include "parameters.h"            //    weights and gradients by name, and as one vector
 #include "output.h"     //      where results go
 #include "option_list.h"   //   several options as one value

@@ -11,6 +11,7 @@
 //   accumulate()     gradients are added to what stands there
 #pragma once
 
+#include "accumulate.h"
 #include "attention.h"
 #include "attention_state.h"
 #include "call/backward_call.h"
@@ -56,12 +57,6 @@ auto dlogsumexp(Matrix&& l) {
   auto lifted = detail::lift(std::forward<Matrix>(l));
   return detail::LogSumExpGradient<decltype(lifted)>(std::move(lifted));
 }
-
-/// Gradients are added to what their outputs hold: old + gradient, rounded once. For micro-batches,
-/// and weights that serve twice.
-///
-/// Requires   outputs that have their sizes (std::invalid_argument from the call otherwise)
-inline detail::Accumulate accumulate() { return {}; }
 
 /// The gradients of a loss by what entered attention(Q, K, V, options…), from dY = ∂loss/∂Y.
 ///

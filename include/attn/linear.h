@@ -14,15 +14,17 @@
 // are held once, as the panels that the register tile reads (kernel/projection.h).
 #pragma once
 
+#include "call/kept_weights.h"
 #include "call/layer_arguments.h"
 #include "call/layer_panels.h"
 #include "call/linear_call.h"
+#include "option_list.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
-/// A linear (dense, fully connected) layer at inference, in place of torch.nn.Linear and
-/// keras.layers.Dense, with an activation and a residual in the same pass.
+/// A linear (dense, fully connected) layer, in place of torch.nn.Linear and keras.layers.Dense,
+/// with an activation and a residual in the same pass. Its backward pass: linear_gradient.h.
 ///
 /// \tparam Scalar   what the weights are stored in; it computes in it, or in float for half and
 ///                  bfloat16
@@ -33,7 +35,7 @@ inline namespace ATTN_ABI {
 ///            stride, or a strided view of one head (lbhd(p, L, B, 1, E) is PyTorch's default)
 /// Options    into(Y); an activation: relu(), gelu(), gelu_tanh(), silu(), activation(f);
 ///            residual(R), R like Y, added behind the activation, or residual() for X itself;
-///            parallel(n) or on(pool); use(workspace)
+///            save_state(state), for backward(); parallel(n) or on(pool); use(workspace)
 /// Requires   the layer's widths                           (std::invalid_argument that names both
 ///            numbers; outputs untouched)
 /// Semantics  a row of Y depends on its row of X, of R, and the weights: the same bits whatever the
@@ -109,18 +111,21 @@ class Linear {
   }
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
-  /// something is refused or thrown, the layer stays as it was.
+  /// something is refused or thrown, the layer stays as it was. From the first edit behind a
+  /// backward() with dweights() on, the layer keeps the copy: training allocates nothing.
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::Linear::edit";
     check_holds(function);
-    Weights changed = weights();
-    change(changed);
-    const auto& W = changed.kernel();
-    const auto& b = changed.bias();
-    detail::check_linear_weight(function, options_, W.rows(), W.cols());
-    detail::check_linear_bias(function, options_, b.rows(), b.cols());
-    panels_.pack(W, b);
+    plain_.edit([&] { return weights(); },
+                [&](Weights& changed) {
+                  change(changed);
+                  const auto& W = changed.kernel();
+                  const auto& b = changed.bias();
+                  detail::check_linear_weight(function, options_, W.rows(), W.cols());
+                  detail::check_linear_bias(function, options_, b.rows(), b.cols());
+                  panels_.pack(W, b);
+                });
   }
   /// The weight, or weight and bias, read where they lie: matrices, transposes, maps of another
   /// framework's memory, of any scalar. Refused where a shape is another.
@@ -136,6 +141,7 @@ class Linear {
     detail::check_linear_weight(function, options_, w.rows, w.cols);
     const auto pack = [&](const auto&... bias) {
       (detail::check_linear_bias(function, options_, bias.rows, bias.cols), ...);
+      plain_.forget();
       panels_.pack_weight(w.rows, w.cols, [&](Index c, Index n) { return Scalar(w(c, n)); });
       (panels_.pack_bias(
            bias.rows * bias.cols,
@@ -156,11 +162,16 @@ class Linear {
   }
   template <class X, class... Options>
   [[nodiscard]] auto operator()(X&& x, Options&&... options) const {
-    static_assert(detail::given_v<detail::UseOption, Options...>,
-                  "attn::Linear: a const layer has no scratch of its own: add the option "
-                  "use(workspace)");
+    check_lent<Options...>();
     return call(nullptr, std::forward<X>(x), options...);
   }
+
+  /// backward(X, dY[, state], options…): the gradients of a loss by what entered a call of the
+  /// layer and by its weights, linear_gradient.h.
+  template <class X, class OutputGradient, class... Rest>
+  void backward(X&& x, OutputGradient&& dY, Rest&&... rest);
+  template <class X, class OutputGradient, class... Rest>
+  void backward(X&& x, OutputGradient&& dY, Rest&&... rest) const;
 
   /// Makes room for calls of up to so many rows by up to so many workers, in the layer's own
   /// workspace or in one that will be lent.
@@ -201,9 +212,14 @@ class Linear {
     return {options_, panels_.view(), own};
   }
 
-  template <class X, class... Options>
-  auto call(Workspace<Compute>* own, X&& x, const Options&... options) const {
-    detail::check_linear_options<Options...>();
+  template <class... Options>
+  static constexpr void check_lent() {
+    static_assert(detail::given_somewhere_v<detail::UseOption, Options...>,
+                  "attn::Linear: a const layer has no scratch of its own: add the option "
+                  "use(workspace)");
+  }
+  template <class X>
+  static constexpr void check_input() {
     static_assert(detail::is_dense_v<X> || detail::is_tensor_view_v<X>,
                   "attn::Linear: the input is a matrix, rows x features, or a strided view of one "
                   "head");
@@ -211,6 +227,27 @@ class Linear {
         std::is_same_v<Compute,
                        compute_t<typename detail::operand_traits<detail::bare_t<X>>::Scalar>>,
         "attn::Linear: input, weights and output must compute in one scalar: cast one of them");
+  }
+
+  template <class X, class OutputGradient>
+  void backward_with(Workspace<Compute>* own, X&& x, OutputGradient&& dY) const;
+  template <class X, class OutputGradient, class First, class... Options>
+  void backward_with(Workspace<Compute>* own, X&& x, OutputGradient&& dY, First& first,
+                     Options&... options) const;
+  template <class X, class OutputGradient, class State, class... Options>
+  void differentiate(Workspace<Compute>* own, X&& x, OutputGradient&& dY, const State& state,
+                     Options&... options) const;
+
+  template <class X, class... Options>
+  auto call(Workspace<Compute>* own, X&& x, const Options&... options) const {
+    return detail::with_opened(
+        [&](const auto&... opened) { return call_opened(own, std::forward<X>(x), opened...); },
+        options...);
+  }
+  template <class X, class... Options>
+  auto call_opened(Workspace<Compute>* own, X&& x, const Options&... options) const {
+    detail::check_linear_options<Options...>();
+    check_input<X>();
     const auto input = detail::lift(std::forward<X>(x));
     const auto layer = context(own);
     if constexpr (detail::given_v<detail::IntoOption, Options...>) {
@@ -245,6 +282,7 @@ class Linear {
 
   LinearOptions options_;
   detail::PackedProjection<Scalar, In, Out> panels_;
+  std::conditional_t<kFixed, detail::UnkeptWeights<Weights>, detail::KeptWeights<Weights>> plain_;
   Workspace<Compute> workspace_;
 };
 

@@ -26,8 +26,8 @@ inline namespace ATTN_ABI {
 ///
 /// \tparam Scalar         what the weights are stored in; it computes in it, or in float for half
 ///                        and bfloat16
-/// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows are
-///                        bounded by their types use no heap while their scratch is within
+/// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows
+///                        are bounded by their types use no heap while their scratch is within
 ///                        EIGEN_STACK_ALLOCATION_LIMIT
 /// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]  Xv [Lk, value_features]  →  [Lq, output_features];
 ///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is

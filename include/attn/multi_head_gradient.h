@@ -38,8 +38,8 @@ inline namespace ATTN_ABI {
 ///            with one another nor with what is read          (std::invalid_argument otherwise;
 ///            outputs are then untouched)
 /// Semantics  as attention_backward(). A token whose gradient is 0 contributes nothing to the
-///            weights', whatever it holds (hidden keys). half and bfloat16 compute in float, inputs'
-///            gradients are rounded once, the weights' are float
+///            weights', whatever it holds (hidden keys). half and bfloat16 compute in float: the
+///            inputs' gradients are rounded once, the weights' are float
 /// Bits       a row of an input's gradient as one of attention_backward(): not on threads, the
 ///            batch, the layout. The weights': sums over the tokens in their order, in runs of 96;
 ///            the threads do not matter

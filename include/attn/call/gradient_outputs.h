@@ -70,8 +70,21 @@ struct ValueGradientOption {
     return like_keys(call, kName, "value features", call.value_dim);
   }
 };
+/// The input of a linear layer.
+struct InputGradientOption {
+  static constexpr const char* kName = "dinput";
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: dinput twice in one call");
+  }
+  static OutputShape needs(const CallShape& call) {
+    OutputShape needs{call, kName, "input features"};
+    needs.shape.value_dim = call.key_dim;
+    return needs;
+  }
+};
 
-/// dquery(M), dkey(M), dvalue(M): `Of` is one of the three.
+/// dquery(M), dkey(M), dvalue(M), dinput(M): `Of` is one of the four.
 template <class Target, class Of>
 struct Gradient : GradientOption {
   using Kind = Of;
@@ -83,8 +96,8 @@ struct Gradient : GradientOption {
   template <class Compute>
   OutputMemory<Scalar> check(const CallShape& call, bool accumulates) const {
     static_assert(std::is_same_v<compute_t<Scalar>, Compute>,
-                  "attn::attention_backward: a gradient is written in the scalar that the call "
-                  "computes in, or in half or bfloat16 of a call in float");
+                  "attn: a gradient is written in the scalar that the call computes in, or in half "
+                  "or bfloat16 of a call in float");
     const OutputShape needs = Of::needs(call);
     const auto now = check_output(target, needs);
     if (accumulates) {

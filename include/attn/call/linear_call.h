@@ -9,6 +9,7 @@
 #include "../kernel/chunks.h"
 #include "../kernel/projection_jobs.h"
 #include "../linear_weights.h"
+#include "kept_rows.h"
 #include "options.h"
 #include "projected_rows.h"
 
@@ -24,12 +25,16 @@ constexpr void check_linear_options() {
                 "output, residual(R) for what is added to it");
   static_assert((!is_activation_functor<bare_t<Options>>::value && ...),
                 "attn::Linear: an activation without its parentheses: write gelu()");
+  static_assert((!is_gradient_option_v<Options> && ...),
+                "attn::Linear: a gradient among the options of a forward call: dweights(), "
+                "dinput() are what linear.backward(X, dY, ...) writes");
   static_assert(((is_of_kind_v<Options, IntoOption, ActivationOption, ResidualOption,
-                               ExecutorOption, UseOption> ||
-                  is_operand_v<Options> || is_activation_functor<bare_t<Options>>::value) &&
-                 ...),
+                               LinearStateOption, ExecutorOption, UseOption> ||
+                  is_operand_v<Options> || is_activation_functor<bare_t<Options>>::value ||
+                  is_gradient_option_v<Options>)&&...),
                 "attn::Linear: its options are into(Y), one of relu(), gelu(), gelu_tanh(), silu() "
-                "and activation(f), residual(R), parallel(n) or on(pool), use(workspace)");
+                "and activation(f), residual(R), save_state() of a LinearState, parallel(n) or "
+                "on(pool), use(workspace)");
   check_kinds<Options...>();
 }
 
@@ -105,6 +110,7 @@ CallShape linear_shape(const char* function, const LinearOptions& sizes, const T
   }
   CallShape shape;
   shape.function = function;
+  shape.key_dim = sizes.in_features();
   shape.value_dim = sizes.out_features();
   shape.queries = {stacked ? 1 : input.sequences, input.tokens, nullptr};
   check_product(function, "rows x out_features", Count(shape.queries.total()), shape.value_dim);
@@ -117,6 +123,34 @@ auto linear_activation(const Asked& asked) {
     return asked.template get<ActivationOption>().template bind<Scalar>();
   } else {
     return kernel::Unchanged{};
+  }
+}
+
+/// How messages call the activation that is asked for; null where none is.
+template <class Asked>
+constexpr const char* activation_name() {
+  if constexpr (Asked::template has<ActivationOption>()) {
+    return bare_t<decltype(std::declval<Asked>().template get<ActivationOption>())>::kName;
+  } else {
+    return nullptr;
+  }
+}
+/// The call as a state remembers it.
+template <class Asked>
+LinearDigest linear_digest(const LinearOptions& sizes, Index rows, const Asked&) {
+  return {rows, sizes.in_features(), sizes.out_features(), activation_name<Asked>()};
+}
+/// The state that the call fills, or NothingKept.
+template <class Scalar, class Asked>
+auto prepare_linear_state(const LinearOptions& sizes, Index rows, const Asked& asked) {
+  if constexpr (Asked::template has<LinearStateOption>()) {
+    const auto& option = asked.template get<LinearStateOption>();
+    static_assert(std::is_same_v<typename bare_t<decltype(option)>::Scalar, Scalar>,
+                  "attn::save_state: the state has another scalar than the call computes in: "
+                  "LinearState<float> for float, half and bfloat16");
+    return PreparedLinearState<Scalar>(*option.store, linear_digest(sizes, rows, asked));
+  } else {
+    return NothingKept{};
   }
 }
 
@@ -146,21 +180,23 @@ void run_linear(const LinearContext<Storage>& layer, const GivenRows<Input>& giv
   Scalar* const memory =
       workspace_of(layer.own != nullptr ? layer.own : &brought, asked).reserve_rows(size.total());
   auto output = target.prepare(shape, output_memory);
-  output.commit();
+  auto state = prepare_linear_state<Scalar>(layer.sizes, rows, asked);
+  commit(output, state);
 
   using Sink =
       kernel::MatrixSink<Scalar, decltype(rows_of(output.to.view)), decltype(rows_of(residual)),
-                         decltype(linear_activation<Scalar>(asked))>;
+                         decltype(linear_activation<Scalar>(asked)), decltype(state.to)>;
   using Panels = kernel::PanelWeights<Scalar, Storage>;
   std::atomic<Index> drawn{0};
   executor.run(kernel::with_pieces(size.workers, size.worker.pieces(rows)), [&](int worker) {
     const kernel::Projector<Simd<Scalar>, Storage> project(size.worker,
                                                            memory + worker * size.worker.total());
     const Sink sink{project.tile(), rows_of(output.to.view), rows_of(residual),
-                    linear_activation<Scalar>(asked)};
+                    linear_activation<Scalar>(asked), state.to};
     project(drawn, kernel::InputJob(rows_of(input), rows,
                                     kernel::Target<Panels, Sink>{layer.weights, sink}));
   });
+  state.complete();
 }
 
 }  // namespace detail

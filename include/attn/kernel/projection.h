@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../base/call_shape.h"
+#include "matrix_rows.h"
 #include "pack.h"
 #include "register_tile.h"
 #include "strips.h"
@@ -274,11 +275,12 @@ struct Unchanged {};
 
 /// Tiles go to any matrix, rounded to its storage, through an activation. What the residual has in
 /// their place is added before the rounding: NoRows, Rows, or RowsInTurn, whose order is that of
-/// the additions.
+/// the additions. What enters the activation is kept in rows of its own, if there are some.
 /// WHY  the epilogue takes the tile from L1, not from the accumulators: 24 loads and stores beside
 ///      the 24·K multiply-adds of a tile, and one function for each activation, not one for each
 ///      height of a strip.
-template <class Scalar, class Output, class Residual, class Activation = Unchanged>
+template <class Scalar, class Output, class Residual, class Activation = Unchanged,
+          class Kept = NoRows>
 struct MatrixSink {
   using S = detail::Simd<Scalar>;
   using Stored = typename Output::Scalar;
@@ -286,6 +288,7 @@ struct MatrixSink {
   Output output;
   Residual residual;
   Activation activation = {};
+  Kept kept = {};
 
   Scalar* address(Index, Index) const { return tile; }
   Index stride() const { return TileSize<Scalar>::panel; }
@@ -302,11 +305,10 @@ struct MatrixSink {
     }
   }
   void finish(Index row, Index rows, Index column, Index columns) const {
-    if constexpr (!std::is_same_v<Activation, Unchanged>) {
+    if constexpr (kActivates || !std::is_same_v<Kept, NoRows>) {
       for (Index i = 0; i < rows; ++i) {
-        Scalar* const y = tile + i * stride();
         for (Index n = 0; n < columns; n += S::width)
-          S::store(y + n, activation.template apply<S>(S::load(y + n), columns - n));
+          activate(tile + i * stride() + n, row + i, column + n, columns - n);
       }
     }
     write(tile, stride(), row, rows, column, columns);
@@ -336,6 +338,15 @@ struct MatrixSink {
   }
 
  private:
+  static constexpr bool kActivates = !std::is_same_v<Activation, Unchanged>;
+
+  /// A packet of the tile, `lanes` of it in the matrix.
+  ATTN_INLINE void activate(Scalar* y, Index row, Index column, Index lanes) const {
+    const typename S::Packet x = S::load(y);
+    kept.each(row, column,
+              [&](Scalar* to, Index step) { detail::store_strided<S>(to, step, x, lanes); });
+    if constexpr (kActivates) S::store(y, activation.template apply<S>(x, lanes));
+  }
   Stored* element(Index row, Index column) const {
     return output.row(row) + column * output.feature_stride;
   }

@@ -51,7 +51,7 @@ struct RowSumTiles {
   void (*wide)(const RowProduct<Scalar>&);
   void (*narrow)(const RowProduct<Scalar>&);
 };
-/// By row counts of the result. `Left`: how the left operand lies, Elements read down their columns.
+/// By row counts of the result. `Left`: how the left operand lies, Elements read down columns.
 template <class S, class Left>
 inline constexpr auto row_sum_tiles_v =
     of_row_counts<TileSize<typename S::Scalar>::rows>([](auto rows) {

@@ -135,8 +135,8 @@ struct TileSize {
   ///      128 or all of K (Zen 5, g++ with AVX-512 and AVX2).
   static constexpr Index projection_run = 64;
 
-  /// Most inputs and outputs of a block of a weight's gradient, whose sums lie in L2 or L3 while all
-  /// tokens go by.
+  /// Most inputs and outputs of a block of a weight's gradient, whose sums lie in L2 or L3 while
+  /// all tokens go by.
   /// WHY  512 tokens and inputs, 512 and 2048 outputs: 0.91 and 0.87 of the peak with 512, 0.89 and
   ///      0.85 with 256, which pack twice as much, 0.86 and 0.81 with 128 (Zen 4, AVX-512, g++)
   static constexpr Index weight_block = 512;
@@ -154,6 +154,8 @@ struct TileSize {
   }
   /// Multiply-adds in the time of the exponential and the softmax of a pair (Zen 4: 30 to 40).
   static constexpr Index softmax_cost = 32;
+  /// The same of a gradient through the slope of an activation.
+  static constexpr Index slope_cost = 32;
 
   /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the
   /// last to finish is late by a sixteenth of its work at most, but not so few rows that packing

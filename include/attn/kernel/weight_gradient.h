@@ -68,8 +68,8 @@ struct WeightGradientScratch {
   using Size = TileSize<Scalar>;
   Index block;  ///< inputs and outputs of one
 
-  /// Where `workers` share so many weights, the widest of them of `features` inputs or outputs: four
-  /// blocks for each.
+  /// Where `workers` share so many weights, the widest of them of `features` inputs or outputs:
+  /// four blocks for each.
   static constexpr WeightGradientScratch of(Index features, double weights, int workers) {
     Index block = std::min(Size::weight_block, round_up(features, Size::panel));
     while (workers > 1 && block > Size::panel &&
@@ -185,8 +185,8 @@ class WeightGradients {
       }
     }
   }
-  /// The same where some input is NaN or infinite: an exact zero of d takes nothing from it. The bits
-  /// of the other, for what that is fit for; rare.
+  /// The same where some input is NaN or infinite: an exact zero of d takes nothing from it. The
+  /// bits of the other, for what that is fit for; rare.
   void add_without_zeros(Index inputs, Index outputs, Index tokens) const {
     for (Index n = 0; n < outputs; ++n) {
       const Scalar* const d = gradients_ + n / kPanel * kPanel * kRun + n % kPanel;

@@ -1,9 +1,9 @@
-# nlohmann-json, which examples/06_encoder reads with: an installed one, else a download of the headers.
+# nlohmann-json, which the examples read safetensors files with: an installed one, else a download of the headers.
 include_guard(DIRECTORY)  # a directory has its own imported targets
 find_package(nlohmann_json CONFIG QUIET)
 if(NOT nlohmann_json_FOUND)
   if(NOT FETCHCONTENT_SOURCE_DIR_NLOHMANN_JSON)
-    message(NOTICE "attn: nlohmann-json was not found; downloading 3.11.2 for examples/06_encoder. Without a network: "
+    message(NOTICE "attn: nlohmann-json was not found; downloading 3.11.2 for the examples. Without a network: "
       "install it (Debian, Ubuntu: apt install nlohmann-json3-dev)")
   endif()
   include(FetchContent)

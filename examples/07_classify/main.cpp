@@ -2,18 +2,13 @@
 // encoder with mean pooling, beside a bag of words that cannot know.
 // SPDX-License-Identifier: MIT
 //
-//   07_classify                        trains, or takes the weights of an earlier run; tests on held-out sentences
-//   07_classify "the plot was not dull but few found the music gripping"          classifies yours as well
-//     --train          trains in any case
-//     --quick          trains a little, and keeps nothing
-//     --threads=N      the same weights to the last bit
-//     --pictures=DIR   where the pictures go: loss.svg, attention.svg; else beside the program
+//   07_classify                                       trains, or takes an earlier run's weights; tests on held-out sentences
+//   07_classify "the camera was anything but dull"    classifies yours as well
 //
-// Exits with 0 where the accuracies are what they should be.
+// Its options: ../training/program.h. Exits with 0 where the accuracies are what they should be.
 #include <cstdio>
 #include <cstring>
 #include <exception>
-#include <filesystem>
 #include <set>
 #include <string>
 #include <vector>
@@ -21,8 +16,8 @@
 #include "../training/adam.h"
 #include "../training/cross_entropy.h"
 #include "../training/loss_curve.h"
+#include "../training/program.h"
 #include "../training/progress.h"
-#include "../training/weights_file.h"
 #include "classifier.h"
 #include "grammar.h"
 
@@ -36,35 +31,6 @@ using film::Sentence;
 using training::Batch;
 using training::Engine;
 using training::Index;
-
-struct Options {
-  bool train = false, quick = false;
-  int threads = 1;
-  std::filesystem::path folder, pictures;
-  std::vector<std::string> sentences;
-};
-
-Options parse(int count, char** arguments) {
-  Options options;
-  options.folder = options.pictures = std::filesystem::path(arguments[0]).parent_path();
-  for (int n = 1; n < count; ++n) {
-    const std::string argument = arguments[n];
-    if (argument == "--train") {
-      options.train = true;
-    } else if (argument == "--quick") {
-      options.quick = true;
-    } else if (argument.rfind("--threads=", 0) == 0) {
-      options.threads = std::stoi(argument.substr(10));
-    } else if (argument.rfind("--pictures=", 0) == 0) {
-      options.pictures = argument.substr(11);
-    } else if (argument.rfind("--", 0) == 0) {
-      throw std::invalid_argument("there is no option " + argument);
-    } else {
-      options.sentences.push_back(argument);
-    }
-  }
-  return options;
-}
 
 // ---- Sentences ------------------------------------------------------------------------------------
 
@@ -208,24 +174,6 @@ bool same_bits_in_parallel(const Data& data) {
 
 // ---- The program ----------------------------------------------------------------------------------
 
-/// Trains, unless an earlier run has left its weights. The losses, if it trained.
-std::vector<double> train_or_restore(Classifier& model, const Data& data, const Options& options) {
-  const std::filesystem::path path = options.folder / "07_classify.safetensors";
-  if (!options.train && !options.quick && std::filesystem::exists(path)) {
-    try {
-      training::restore_weights_file(model, path);
-      std::printf("\nThe weights are those of %s; --train makes new ones\n", path.string().c_str());
-      return {};
-    } catch (const std::exception& error) {
-      std::printf("\n%s does not fit: %s\n", path.string().c_str(), error.what());
-    }
-  }
-  std::printf("\nAn encoder of %d weights\n", int(training::parameter_count(model)));
-  const auto losses = train(model, data, options.quick ? 1200 : 2500, options.threads);
-  if (!options.quick) training::save_weights_file(model, path);
-  return losses;
-}
-
 void classify(Classifier& model, const Data& data, const std::string& text) {
   Batch batch;
   batch.add(data.vocabulary.ids(training::split_words(text)));
@@ -240,11 +188,14 @@ training::HeatMap attention_of(Classifier& model, const Data& data, const std::s
   return {words, words, model.attention(batch, 0)};
 }
 
-int run(const Options& options) {
+int run(const training::ProgramOptions& options) {
   const Data data = make_data();
   Engine engine(42);
   Classifier model(data.vocabulary.size(), 2, engine);
-  const std::vector<double> losses = train_or_restore(model, data, options);
+  std::printf("\nAn encoder of %d weights\n", int(training::parameter_count(model)));
+  const std::vector<double> losses = training::train_or_restore(model, options, [&] {
+    return train(model, data, options.quick ? 1200 : 2500, options.threads);
+  });
   BagOfWords bag(data.vocabulary.size(), 2);
   std::printf("\nA bag of words\n");
   const std::vector<double> bag_losses = train(bag, data, 2500, 1, 2);
@@ -257,16 +208,15 @@ int run(const Options& options) {
   const std::string shown = "the plot was not dull but few found the music gripping";
   std::printf("\nPraise, in the eyes of the encoder\n");
   classify(model, data, shown);
-  for (const std::string& sentence : options.sentences) classify(model, data, sentence);
+  for (const std::string& sentence : options.texts) classify(model, data, sentence);
   std::printf("\nWhat each word attends to in the first block, on the mean of its heads\n");
   const training::HeatMap map = attention_of(model, data, shown);
   training::print(map);
 
-  std::filesystem::create_directories(options.pictures);
-  training::draw(map, "What each word attends to").save(options.pictures / "attention.svg");
+  training::draw(map, "What each word attends to").save(options.picture("attention"));
   if (!losses.empty()) {
     training::draw_losses({{"encoder", losses}, {"bag of words", bag_losses}}, "Loss")
-        .save(options.pictures / "loss.svg");
+        .save(options.picture("loss"));
   }
 
   const double wanted = options.quick ? 0.9 : 0.99;
@@ -280,7 +230,7 @@ int run(const Options& options) {
 
 int main(int count, char** arguments) {
   try {
-    return run(parse(count, arguments));
+    return run(training::parse_options(count, arguments));
   } catch (const std::exception& error) {
     std::printf("%s\n", error.what());
     return 1;

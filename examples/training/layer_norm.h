@@ -43,9 +43,11 @@ struct LayerNorm {
 
   /// Adds to dX: in a transformer a residual connection leads past the norm.
   void backward(const Matrix<Scalar>& dY, Matrix<Scalar>& dX) {
-    scale_gradient = dY.cwiseProduct(normalised_).colwise().sum();
-    shift_gradient = dY.colwise().sum();
+    scale_gradient.setZero();
+    shift_gradient.setZero();
     for (Index i = 0; i < dY.rows(); ++i) {
+      scale_gradient += dY.row(i).cwiseProduct(normalised_.row(i));
+      shift_gradient += dY.row(i);
       row_ = dY.row(i).cwiseProduct(scale);
       const Scalar mean = row_.mean(), along = row_.dot(normalised_.row(i)) / Scalar(row_.size());
       row_.array() -= mean;

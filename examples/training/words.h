@@ -27,6 +27,12 @@ inline std::vector<std::string> split_characters(const std::string& text) {
   }
   return characters;
 }
+/// With blanks between them, or with what a language puts there.
+inline std::string join(const std::vector<std::string>& words, const char* between = " ") {
+  std::string text;
+  for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
+  return text;
+}
 /// Columns of a terminal: two for a character of three bytes from U+2E80 on, as Chinese has, one for others.
 inline std::size_t width_on_screen(const std::string& text) {
   std::size_t width = 0;

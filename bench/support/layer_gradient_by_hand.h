@@ -45,6 +45,11 @@ struct DenseByHand {
     f("weight", weight, weight_gradient);
     f("bias", bias, bias_gradient);
   }
+  template <class F>
+  void for_each_gradient(const F& f) const {
+    f(weight_gradient);
+    f(bias_gradient);
+  }
 };
 
 // WHAT  Forward as LayerByHand. Back, when all of Y is known, as a loss would need it: dO = dY Wᵀ of
@@ -104,6 +109,11 @@ class LayerGradientByHand {
   template <class F>
   void for_each_parameter(const F& f) {
     for (DenseByHand<Scalar>* dense : {&query, &key, &value, &output}) dense->for_each_parameter(f);
+  }
+  template <class F>
+  void for_each_gradient(const F& f) const {
+    for (const DenseByHand<Scalar>* dense : {&query, &key, &value, &output})
+      dense->for_each_gradient(f);
   }
 
  private:

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <functional>
 #include <string>
 #include <thread>
@@ -16,6 +15,7 @@
 #include "support/machine.h"
 #include "support/measure.h"
 #include "support/operands.h"
+#include "support/row.h"
 #include "support/threads.h"
 
 namespace bench {
@@ -34,37 +34,6 @@ Eigen::MatrixXd reference(const RowMatrix<float>& x, const DenseWeights& weights
   Eigen::MatrixXd y = x.cast<double>() * weights.weight.cast<double>();
   y.rowwise() += weights.bias.cast<double>();
   return y;
-}
-
-void report_times(const Samples& times, benchmark::UserCounters& counters) {
-  counters["ms_min"] = 1e3 * times.min();
-  counters["ms_median"] = 1e3 * times.median();
-  counters["samples"] = static_cast<double>(times.size());
-}
-
-/// The library beside the formula by hand, and both beside the peak.
-template <class Library, class ByHand>
-double measure_beside(benchmark::State& state, double flops, Library& library, ByHand& by_hand) {
-  Units library_units([&] { library(); });
-  Units by_hand_units([&] { by_hand(); });
-  double peak = 0;
-  const auto probe = [&] { peak = std::max(peak, multiply_add_peak<float>()); };
-  for (auto _ : state) {
-    sample_in_turn(library_units, by_hand_units, [&] {
-      probe();
-      library_units.sample();
-    });
-    for (const double end = now() + 0.02; now() < end;) probe();
-  }
-  const Samples& times = library_units.per_call();
-  auto& counters = state.counters;
-  report_times(times, counters);
-  counters["GFLOPS"] = 1e-9 * flops / times.min();
-  counters["textbook_ms"] = 1e3 * by_hand_units.per_call().min();
-  counters["vs_textbook"] = times.min() / by_hand_units.per_call().min();
-  counters["peak_GFLOPS"] = 1e-9 * peak;
-  counters["peak_fraction"] = flops / times.min() / peak;
-  return times.min();
 }
 
 /// linear512: 512 x 512 → 2048, GELU.
@@ -233,14 +202,7 @@ void measure_ragged(benchmark::State& state) {
 }
 
 void add(const std::string& name, const std::function<void(benchmark::State&)>& body) {
-  benchmark::RegisterBenchmark(("linear/" + name).c_str(), [body](benchmark::State& state) {
-    try {
-      body(state);
-    } catch (const std::exception& error) {
-      state.SetLabel(error.what());
-      state.SkipWithError(error.what());
-    }
-  });
+  add_row("linear/" + name, body);
 }
 
 const bool registered = [] {

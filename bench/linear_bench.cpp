@@ -56,8 +56,8 @@ void measure_linear(benchmark::State& state) {
   state.counters["max_err"] = (wide - y.cast<double>()).cwiseAbs().maxCoeff();
 }
 
-/// linear_decode: 1 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of as much memory by one
-/// stream, or where there are several threads by the best of one to four, on a core each.
+/// linear_decode: 1 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of as much memory by as
+/// many threads.
 void measure_decode(benchmark::State& state, int workers) {
   constexpr Index kWidth = 4096;
   const std::size_t bytes = std::size_t(kWidth * kWidth) * sizeof(float),
@@ -80,30 +80,21 @@ void measure_decode(benchmark::State& state, int workers) {
   });
   Units by_hand([&] { weights(x, z); });
   const std::vector<float> memory(count * std::size_t(kWidth * kWidth), 1.0f);
-  const int most_streams =
-      workers == 1 ? 1 : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 4);
-  const auto reading = [&] {
-    double seconds = 1;
-    for (int n = 1; n <= most_streams; ++n) {
-      const float* part = memory.data() + next() * std::size_t(kWidth * kWidth);
-      seconds =
-          std::min(seconds, n == 1 ? read_seconds(part, bytes) : read_seconds(part, bytes, n));
-    }
-    return seconds;
+  const auto read = [&](ReadPattern pattern) {
+    const float* part = memory.data() + next() * std::size_t(kWidth * kWidth);
+    return read_seconds(part, bytes, pattern, workers);
   };
-  Samples bandwidths, fractions;
+  BesideReading beside(fastest_pattern(read));
   for (auto _ : state) {
     sample_in_turn(units, by_hand, [&] {
-      const double read = reading();
-      bandwidths.add(static_cast<double>(bytes) / read);
-      fractions.add(read / units.sample());
+      const double seconds = read(beside.pattern());
+      beside.add(static_cast<double>(bytes), seconds, units.sample());
     });
   }
   auto& counters = state.counters;
   report_times(units.per_call(), counters);
   counters["GFLOPS"] = 2e-9 * static_cast<double>(kWidth * kWidth) / units.per_call().min();
-  counters["bandwidth_GBs"] = 1e-9 * bandwidths.median();
-  counters["bandwidth_fraction"] = fractions.median();
+  beside.report(counters);
   if (workers == 1) counters["vs_textbook"] = units.per_call().min() / by_hand.per_call().min();
   counters["max_err"] = (reference(x, weights) - y.cast<double>()).cwiseAbs().maxCoeff();
 }

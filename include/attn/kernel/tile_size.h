@@ -160,7 +160,7 @@ struct TileSize {
   }
   /// Multiply-adds in the time of the exponential and the softmax of a pair (Zen 4: 30 to 40).
   static constexpr Index softmax_cost = 32;
-  /// The same of a gradient through the slope of an activation.
+  /// The same of a gradient through the slope of an activation (Zen 4, gelu: 28).
   static constexpr Index slope_cost = 32;
 
   /// Rows of a chunk where several workers share `all` rows: eight chunks for each, so that the

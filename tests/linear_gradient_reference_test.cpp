@@ -117,8 +117,8 @@ TYPED_TEST(LinearGradientReference, IsTheFormulaThroughEveryActivation) {
     this->expect_formula(square, attn::residual(), support::unchanged_slope, true);
   }
 }
-// Far out, where slopes are 0 and 1 but for a little: whatever an activation computes on the way must
-// not overflow.
+// Far out, where slopes are 0 and 1 but for a little: whatever an activation computes on the way
+// must not overflow.
 TYPED_TEST(LinearGradientReference, IsFiniteFarOut) {
   Case<TypeParam> x(LinearOptions(1, 1), 12);
   x.linear.edit([](auto& w) { w.kernel()(0) = 1; });

@@ -1,6 +1,6 @@
-// tests/multi_head_gradient_bits_test.cpp: a gradient by the layer's inputs has, row by row, the bits
-// of its tokens' sequence alone; those by its weights are one chain of sums over the tokens in their
-// order. Threads, layouts, other sequences, scratch and what else is asked for change none.
+// tests/multi_head_gradient_bits_test.cpp: a gradient by the layer's inputs has, row by row, the
+// bits of its tokens' sequence alone; those by its weights are one chain of sums over the tokens in
+// their order. Threads, layouts, other sequences, scratch and what else is asked for change none.
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>
 #include <gtest/gtest.h>
@@ -32,8 +32,8 @@ using Training = support::LayerTraining<float>;
 
 std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
-/// One call of each kind, so that each is instantiated once: the mask, the offset of the queries and
-/// the number of workers are told at run time.
+/// One call of each kind, so that each is instantiated once: the mask, the offset of the queries
+/// and the number of workers are told at run time.
 template <Inputs given>
 Training attend(Case& x, const AnyMask& mask, Index offset = 0, int workers = 1) {
   support::Threads pool;
@@ -95,10 +95,20 @@ TEST(MultiHeadGradientBits, OfWideLayersAreThoseOfOneThread) {
        {MultiHeadOptions(150, 3).key_features(70).output_features(33).biases(),
         MultiHeadOptions(530, 2).kv_heads(1).key_dim(40).value_dim(20).biases()}) {
     Case x(shape, BatchCase{{0, 30}, {0, 100}});
-    const auto serial = attend<Inputs::two>(x, everything());
-    expect_gradients(serial, expected_gradient(x, Inputs::two, x.reference()), Inputs::two);
-    for (const int workers : {2, 3, 8})
-      expect_same_gradients(attend<Inputs::two>(x, everything(), 0, workers), serial);
+    const auto serial = attend<Inputs::three>(x, everything());
+    expect_gradients(serial, expected_gradient(x, Inputs::three, x.reference()), Inputs::three);
+    auto twice = serial;
+    support::for_each_weight(twice.weights, serial.weights,
+                             [](const char*, auto& to, const auto& more) { to += more; });
+    for (const int workers : {1, 2, 3, 8}) {
+      auto g = attend<Inputs::three>(x, everything(), 0, workers);
+      expect_same_gradients(g, serial);
+      support::Threads pool;
+      g.backward<Inputs::three>(x.mha, x,
+                                attn::options(everything(), attn::query_offset(0),
+                                              attn::on(pool, workers), attn::accumulate()));
+      expect_same_weights(g.weights, twice.weights);
+    }
   }
 }
 TEST(MultiHeadGradientBits, AreThoseOfOneThreadOfOpenMP) {
@@ -241,8 +251,8 @@ TEST(MultiHeadGradientBits, OfAMaskAreThoseOfTheSameMaskAsAMatrix) {
 
 // ---- Weights: sums over tokens ------------------------------------------------------------------
 
-// Runs of 96 tokens from the first row of all sequences together, their sums one after the other: of
-// sequences of 96 tokens each, the sum of the sequences' gradients in their order.
+// Runs of 96 tokens from the first row of all sequences together, their sums one after the other:
+// of sequences of 96 tokens each, the sum of the sequences' gradients in their order.
 TEST(MultiHeadGradientBits, OfWeightsAreTheSumsOfRunsOf96TokensInTheirOrder) {
   const std::vector<Index> offsets = {0, 96, 192, 288, 337};
   for (const auto& shape : {kPlain, kGrouped}) {
@@ -357,7 +367,9 @@ TEST(MultiHeadGradientBits, AskedApartAreThoseAskedTogether) {
 }
 // A state, gradients and a workspace that served other calls before.
 TEST(MultiHeadGradientBits, DoNotDependOnWhatCameBefore) {
-  Case x = ragged(), larger(kGrouped, 500), smaller(kGrouped, 3);
+  // Of odd widths, so that panels have padding that a call must fill.
+  const auto odd = MultiHeadOptions(21, 3).kv_heads(1).key_dim(5).value_dim(7).output_features(19);
+  Case x(odd, BatchCase{{0, 5, 5, 130}, {0, 7, 20, 150}}), larger(odd, 500), smaller(odd, 3);
   const auto expected = trained_layer<Inputs::three>(x, attn::options());
   attn::Workspace<float> workspace;
   for (Case* before : {&larger, &smaller}) {

@@ -1,5 +1,6 @@
-// tests/multi_head_gradient_calls_test.cpp: the gradients of the layer under all that a call of it may
-// be asked for: masks, rotary positions, dropout, residuals, what modifies scores and its gradients.
+// tests/multi_head_gradient_calls_test.cpp: the gradients of the layer under all that a call of it
+// may be asked for: masks, rotary positions, dropout, residuals, what modifies scores and its
+// gradients.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <attn/attn.h>
@@ -18,12 +19,14 @@ using attn::MultiHeadOptions;
 using Eigen::Index;
 using support::BatchCase;
 using support::DynamicMatrix;
+using support::expect_same_weights;
 using support::Inputs;
 using support::LayerCall;
 using support::LayerCase;
 using support::near;
 using support::near_gradient;
 using support::Reference;
+using support::same_bits;
 using support::trained_layer;
 using support::widened;
 
@@ -143,6 +146,54 @@ TYPED_TEST(MultiHeadGradientCall, OfExplicitPositionsIsTheFormula) {
       trained_layer<Inputs::two>(x, attn::rotary(attn::pairing::interleaved, 100)
                                         .positions(call.query_positions, call.key_positions));
   expect_gradients(g, expected_gradient(x, Inputs::two, call), Inputs::two);
+}
+
+// ---- Residuals ------------------------------------------------------------------------------
+
+TYPED_TEST(MultiHeadGradientCall, OfAQueryInputThatIsTheResidualHasTheOutputsToo) {
+  LayerCase<TypeParam> x(MultiHeadOptions(24, 4).kv_heads(2).biases(),
+                         BatchCase{{0, 5, 19}, {0, 5, 19}});
+  const auto expect = [&](auto given) {
+    constexpr Inputs kGiven = decltype(given)::value;
+    auto expected = expected_gradient(x, kGiven, x.reference());
+    expected.query += widened(x.dY);
+    expect_gradients(trained_layer<kGiven>(x, attn::residual()), expected, kGiven);
+  };
+  expect(std::integral_constant<Inputs, Inputs::one>());
+  expect(std::integral_constant<Inputs, Inputs::two>());
+}
+TYPED_TEST(MultiHeadGradientCall, DoesNotLookAtAnotherResidual) {
+  LayerCase<TypeParam> x(MultiHeadOptions(24, 4).output_features(10).out_bias(), 19);
+  const DynamicMatrix<TypeParam> R = support::uniform<TypeParam>(19, 10, 9);
+  const auto g = trained_layer<Inputs::one>(x, attn::residual(R));
+  EXPECT_TRUE(near(g.Y, widened(trained_layer<Inputs::one>(x, attn::options()).Y) + widened(R),
+                   std::is_same_v<TypeParam, float> ? 1e-6 : 1e-14));
+  expect_same_gradients(g, trained_layer<Inputs::one>(x, attn::options()));
+}
+
+// ---- One matrix that serves as several --------------------------------------------------------
+
+// Whether the same matrix or a copy of it: what each input gets adds up.
+TYPED_TEST(MultiHeadGradientCall, OfAMatrixThatServesTwiceIsTheSum) {
+  LayerCase<TypeParam> x(MultiHeadOptions(24, 4).biases(), 21);
+  x.Xk = x.Xv = x.Xq;
+  const auto one = trained_layer<Inputs::one>(x, attn::options()),
+             two = trained_layer<Inputs::two>(x, attn::options()),
+             three = trained_layer<Inputs::three>(x, attn::options());
+  const long double unit = std::is_same_v<TypeParam, float> ? 1e-6L : 1e-14L;
+  EXPECT_TRUE(same_bits(two.query, three.query));
+  EXPECT_TRUE(near(two.key, widened(three.key) + widened(three.value), unit));
+  EXPECT_TRUE(near(one.query, widened(three.query) + widened(two.key), unit));
+  expect_same_weights(one.weights, three.weights);
+  expect_same_weights(two.weights, three.weights);
+
+  // The very same matrix three times over.
+  auto again = three;
+  x.mha(x.Xq, x.Xq, x.Xq, attn::into(again.Y), attn::save_state(again.state));
+  EXPECT_TRUE(same_bits(again.Y, three.Y));
+  x.mha.backward(x.Xq, x.Xq, x.Xq, x.dY, again.state, attn::dweights(again.weights),
+                 attn::dquery(again.query), attn::dkey(again.key), attn::dvalue(again.value));
+  expect_same_gradients(again, three);
 }
 
 // ---- What else modifies scores --------------------------------------------------------------

@@ -1,5 +1,5 @@
-// tests/multi_head_gradient_errors_test.cpp: what the layer's backward pass refuses, in which words,
-// its outputs untouched.
+// tests/multi_head_gradient_errors_test.cpp: what the layer's backward pass refuses, in which
+// words, its outputs untouched.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <attn/attn.h>
@@ -327,8 +327,8 @@ TEST(MultiHeadGradientErrors, AResidualThatHasOtherWidths) {
 
 // ---- Exceptions -----------------------------------------------------------------------------
 
-// A functor that throws: in the forward pass, where the state is empty then; in the backward pass, on
-// whichever worker. The calls after it are as if it had not been.
+// A functor that throws: in the forward pass, where the state is empty then; in the backward pass,
+// on whichever worker. The calls after it are as if it had not been.
 TEST(MultiHeadGradientThrows, ExceptionsReachTheCallerAndTheNextCallIsRight) {
   auto mha = support::random_layer<float>(MultiHeadOptions(8, 2).biases());
   const MatrixXf X = numbers(300, 8, 1), dY = numbers(300, 8, 2);

@@ -1,5 +1,5 @@
-// tests/multi_head_gradient_isolation_test.cpp: tokens that have no part in the loss change no bit of
-// the layer's gradients, whatever they hold; NaN in one that has shows where the formula says.
+// tests/multi_head_gradient_isolation_test.cpp: tokens that have no part in the loss change no bit
+// of the layer's gradients, whatever they hold; NaN in one that has shows where the formula says.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <attn/attn.h>

@@ -1,5 +1,5 @@
-// tests/multi_head_gradient_storage_test.cpp: gradients of layers and inputs that are stored narrowly,
-// and of inputs in any memory, to any memory.
+// tests/multi_head_gradient_storage_test.cpp: gradients of layers and inputs that are stored
+// narrowly, and of inputs in any memory, to any memory.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <attn/attn.h>

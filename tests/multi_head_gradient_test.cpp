@@ -20,15 +20,12 @@ using attn::MultiHeadOptions;
 using Eigen::Index;
 using support::BatchCase;
 using support::DynamicMatrix;
-using support::expect_same_weights;
 using support::Inputs;
 using support::LayerCase;
-using support::LayerTraining;
 using support::near;
 using support::Reference;
 using support::same_bits;
 using support::trained_layer;
-using support::widened;
 
 template <class Scalar>
 class MultiHeadGradient : public ::testing::Test {
@@ -52,7 +49,8 @@ TYPED_TEST_SUITE(MultiHeadGradient, Scalars, support::ScalarNames);
 // ---- Shapes ---------------------------------------------------------------------------------
 
 // One token, one head, one feature: its weight is 1, whatever the query and the key.
-//   x = 2, v = 3·x + ½ = 6.5, y = 4·v − 1; dy = 1.5: dW_o = v·dy, dv = 4·dy = 6, dW_v = x·dv, dx = 3·dv
+//   x = 2, v = 3·x + ½ = 6.5, y = 4·v − 1, dy = 1.5
+//   dW_o = v·dy, dv = 4·dy = 6, dW_v = x·dv, dx = 3·dv
 TYPED_TEST(MultiHeadGradient, IsWhatOneFindsByHand) {
   LayerCase<TypeParam> x(MultiHeadOptions(1, 1).biases(), 1);
   x.mha.edit([](auto& w) {
@@ -139,54 +137,6 @@ TYPED_TEST(MultiHeadGradient, IsTheFormulaForEveryBatch) {
     this->template expect_formula<Inputs::two>({shape, batch});
     this->template expect_formula<Inputs::three>({shape.value_features(7), batch});
   }
-}
-
-// ---- Residuals ------------------------------------------------------------------------------
-
-TYPED_TEST(MultiHeadGradient, OfAQueryInputThatIsTheResidualHasTheOutputsToo) {
-  LayerCase<TypeParam> x(MultiHeadOptions(24, 4).kv_heads(2).biases(),
-                         BatchCase{{0, 5, 19}, {0, 5, 19}});
-  const auto expect = [&](auto given) {
-    constexpr Inputs kGiven = decltype(given)::value;
-    auto expected = expected_gradient(x, kGiven, x.reference());
-    expected.query += widened(x.dY);
-    expect_gradients(trained_layer<kGiven>(x, attn::residual()), expected, kGiven);
-  };
-  expect(std::integral_constant<Inputs, Inputs::one>());
-  expect(std::integral_constant<Inputs, Inputs::two>());
-}
-TYPED_TEST(MultiHeadGradient, DoesNotLookAtAnotherResidual) {
-  LayerCase<TypeParam> x(MultiHeadOptions(24, 4).output_features(10).out_bias(), 19);
-  const DynamicMatrix<TypeParam> R = support::uniform<TypeParam>(19, 10, 9);
-  const auto g = trained_layer<Inputs::one>(x, attn::residual(R));
-  EXPECT_TRUE(near(g.Y, widened(trained_layer<Inputs::one>(x, attn::options()).Y) + widened(R),
-                   std::is_same_v<TypeParam, float> ? 1e-6 : 1e-14));
-  expect_same_gradients(g, trained_layer<Inputs::one>(x, attn::options()));
-}
-
-// ---- One matrix that serves as several --------------------------------------------------------
-
-// Whether the same matrix or a copy of it: what each input gets adds up.
-TYPED_TEST(MultiHeadGradient, OfAMatrixThatServesTwiceIsTheSum) {
-  LayerCase<TypeParam> x(MultiHeadOptions(24, 4).biases(), 21);
-  x.Xk = x.Xv = x.Xq;
-  const auto one = trained_layer<Inputs::one>(x, attn::options()),
-             two = trained_layer<Inputs::two>(x, attn::options()),
-             three = trained_layer<Inputs::three>(x, attn::options());
-  const long double unit = std::is_same_v<TypeParam, float> ? 1e-6L : 1e-14L;
-  EXPECT_TRUE(same_bits(two.query, three.query));
-  EXPECT_TRUE(near(two.key, widened(three.key) + widened(three.value), unit));
-  EXPECT_TRUE(near(one.query, widened(three.query) + widened(two.key), unit));
-  expect_same_weights(one.weights, three.weights);
-  expect_same_weights(two.weights, three.weights);
-
-  // The very same matrix three times over.
-  auto again = three;
-  x.mha(x.Xq, x.Xq, x.Xq, attn::into(again.Y), attn::save_state(again.state));
-  EXPECT_TRUE(same_bits(again.Y, three.Y));
-  x.mha.backward(x.Xq, x.Xq, x.Xq, x.dY, again.state, attn::dweights(again.weights),
-                 attn::dquery(again.query), attn::dkey(again.key), attn::dvalue(again.value));
-  expect_same_gradients(again, three);
 }
 
 // ---- Sums -----------------------------------------------------------------------------------

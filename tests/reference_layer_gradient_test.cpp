@@ -1,5 +1,5 @@
-// tests/reference_layer_gradient_test.cpp: the oracle of the layers' backward passes is the slope of
-// that of their forward passes, by every weight, bias and input.
+// tests/reference_layer_gradient_test.cpp: the oracle of the layers' backward passes is the slope
+// of that of their forward passes, by every weight, bias and input.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <gtest/gtest.h>

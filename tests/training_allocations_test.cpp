@@ -1,6 +1,6 @@
-// tests/training_allocations_test.cpp: a step of training a multi-head layer, forward → backward → edit,
-// allocates nothing from the second one of the same sizes on; where an allocation fails, all is as it
-// was, and the next call right.
+// tests/training_allocations_test.cpp: a step of training a multi-head layer, forward → backward →
+// edit, allocates nothing from the second one of the same sizes on; where an allocation fails, all
+// is as it was, and the next call right.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include "support/allocations.h"

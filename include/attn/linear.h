@@ -173,8 +173,8 @@ class Linear {
   template <class X, class OutputGradient, class... Rest>
   void backward(X&& x, OutputGradient&& dY, Rest&&... rest) const;
 
-  /// Makes room for calls of up to so many rows by up to so many workers, in the layer's own
-  /// workspace or in one that will be lent.
+  /// Makes room for calls (not of backward()) of up to so many rows by up to so many workers, in
+  /// the layer's own workspace or in one that will be lent.
   void reserve(Index rows, int workers = 1) { reserve(rows, workers, workspace_); }
   void reserve(Index rows, int workers, Workspace<Compute>& workspace) const {
     static constexpr const char* function = "attn::Linear::reserve";

@@ -119,8 +119,8 @@ LayerTraining<Scalar> trained_layer(LayerCase<Scalar>& x, const Call& call, cons
 template <class Scalar>
 void expect_gradients(const LayerTraining<Scalar>& actual, const ExpectedLayerGradient& expected,
                       Inputs given) {
-  // The bias of the keys shifts all scores of a row alike: but for rotary its gradient is 0, a sum of
-  // terms as large as those of the key weight's.
+  // The bias of the keys shifts all scores of a row alike: but for rotary its gradient is 0, a sum
+  // of terms as large as those of the key weight's.
   const long double of_keys = gradient_tolerance<Scalar>(expected.weights.key);
   for_each_weight(
       actual.weights, expected.weights,

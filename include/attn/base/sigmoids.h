@@ -187,7 +187,7 @@ struct NormalDistribution {
                 "attn::gelu: this scalar has no erfc(x): write gelu_tanh(), or "
                 "activation([](auto x) { return ...; })");
   /// Φ(x) / ½ = erfc(−x / √2).
-  static Scalar twice(const Scalar& x) {
+  Scalar twice(const Scalar& x) const {
     const Scalar root = Scalar(-0.707106781186547524400844362104849039L);
     return found_by_lookup::complement(Scalar(x * root));
   }
@@ -203,8 +203,9 @@ template <class S>
 ATTN_INLINE typename S::Packet gelu_lanes(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
   if constexpr (S::width == 1) {
+    constexpr NormalDistribution<Scalar> normal{};
     const Scalar finite = S::max(x, Scalar(Eigen::NumTraits<Scalar>::lowest()));
-    return Scalar(Scalar(finite * Scalar(0.5)) * NormalDistribution<Scalar>::twice(finite));
+    return Scalar(Scalar(finite * Scalar(0.5)) * normal.twice(finite));
   } else {
     const NormalTailLanes<S> tail(x);
     const auto zero = S::set(Scalar(0));
@@ -215,20 +216,22 @@ ATTN_INLINE typename S::Packet gelu_lanes(const typename S::Packet& x) {
 template <class S>
 ATTN_INLINE typename S::Packet gelu_slope_lanes(const typename S::Packet& x) {
   using Scalar = typename S::Scalar;
-  const auto density = S::set(Scalar(0.398942280401432677939946059934381868L));  // φ(0)
+  constexpr long double kDensity = 0.398942280401432677939946059934381868L;  // φ(0)
   if constexpr (S::width == 1) {
     using std::exp;
     using Limits = Eigen::NumTraits<Scalar>;
+    constexpr NormalDistribution<Scalar> normal{};
     const Scalar finite = S::min(S::max(x, Scalar(Limits::lowest())), Scalar(Limits::highest()));
-    const Scalar distribution = Scalar(Scalar(0.5) * NormalDistribution<Scalar>::twice(finite));
+    const Scalar distribution = Scalar(Scalar(0.5) * normal.twice(finite));
     const Scalar e = exp(Scalar(Scalar(finite * finite) * Scalar(-0.5)));
-    return Scalar(distribution + Scalar(Scalar(finite * density) * e));
+    return Scalar(distribution + Scalar(Scalar(finite * Scalar(kDensity)) * e));
   } else {
     // On the left e·(p/q − a·φ(0)); on the right what it leaves of 1.
     const NormalTailLanes<S> tail(x);
     const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1));
     const auto minus_a = S::sub(zero, tail.a);
-    const auto t = S::mul(S::fmadd(minus_a, density, S::div(tail.p, tail.q)), tail.e);
+    const auto t =
+        S::mul(S::fmadd(minus_a, S::set(Scalar(kDensity)), S::div(tail.p, tail.q)), tail.e);
     return S::where_less(x, zero, t, S::sub(one, t));
   }
 }

@@ -1,5 +1,6 @@
-// tests/encoder_decoder_test.cpp: the encoder–decoder of examples/training: its gradients against differences, writing
-// token by token over a cache against one pass over all, bit by bit, and two workers against one.
+// tests/encoder_decoder_test.cpp: the encoder–decoder of examples/training: its gradients against
+// differences, writing token by token over a cache against one pass over all, bit by bit, and two
+// workers against one.
 // build: -Og
 // SPDX-License-Identifier: MIT
 #include <attn/attn.h>

@@ -1,5 +1,5 @@
-// tests/numerals_test.cpp: the numbers of examples/08_translate: cases counted by hand, a reader of each language that
-// knows nothing of the writer, and what is held out.
+// tests/numerals_test.cpp: the numbers of examples/08_translate: cases counted by hand, a reader of
+// each language that knows nothing of the writer, and what is held out.
 // build: -Og
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>

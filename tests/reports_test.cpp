@@ -1,5 +1,5 @@
-// tests/reports_test.cpp: the match reports of examples/09_summarise: their summaries are what a reader finds in them who
-// knows nothing of the writer; and what is held out.
+// tests/reports_test.cpp: the match reports of examples/09_summarise: their summaries are what a
+// reader finds in them who knows nothing of the writer; and what is held out.
 // build: -Og
 // SPDX-License-Identifier: MIT
 #include <gtest/gtest.h>

@@ -7,7 +7,6 @@
 //
 // Its options: ../training/program.h. Exits with 0 where the accuracies are what they should be.
 #include <cstdio>
-#include <cstring>
 #include <exception>
 #include <set>
 #include <string>
@@ -166,10 +165,7 @@ bool same_bits_in_parallel(const Data& data) {
       losses[workers - 1].push_back(train_step(model, adam, examples, mode).loss);
     }
   }
-  const bool same = std::memcmp(losses[0].data(), losses[1].data(), 10 * sizeof(double)) == 0;
-  std::printf("Serial and in parallel, 10 steps: %s\n",
-              same ? "the same losses to the last bit" : "OTHER LOSSES");
-  return same;
+  return training::same_losses(losses[0], losses[1]);
 }
 
 // ---- The program ----------------------------------------------------------------------------------

@@ -1,11 +1,11 @@
-// examples/08_translate/numerals.h: the numbers 0 … 9 999 999 in Chinese characters and in English words, and which of
-// them are held out of training.
+// examples/08_translate/numerals.h: the numbers 0 … 9 999 999 in Chinese characters and in English
+// words, and which of them are held out of training.
 // SPDX-License-Identifier: MIT
 //
 //   345678    三十四万五千六百七十八    three hundred forty five thousand six hundred seventy eight
 //
-// Chinese counts in sections of four digits, English in sections of three: 万 (10⁴) falls between thousand and million, so
-// that a translation is no matter of word for word. As written here:
+// Chinese counts in sections of four digits, English in sections of three: 万 (10⁴) falls between
+// thousand and million, so that a translation is no matter of word for word. As written here:
 //   10 … 19   at the beginning without 一: 十二, 十二万; behind other characters with it: 一百一十二
 //   零        one for a run of zeros between other digits, where it does not end the section of 万:
 //             一千零五, 一万零五十, but 一百万一千
@@ -89,10 +89,11 @@ inline Words english(int number) {
   return text;
 }
 
-// ---- What is trained on and what is held out ------------------------------------------------------
+// ---- What is trained on and what is held out ---------------------------------------------------
 
-/// A tenth of the numbers from 100 on, by a hash of the number (the finaliser of MurmurHash3). Those below 100 are all
-/// trained on: they are the words of the languages, and a test of them would be one of what was seen.
+/// A tenth of the numbers from 100 on, by a hash of the number (the finaliser of MurmurHash3).
+/// Those below 100 are all trained on: they are the words of the languages, and a test of them
+/// would be one of what was seen.
 inline bool held_out(int number) {
   std::uint32_t hash = std::uint32_t(number);
   hash = (hash ^ hash >> 16) * 0x85EBCA6Bu;
@@ -101,9 +102,9 @@ inline bool held_out(int number) {
   return number >= 100 && hash % 10 == 7;
 }
 
-/// A number of 1 to 7 digits, of which the first 1 to all are drawn, a fifth of them 0, and the others are 0. Of numbers
-/// drawn evenly nearly all would have seven digits and few zeros: short and round ones, which people write, would be
-/// neither learnt nor tested.
+/// A number of 1 to 7 digits, of which the first 1 to all are drawn, a fifth of them 0, and the
+/// others are 0. Of numbers drawn evenly nearly all would have seven digits and few zeros: short
+/// and round ones, which people write, would be neither learnt nor tested.
 inline int draw(Engine& engine) {
   const std::size_t digits = 1 + training::below(engine, 7);
   const std::size_t drawn = 1 + training::below(engine, digits);

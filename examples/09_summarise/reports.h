@@ -1,13 +1,15 @@
-// examples/09_summarise/reports.h: match reports of a few sentences, their summaries of one line, and which matches are
-// held out of training.
+// examples/09_summarise/reports.h: match reports of a few sentences, their summaries of one line,
+// and which matches are held out of training.
 // SPDX-License-Identifier: MIT
 //
-//   it rained all evening . last year Oslo beat Rome 2 to 0 . Paris lost 3 to 1 against Rome on Sunday .      report
-//   Sunday : Rome beat Paris 3 1                                                                              summary
+//   report     it rained all evening . last year Oslo beat Rome 2 to 0 .
+//              Paris lost 3 to 1 against Rome on Sunday .
+//   summary    Sunday : Rome beat Paris 3 1
 //
-// A report tells its result in one of four ways, and around it, in any order, what a summary leaves out: last year's
-// result (in the same four ways), the weather, the crowd, the next match; each of them may be missing. So teams, days and
-// numbers stand in other places too, and only words near them tell which of them count.
+// A report tells its result in one of four ways, and around it, in any order, what a summary leaves
+// out: last year's result (in the same four ways), the weather, the crowd, the next match; each of
+// them may be missing. So teams, days and numbers stand in other places too, and only words near
+// them tell which of them count.
 #pragma once
 
 #include <string>
@@ -44,13 +46,14 @@ struct Report {
   Result result, last_year;  ///< the text may leave last year's out
 };
 
-// ---- What is trained on and what is held out ------------------------------------------------------
+// ---- What is trained on and what is held out ---------------------------------------------------
 
-/// A fifth of the pairs of teams, whichever of the two has won: no report of the training speaks of both together, in its
-/// result or in last year's. So a summary of their match cannot be remembered: its names have to be read.
+/// A fifth of the pairs of teams, whichever of the two has won: no report of the training speaks of
+/// both together, in its result or in last year's. So a summary of their match cannot be
+/// remembered: its names have to be read.
 inline bool held_out(int a, int b) { return (a + b) % 5 == 1; }
 
-// ---- Writing reports ------------------------------------------------------------------------------
+// ---- Writing reports ---------------------------------------------------------------------------
 
 // One draw a statement: arguments are evaluated in any order.
 

@@ -1,12 +1,14 @@
-// examples/training/encoder_decoder.h: a model that reads one sequence and writes another: the transformer of
-// Vaswani et al. 2017, pre-norm.
+// examples/training/encoder_decoder.h: a model that reads one sequence and writes another: the
+// transformer of Vaswani et al. 2017, pre-norm.
 // SPDX-License-Identifier: MIT
 //
 //   memory = norm(encoder blocks(embed(source)))
-//   logits = output(norm(decoder blocks(embed(<end> + target), memory)))     row t: which token follows the first t
+//   logits = output(norm(decoder blocks(embed(<end> + target), memory)))
 //
-// In training all rows of the target are known and computed at once, each from those before it ("teacher forcing").
-// Writing a target token by token: greedy_decoding.h.
+// Row t of a target's logits says which token follows its first t.
+//
+// In training all rows of the target are known and computed at once, each from those before it
+// ("teacher forcing"). Writing a target token by token: greedy_decoding.h.
 #pragma once
 
 #include <string>
@@ -19,7 +21,8 @@
 
 namespace training {
 
-/// The token behind a target's last word and in front of its first: the first word of a target's vocabulary.
+/// The token behind a target's last word and in front of its first: the first word of a target's
+/// vocabulary.
 inline constexpr int kEnd = 0;
 
 inline Vocabulary vocabulary_with_end(const std::vector<std::string>& words) {
@@ -100,8 +103,8 @@ struct EncoderDecoder {
                  attn::into(logits_));
     return logits_;
   }
-  /// What each token that the decoder reads attends to in its source, in the last block, on the mean of
-  /// its heads: a row each, which sums to 1.
+  /// What each token that the decoder reads attends to in its source, in the last block, on the
+  /// mean of its heads: a row each, which sums to 1.
   Matrix<Scalar> attention_to_source(const PairBatch& batch) {
     forward(batch);
     Matrix<Scalar> weights;
@@ -133,8 +136,8 @@ struct EncoderDecoder {
     source_words.backward(batch.sources, dX);
   }
 
-  /// How self-attention sees which token is how far from which: queries and keys turn with their positions. (The
-  /// sinusoids say where a token is, which cross-attention reads.)
+  /// How self-attention sees which token is how far from which: queries and keys turn with their
+  /// positions. (The sinusoids say where a token is, which cross-attention reads.)
   static auto rotary() { return attn::rotary(attn::pairing::half_split); }
 
   template <class Visit>

@@ -1,12 +1,12 @@
-// examples/training/greedy_decoding.h: writing token by token, over keys and values that are kept: each step costs one
-// token of each sequence, whatever has been written before.
+// examples/training/greedy_decoding.h: writing token by token, over keys and values that are kept:
+// each step costs one token of each sequence, whatever has been written before.
 // SPDX-License-Identifier: MIT
 //
-//   self-attention     decode(): a cache that grows by the keys and values of the tokens just written
-//   cross-attention    all_keys(): a cache of the source's, filled once; queries are no part of that sequence
+//   self-attention     decode(): a cache that grows by keys and values of the tokens just written
+//   cross-attention    all_keys(): a cache of the source's, filled once; queries are no part of it
 //
-// The logits of a step are the rows of EncoderDecoder::forward() over the finished sequences, bit by bit
-// (tests/encoder_decoder_test.cpp).
+// The logits of a step are the rows of EncoderDecoder::forward() over the finished sequences, bit
+// by bit (tests/encoder_decoder_test.cpp).
 #pragma once
 
 #include <algorithm>
@@ -17,8 +17,9 @@
 
 namespace training {
 
-/// A layer's cross-attention to one memory, its keys and values projected once. The layer's own decode() is for
-/// self-attention, where each token brings keys of its own; here its four projections are called one by one.
+/// A layer's cross-attention to one memory, its keys and values projected once. The layer's own
+/// decode() is for self-attention, where each token brings keys of its own; here its four
+/// projections are called one by one.
 template <class Scalar>
 class CachedCrossAttention {
  public:
@@ -105,8 +106,8 @@ class Decoding {
   Index steps_ = 0;
 };
 
-/// The target of each source, at each step the likeliest token, until that is <end> or there are as many as the model
-/// has positions for.
+/// The target of each source, at each step the likeliest token, until that is <end> or there are as
+/// many as the model has positions for.
 template <class Scalar>
 std::vector<Sequence> decode_greedily(EncoderDecoder<Scalar>& model, const Batch& sources) {
   Decoding<Scalar> decoding(model, sources);

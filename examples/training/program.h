@@ -1,8 +1,9 @@
-// examples/training/program.h: what a training program is told on its command line, and weights that outlive it.
+// examples/training/program.h: what a training program is told on its command line, and weights
+// that outlive it.
 // SPDX-License-Identifier: MIT
 //
 //   PROGRAM [OPTIONS] [TEXT...]
-//     --train          trains in any case; else an earlier run's weights are taken, where there are any
+//     --train          trains in any case; else an earlier run's weights are taken, if there are any
 //     --quick          trains a little, and keeps nothing
 //     --threads=N      the same weights to the last bit
 //     --pictures=DIR   where pictures go; else beside the program, as the weights do
@@ -57,8 +58,8 @@ inline ProgramOptions parse_options(int count, char** arguments) {
   return options;
 }
 
-/// Restores the weights of an earlier run, or calls train() and saves what it made; returns what train() does, the
-/// losses, if it trained.
+/// Restores the weights of an earlier run, or calls train() and saves what it made; returns what
+/// train() does, the losses, if it trained.
 template <class Model, class Train>
 std::vector<double> train_or_restore(Model& model, const ProgramOptions& options,
                                      const Train& train) {

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <vector>
 
 #include "cross_entropy.h"
@@ -53,5 +54,16 @@ class Progress {
   Judged sum_;
   Index tokens_ = 0, printed_ = 0;
 };
+
+/// Says whether the first steps by one worker and by two had the same losses, to the last bit.
+inline bool same_losses(const std::vector<double>& serial, const std::vector<double>& parallel) {
+  const bool same =
+      serial.size() == parallel.size() &&
+      std::memcmp(serial.data(), parallel.data(), serial.size() * sizeof(double)) == 0;
+  std::printf("%d steps by one worker and by two%s: %s\n", int(serial.size()),
+              attn::has_openmp ? "" : " (for want of OpenMP on one thread)",
+              same ? "the same losses to the last bit" : "OTHER LOSSES");
+  return same;
+}
 
 }  // namespace training

@@ -1,5 +1,5 @@
-// examples/training/sequence_program.h: what a program does that trains an encoder–decoder: train or restore, test on what
-// is held out, write, and show what was attended to.
+// examples/training/sequence_program.h: what a program does that trains an encoder–decoder: train
+// or restore, test on what is held out, write, and show what was attended to.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -27,8 +27,8 @@ Pair written(EncoderDecoder<Scalar>& model, const Sequence& source) {
   return {source, decode_greedily(model, Batch({source}))[0]};
 }
 
-/// What each word that is written attends to in the source, in the last block, on the mean of its heads: in the terminal
-/// and as a picture.
+/// What each word that is written attends to in the source, in the last block, on the mean of its
+/// heads: in the terminal and as a picture.
 template <class Scalar>
 void show_attention(EncoderDecoder<Scalar>& model, const SequenceData& data, const Pair& pair,
                     const std::string& title, const std::filesystem::path& picture) {
@@ -40,8 +40,8 @@ void show_attention(EncoderDecoder<Scalar>& model, const SequenceData& data, con
   draw(map, title).save(picture);
 }
 
-/// Whether all is as it should be: enough of the held-out texts right, the words those of full passes, the losses those
-/// of two workers.
+/// Whether all is as it should be: enough of the held-out texts right, the words those of full
+/// passes, the losses those of two workers.
 inline bool run_program(const SequenceData& data, const Shown& shown, double accuracy,
                         const ProgramOptions& options) {
   Engine engine(42);

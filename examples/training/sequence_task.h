@@ -1,11 +1,11 @@
-// examples/training/sequence_task.h: training and testing an encoder–decoder, whatever its texts are.
+// examples/training/sequence_task.h: training and testing an encoder–decoder, whatever its texts
+// are.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <set>
 #include <stdexcept>
 #include <vector>
@@ -37,7 +37,7 @@ inline PairBatch batch_of(const std::vector<Pair>& pairs, Index first, Index siz
   return PairBatch({begin, begin + std::min(size, Index(pairs.end() - begin))});
 }
 
-// ---- Training -------------------------------------------------------------------------------------
+// ---- Training ----------------------------------------------------------------------------------
 
 constexpr Index kPairsAtOnce = 32;
 
@@ -82,15 +82,13 @@ bool same_bits_in_parallel(const EncoderDecoder<Scalar>& untrained,
       losses[workers - 1].push_back(train_step(model, adam, batch).loss);
     }
   }
-  const bool same = std::memcmp(losses[0].data(), losses[1].data(), 10 * sizeof(double)) == 0;
-  std::printf("Serial and in parallel, 10 steps: %s\n",
-              same ? "the same losses to the last bit" : "OTHER LOSSES");
-  return same;
+  return same_losses(losses[0], losses[1]);
 }
 
-// ---- Testing --------------------------------------------------------------------------------------
+// ---- Testing -----------------------------------------------------------------------------------
 
-/// Whether each target is what the model finds likeliest, token by token, in one pass over all of them.
+/// Whether each target is what the model finds likeliest, token by token, in one pass over all of
+/// them.
 template <class Scalar>
 bool likeliest(EncoderDecoder<Scalar>& model, const PairBatch& batch) {
   const Matrix<Scalar>& logits = model.forward(batch);
@@ -102,8 +100,8 @@ bool likeliest(EncoderDecoder<Scalar>& model, const PairBatch& batch) {
   return true;
 }
 
-/// Writes a target for each source, token by token over a cache. Whether enough of them have no wrong token, and all are
-/// what full passes find.
+/// Writes a target for each source, token by token over a cache. Whether enough of them have no
+/// wrong token, and all are what full passes find.
 template <class Scalar>
 bool passes(EncoderDecoder<Scalar>& model, const std::vector<Pair>& pairs, double wanted) {
   constexpr Index at_once = 100;
@@ -125,11 +123,10 @@ bool passes(EncoderDecoder<Scalar>& model, const std::vector<Pair>& pairs, doubl
     cached_is_full = likeliest(model, PairBatch(part)) && cached_is_full;
   }
   const double accuracy = double(right) / double(pairs.size());
-  std::printf(
-      "\n%d of %d that are held out are written without a wrong word: %.1f %%, needed %.1f\n"
-      "%d tokens, %.0f a second, over the cache; in one pass over all: %s\n",
-      int(right), int(pairs.size()), 100 * accuracy, 100 * wanted, int(tokens),
-      double(tokens) / decoding.count(), cached_is_full ? "the same" : "OTHERS");
+  std::printf("\n%d of %d held-out texts written without a wrong word: %.1f %%, needed %.1f\n",
+              int(right), int(pairs.size()), 100 * accuracy, 100 * wanted);
+  std::printf("%d tokens, %.0f a second, over the cache; in one pass over all: %s\n", int(tokens),
+              double(tokens) / decoding.count(), cached_is_full ? "the same" : "OTHER TOKENS");
   return accuracy >= wanted && cached_is_full;
 }
 

@@ -25,6 +25,8 @@
 // expect 22: dlogsumexp twice in one call
 // expect 23: unknown option
 // expect 24: the output gradient is an Eigen matrix
+// expect 25: attention_backward: unknown option
+// expect 26: attention_backward: unknown option
 #include <attn/attn.h>
 
 using Eigen::MatrixXd;
@@ -100,6 +102,11 @@ void backward(const MatrixXf& Q, const attn::AttentionState<float>& state,
 #elif CASE == 22
   attn::attention_backward(Q, Q, Q, Q, state, attn::dquery(dQ), attn::dlogsumexp(Q),
                            attn::dlogsumexp(Q));
+#elif CASE == 25
+  attn::attention_backward(Q, Q, Q, Q, state, attn::dquery(dQ), attn::dinput(Y));
+#elif CASE == 26
+  attn::LinearGradients<float> g(attn::LinearOptions(1, 1));
+  attn::attention_backward(Q, Q, Q, Q, state, attn::dquery(dQ), attn::dweights(g));
 #elif CASE == 24
   attn::attention_backward(Q, Q, Q, 3, state, attn::dquery(dQ));
 #else

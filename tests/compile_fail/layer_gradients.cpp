@@ -25,7 +25,7 @@
 // expect 22: unknown option
 // expect 23: an AttentionState is of attention\(Q, K, V\), not of a layer
 // expect 24: dbias
-// expect 25: dinput
+// expect 25: backward: unknown option
 // expect 26: takes the inputs of the forward call, X, \(Xq, Xkv\) or \(Xq, Xk, Xv\)
 // expect 27: gradients need the keys and values of a call as matrices, which a KeyValueCache is not
 // expect 28: dweights\(\) of another kind of layer
@@ -117,7 +117,7 @@ void backward(const MatrixXf& X, const MatrixXf& dY, MultiHeadAttention<float>& 
 #elif CASE == 24
   mha.backward(X, dY, state, attn::dquery(dX), attn::dbias(dB));
 #elif CASE == 25
-  mha.backward(X, dY, state, attn::dinput(dX));
+  mha.backward(X, dY, state, attn::dquery(dX), attn::dinput(dXk));
 #elif CASE == 26
   mha.backward(X, X, X, X, dY, state, attn::dquery(dX));
 #elif CASE == 28

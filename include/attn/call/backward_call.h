@@ -16,6 +16,13 @@ namespace detail {
 /// Kinds of gradients that a call writes: of operands.
 using GradientKinds = Order<QueryGradientOption, KeyGradientOption, ValueGradientOption>;
 
+/// A gradient that a backward pass of attention writes, or what it is told of them.
+template <class Option>
+constexpr bool is_attention_gradient() {
+  return is_of_order_v<Option, GradientKinds> || is_of_order_v<Option, ScoreGradientKinds> ||
+         is_of_kind_v<Option, LogSumExpGradientOption, Accumulate::Kind>;
+}
+
 /// An output of the forward call.
 template <class Option>
 constexpr bool is_forward_output() {
@@ -32,8 +39,9 @@ constexpr void check_backward_options() {
       (!is_forward_output<Options>() && ...),
       "attn::attention_backward: into() and save_...() are outputs of the forward call: a "
       "backward pass writes gradients, dquery(dQ), dkey(dK), dvalue(dV)");
-  constexpr bool known = (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
-                                  makes_option<Options>() || is_operand_v<Options>));
+  constexpr bool known =
+      (... && (is_attention_option<Options>() || is_attention_gradient<Options>() ||
+               makes_option<Options>() || is_operand_v<Options>));
   static_assert(known,
                 "attn::attention_backward: unknown option: it takes the options of the forward "
                 "call, and what to write: dquery(), dkey(), dvalue(), ...");

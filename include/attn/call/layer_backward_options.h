@@ -20,8 +20,10 @@ constexpr void check_layer_gradients() {
   static_assert((!(is_forward_output<Options>() || is_of_kind_v<Options, LayerStateOption>)&&...),
                 "attn::MultiHeadAttention::backward: into() and save_...() are outputs of the "
                 "forward call: a backward pass writes gradients, dweights(g), dquery(dX)");
-  constexpr bool known = (... && (is_attention_option<Options>() || is_gradient_option_v<Options> ||
-                                  makes_option<Options>() || is_operand_v<Options>));
+  constexpr bool known =
+      (... && (is_attention_option<Options>() || is_attention_gradient<Options>() ||
+               is_of_kind_v<Options, WeightsGradientOption> || makes_option<Options>() ||
+               is_operand_v<Options>));
   static_assert(known,
                 "attn::MultiHeadAttention::backward: unknown option: it takes the options of the "
                 "forward call, and what to write: dweights(g), dquery(dX), ...");

@@ -107,9 +107,10 @@ class Subject {
 
   double bytes() const { return static_cast<double>(operands_.first().key_value_bytes()); }
   /// Mean seconds for which n threads read the next `sets` sets of keys and values.
-  double reading(int sets, int n) {
+  double reading(ReadPattern pattern, int sets, int n) {
     double seconds = 0;
-    for (int i = 0; i < sets; ++i) seconds += operands_.next().seconds_to_read_keys_and_values(n);
+    for (int i = 0; i < sets; ++i)
+      seconds += operands_.next().seconds_to_read_keys_and_values(pattern, n);
     return seconds / sets;
   }
 
@@ -128,7 +129,8 @@ class Subject {
 template <class Stored>
 class Limit {
  public:
-  Limit(const Workload& w, Subject<Stored>& subject, int n) : w_(w), subject_(subject), n_(n) {}
+  Limit(const Workload& w, Subject<Stored>& subject, int n)
+      : w_(w), subject_(subject), n_(n), beside_(pattern()) {}
 
   /// Samples the library beside the limit, and returns the seconds of one call.
   template <class Call>
@@ -138,12 +140,10 @@ class Limit {
       probe();
       return units.sample();
     }
-    // Each run beside a reading of the same amount from the same rotation: the bandwidth of a
-    // shared machine varies more from second to second than between the two.
-    const double reading = subject_.reading(units.calls(), n_);
+    // Each run beside a reading of the same amount from the same rotation.
+    const double reading = subject_.reading(beside_.pattern(), units.calls(), n_);
     const double seconds = units.sample();
-    bandwidths_.add(subject_.bytes() / reading);
-    fractions_.add(reading / seconds);
+    beside_.add(subject_.bytes(), reading, seconds);
     return seconds;
   }
   void finish() {
@@ -154,8 +154,7 @@ class Limit {
 
   void report(double seconds, benchmark::UserCounters& counters) const {
     if (is_bound_by_memory(w_)) {
-      counters["bandwidth_GBs"] = 1e-9 * bandwidths_.median();
-      counters["bandwidth_fraction"] = fractions_.median();
+      beside_.report(counters);
     } else {
       counters["peak_GFLOPS"] = 1e-9 * peak_;
       counters["peak_fraction"] = flops(w_) / seconds / peak_;
@@ -164,6 +163,10 @@ class Limit {
 
  private:
   using Scalar = compute_t<Stored>;
+  ReadPattern pattern() {
+    if (!is_bound_by_memory(w_)) return {};
+    return fastest_pattern([&](ReadPattern p) { return subject_.reading(p, 1, n_); });
+  }
   void probe() {
     peak_ = std::max(peak_, n_ == 1 ? multiply_add_peak<Scalar>() : multiply_add_peak<Scalar>(n_));
   }
@@ -172,7 +175,7 @@ class Limit {
   Subject<Stored>& subject_;
   int n_;
   double peak_ = 0;
-  Samples bandwidths_, fractions_;
+  BesideReading beside_;
 };
 
 void report_times(const Workload& w, const Samples& times, benchmark::UserCounters& counters) {

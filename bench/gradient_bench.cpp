@@ -5,19 +5,17 @@
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "support/gradient_by_hand.h"
-#include "support/machine.h"
 #include "support/measure.h"
 #include "support/operands.h"
+#include "support/row.h"
 #include "support/threads.h"
 #include "support/workloads.h"
 
@@ -188,34 +186,6 @@ class Subject {
   attn::ScaledDotProductAttention<float> attend_;
 };
 
-/// The peak of n threads, measured between the samples, so that its clock frequency is theirs.
-class Peak {
- public:
-  explicit Peak(int n) : n_(n) {}
-  void probe() {
-    best_ = std::max(best_, n_ == 1 ? multiply_add_peak<float>() : multiply_add_peak<float>(n_));
-  }
-  /// More of it: AVX-512 takes a while to reach its speed after narrower work.
-  void probe_long() {
-    for (const double end = now() + 0.02; now() < end;) probe();
-  }
-  double best() const { return best_; }
-
- private:
-  int n_;
-  double best_ = 0;
-};
-
-void report(const Samples& times, double flops, const Peak& peak,
-            benchmark::UserCounters& counters) {
-  counters["ms_min"] = 1e3 * times.min();
-  counters["ms_median"] = 1e3 * times.median();
-  counters["samples"] = static_cast<double>(times.size());
-  counters["GFLOPS"] = 1e-9 * flops / times.min();
-  counters["peak_GFLOPS"] = 1e-9 * peak.best();
-  counters["peak_fraction"] = flops / times.min() / peak.best();
-}
-
 /// On one thread, in turn with the formula by hand, with the forward pass alone and, where there is
 /// an option, with the same passes without it.
 void measure(benchmark::State& state, const Lesson& lesson, Passes passes) {
@@ -225,69 +195,38 @@ void measure(benchmark::State& state, const Lesson& lesson, Passes passes) {
   counters["max_err"] = errors.library;
   counters["textbook_max_err"] = errors.by_hand;
 
-  Units library([&] { subject.library(passes, 1); });
-  Units textbook([&] { subject.by_hand(passes); });
   std::optional<Units<std::function<void()>>> forward, plain;
   if (passes == Passes::kBoth) forward.emplace([&] { subject.library(Passes::kForward, 1); });
   if (subject.has_option()) plain.emplace([&] { subject.without_option(passes, 1); });
-  Peak peak(1);
-  for (auto _ : state) {
-    sample_in_turn(library, textbook, [&] {
-      peak.probe();
-      library.sample();
-      if (forward) forward->sample();
-      if (plain) plain->sample();
-    });
-    peak.probe_long();
-  }
-
-  const double seconds = library.per_call().min();
-  report(library.per_call(), flops(lesson.w, passes), peak, counters);
-  counters["textbook_ms"] = 1e3 * textbook.per_call().min();
-  counters["vs_textbook"] = seconds / textbook.per_call().min();
-  if (forward) {
-    const double alone = forward->per_call().min();
-    counters["forward_ms"] = 1e3 * alone;
-    counters["backward_over_forward"] = (seconds - alone) / (2.5 * alone);
-  }
+  const double all = flops(lesson.w, passes);
+  const double seconds = measure_beside(
+      state, all, [&] { subject.library(passes, 1); }, [&] { subject.by_hand(passes); },
+      [&] {
+        if (forward) forward->sample();
+        if (plain) plain->sample();
+      });
+  if (forward)
+    report_forward(forward->per_call(), flops(lesson.w, Passes::kForward), seconds, all, counters);
   if (plain) counters["over_plain"] = seconds / plain->per_call().min();
 }
 
 /// On n threads, in turn with one.
-void measure_threads(benchmark::State& state, const Lesson& lesson, Passes passes, int n) {
+void measure(benchmark::State& state, const Lesson& lesson, Passes passes, int n) {
   Subject subject(lesson);
   state.counters["max_err"] = subject.errors(passes, n).library;
-  Units several([&] { subject.library(passes, n); });
-  Units one([&] { subject.library(passes, 1); });
-  Peak peak(n);
-  for (auto _ : state) {
-    const double end = now() + time_budget();
-    for (int turn = 0; turn < 3 || now() < end; ++turn) {
-      peak.probe();
-      several.sample();
-      one.sample();
-    }
-    peak.probe_long();
-  }
-  report(several.per_call(), flops(lesson.w, passes), peak, state.counters);
-  state.counters["one_thread_ms"] = 1e3 * one.per_call().min();
-  state.counters["vs_one_thread"] = one.per_call().min() / several.per_call().min();
+  measure_threads(state, flops(lesson.w, passes), n,
+                  [&](int workers) { subject.library(passes, workers); });
 }
 
 void add(const Lesson& lesson, Passes passes) {
   for (const int n : {1, 2}) {
     const std::string name = std::string(passes == Passes::kBoth ? "gradient/" : "attention/") +
                              lesson.w.name + "/threads:" + std::to_string(n);
-    benchmark::RegisterBenchmark(name.c_str(), [&lesson, passes, n](benchmark::State& state) {
-      try {
-        if (n == 1) {
-          measure(state, lesson, passes);
-        } else {
-          measure_threads(state, lesson, passes, n);
-        }
-      } catch (const std::exception& error) {
-        state.SetLabel(error.what());
-        state.SkipWithError(error.what());
+    add_row(name, [&lesson, passes, n](benchmark::State& state) {
+      if (n == 1) {
+        measure(state, lesson, passes);
+      } else {
+        measure(state, lesson, passes, n);
       }
     });
   }

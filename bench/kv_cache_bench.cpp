@@ -56,7 +56,9 @@ class FullCache {
   }
   const attn::KeyValueCache<Stored>& cache() const { return cache_; }
   std::size_t bytes() const { return memory_.size(); }
-  double seconds_to_read() const { return read_seconds(memory_.data(), memory_.size()); }
+  double seconds_to_read(ReadPattern pattern) const {
+    return read_seconds(memory_.data(), memory_.size(), pattern);
+  }
 
  private:
   std::vector<unsigned char> memory_;
@@ -80,9 +82,9 @@ class Decoding {
   }
   double bytes() const { return static_cast<double>(caches_[0].bytes()); }
   /// Mean seconds for reading the memory of the next caches.
-  double reading(int caches) {
+  double reading(ReadPattern pattern, int caches) {
     double seconds = 0;
-    for (int i = 0; i < caches; ++i) seconds += next().seconds_to_read();
+    for (int i = 0; i < caches; ++i) seconds += next().seconds_to_read(pattern);
     return seconds / caches;
   }
   double error() const { return max_error(w_, x_, RowMatrix<float>(), y_.data()); }
@@ -107,23 +109,6 @@ void report_times(const Samples& times, benchmark::UserCounters& counters) {
   counters["samples"] = static_cast<double>(times.size());
 }
 
-/// A call beside a reading of as much memory: the bandwidth of a shared machine varies more from second to second than between
-/// the two.
-class Beside {
- public:
-  void add(double bytes, double reading, double seconds) {
-    bandwidths_.add(bytes / reading);
-    fractions_.add(reading / seconds);
-  }
-  void report(benchmark::UserCounters& counters) const {
-    counters["bandwidth_GBs"] = 1e-9 * bandwidths_.median();
-    counters["bandwidth_fraction"] = fractions_.median();
-  }
-
- private:
-  Samples bandwidths_, fractions_;
-};
-
 /// In turn with the cache of floats, where it is another.
 template <class Stored>
 void measure_decoding(benchmark::State& state, const Workload& w) {
@@ -136,12 +121,13 @@ void measure_decoding(benchmark::State& state, const Workload& w) {
   if (wide) wide_units.emplace([&] { (*wide)(); });
   state.counters["max_err"] = narrow.error();
 
-  Beside beside;
+  BesideReading beside(fastest_pattern([&](ReadPattern p) { return narrow.reading(p, 1); }));
   Samples ratios;
   for (auto _ : state) {
     const double end = now() + time_budget();
     for (int turn = 0; turn < 3 || now() < end; ++turn) {
-      const double reading = narrow.reading(units.calls()), seconds = units.sample();
+      const double reading = narrow.reading(beside.pattern(), units.calls()),
+                   seconds = units.sample();
       beside.add(narrow.bytes(), reading, seconds);
       if (wide_units) ratios.add(wide_units->sample() / seconds);
     }
@@ -209,8 +195,9 @@ void measure_step(benchmark::State& state) {
   });
   const std::vector<float> memory(std::size_t(4 * kWidth * kWidth + 2 * kCached * kWidth), 1.0f);
   const std::size_t bytes = memory.size() * sizeof(float);
-  Units reading([&] { read_seconds(memory.data(), bytes); });
-  Beside beside;
+  const auto read = [&](ReadPattern p) { return read_seconds(memory.data(), bytes, p); };
+  BesideReading beside(fastest_pattern(read));
+  Units reading([&] { read(beside.pattern()); });
   for (auto _ : state) {
     const double end = now() + time_budget();
     for (int turn = 0; turn < 3 || now() < end; ++turn)

@@ -6,7 +6,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <exception>
 #include <functional>
 #include <string>
 #include <thread>
@@ -16,6 +15,7 @@
 #include "support/machine.h"
 #include "support/measure.h"
 #include "support/operands.h"
+#include "support/row.h"
 #include "support/threads.h"
 
 namespace bench {
@@ -34,37 +34,6 @@ Eigen::MatrixXd reference(const RowMatrix<float>& x, const DenseWeights& weights
   Eigen::MatrixXd y = x.cast<double>() * weights.weight.cast<double>();
   y.rowwise() += weights.bias.cast<double>();
   return y;
-}
-
-void report_times(const Samples& times, benchmark::UserCounters& counters) {
-  counters["ms_min"] = 1e3 * times.min();
-  counters["ms_median"] = 1e3 * times.median();
-  counters["samples"] = static_cast<double>(times.size());
-}
-
-/// The library beside the formula by hand, and both beside the peak.
-template <class Library, class ByHand>
-double measure_beside(benchmark::State& state, double flops, Library& library, ByHand& by_hand) {
-  Units library_units([&] { library(); });
-  Units by_hand_units([&] { by_hand(); });
-  double peak = 0;
-  const auto probe = [&] { peak = std::max(peak, multiply_add_peak<float>()); };
-  for (auto _ : state) {
-    sample_in_turn(library_units, by_hand_units, [&] {
-      probe();
-      library_units.sample();
-    });
-    for (const double end = now() + 0.02; now() < end;) probe();
-  }
-  const Samples& times = library_units.per_call();
-  auto& counters = state.counters;
-  report_times(times, counters);
-  counters["GFLOPS"] = 1e-9 * flops / times.min();
-  counters["textbook_ms"] = 1e3 * by_hand_units.per_call().min();
-  counters["vs_textbook"] = times.min() / by_hand_units.per_call().min();
-  counters["peak_GFLOPS"] = 1e-9 * peak;
-  counters["peak_fraction"] = flops / times.min() / peak;
-  return times.min();
 }
 
 /// linear512: 512 x 512 → 2048, GELU.
@@ -87,8 +56,8 @@ void measure_linear(benchmark::State& state) {
   state.counters["max_err"] = (wide - y.cast<double>()).cwiseAbs().maxCoeff();
 }
 
-/// linear_decode: 1 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of as much memory by one
-/// stream, or where there are several threads by the best of one to four, on a core each.
+/// linear_decode: 1 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of as much memory by as
+/// many threads.
 void measure_decode(benchmark::State& state, int workers) {
   constexpr Index kWidth = 4096;
   const std::size_t bytes = std::size_t(kWidth * kWidth) * sizeof(float),
@@ -111,30 +80,21 @@ void measure_decode(benchmark::State& state, int workers) {
   });
   Units by_hand([&] { weights(x, z); });
   const std::vector<float> memory(count * std::size_t(kWidth * kWidth), 1.0f);
-  const int most_streams =
-      workers == 1 ? 1 : std::clamp(static_cast<int>(std::thread::hardware_concurrency()), 1, 4);
-  const auto reading = [&] {
-    double seconds = 1;
-    for (int n = 1; n <= most_streams; ++n) {
-      const float* part = memory.data() + next() * std::size_t(kWidth * kWidth);
-      seconds =
-          std::min(seconds, n == 1 ? read_seconds(part, bytes) : read_seconds(part, bytes, n));
-    }
-    return seconds;
+  const auto read = [&](ReadPattern pattern) {
+    const float* part = memory.data() + next() * std::size_t(kWidth * kWidth);
+    return read_seconds(part, bytes, pattern, workers);
   };
-  Samples bandwidths, fractions;
+  BesideReading beside(fastest_pattern(read));
   for (auto _ : state) {
     sample_in_turn(units, by_hand, [&] {
-      const double read = reading();
-      bandwidths.add(static_cast<double>(bytes) / read);
-      fractions.add(read / units.sample());
+      const double seconds = read(beside.pattern());
+      beside.add(static_cast<double>(bytes), seconds, units.sample());
     });
   }
   auto& counters = state.counters;
   report_times(units.per_call(), counters);
   counters["GFLOPS"] = 2e-9 * static_cast<double>(kWidth * kWidth) / units.per_call().min();
-  counters["bandwidth_GBs"] = 1e-9 * bandwidths.median();
-  counters["bandwidth_fraction"] = fractions.median();
+  beside.report(counters);
   if (workers == 1) counters["vs_textbook"] = units.per_call().min() / by_hand.per_call().min();
   counters["max_err"] = (reference(x, weights) - y.cast<double>()).cwiseAbs().maxCoeff();
 }
@@ -233,14 +193,7 @@ void measure_ragged(benchmark::State& state) {
 }
 
 void add(const std::string& name, const std::function<void(benchmark::State&)>& body) {
-  benchmark::RegisterBenchmark(("linear/" + name).c_str(), [body](benchmark::State& state) {
-    try {
-      body(state);
-    } catch (const std::exception& error) {
-      state.SetLabel(error.what());
-      state.SkipWithError(error.what());
-    }
-  });
+  add_row("linear/" + name, body);
 }
 
 const bool registered = [] {

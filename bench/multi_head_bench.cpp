@@ -4,16 +4,13 @@
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
-#include <algorithm>
 #include <cmath>
-#include <exception>
 #include <string>
-#include <vector>
 
 #include "support/layer_by_hand.h"
-#include "support/machine.h"
 #include "support/measure.h"
 #include "support/operands.h"
+#include "support/row.h"
 #include "support/threads.h"
 
 namespace bench {
@@ -70,67 +67,29 @@ void measure(benchmark::State& state, const LayerWorkload& w) {
   attn::MultiHeadAttention<float> mha(
       attn::MultiHeadOptions(w.d_model, w.heads).in_bias().out_bias());
   mha.edit([&](auto& to) { weights.copy_to(to); });
-  LayerByHand by_hand(weights, w.heads, {0, w.tokens});
-  Units library_units([&] {
-    if (w.threads == 1) {
+  const auto library = [&](int workers) {
+    if (workers == 1) {
       mha(x, attn::into(y));
     } else {
-      mha(x, attn::into(y), threads(w.threads));
+      mha(x, attn::into(y), threads(workers));
     }
-  });
-  state.counters["max_err"] = max_error(w, weights, x, y);
-  // Beside one thread the formula by hand, beside several the library on one.
-  Units beside_units([&] {
-    if (w.threads == 1) {
-      by_hand(x, y);
-    } else {
-      mha(x, attn::into(y));
-    }
-  });
-  if (w.threads == 1) state.counters["textbook_max_err"] = max_error(w, weights, x, y);
-
-  double peak = 0;
-  const auto probe = [&] {
-    const double seen =
-        w.threads == 1 ? multiply_add_peak<float>() : multiply_add_peak<float>(w.threads);
-    peak = std::max(peak, seen);
   };
-  for (auto _ : state) {
-    sample_in_turn(library_units, beside_units, [&] {
-      probe();
-      library_units.sample();
-    });
-    for (const double end = now() + 0.02; now() < end;) probe();
-  }
-  const Samples& times = library_units.per_call();
-  auto& counters = state.counters;
-  counters["ms_min"] = 1e3 * times.min();
-  counters["ms_median"] = 1e3 * times.median();
-  counters["samples"] = static_cast<double>(times.size());
-  counters["GFLOPS"] = 1e-9 * flops(w) / times.min();
-  const double beside = beside_units.per_call().min();
-  counters[w.threads == 1 ? "textbook_ms" : "one_thread_ms"] = 1e3 * beside;
-  if (w.threads == 1) {
-    counters["vs_textbook"] = times.min() / beside;
-  } else {
-    counters["vs_one_thread"] = beside / times.min();
-  }
-  counters["peak_GFLOPS"] = 1e-9 * peak;
-  counters["peak_fraction"] = flops(w) / times.min() / peak;
+  library(w.threads);
+  state.counters["max_err"] = max_error(w, weights, x, y);
+  if (w.threads > 1) return measure_threads(state, flops(w), w.threads, library);
+
+  LayerByHand by_hand(weights, w.heads, {0, w.tokens});
+  by_hand(x, y);
+  state.counters["textbook_max_err"] = max_error(w, weights, x, y);
+  measure_beside(
+      state, flops(w), [&] { library(1); }, [&] { by_hand(x, y); });
 }
 
 const bool registered = [] {
   for (const LayerWorkload& w : kLayers) {
     const std::string name =
         std::string("multi_head/") + w.name + "/threads:" + std::to_string(w.threads);
-    benchmark::RegisterBenchmark(name.c_str(), [&w](benchmark::State& state) {
-      try {
-        measure(state, w);
-      } catch (const std::exception& error) {
-        state.SetLabel(error.what());
-        state.SkipWithError(error.what());
-      }
-    });
+    add_row(name, [&w](benchmark::State& state) { measure(state, w); });
   }
   return true;
 }();

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <vector>
 
 #include "support/special_values.h"
 
@@ -154,6 +155,52 @@ TEST_F(FastMath, HiddenKeysAndValuesDoNotMatter) {
   for (Index i = 0; i < last; ++i) {
     for (Index c = 0; c < kFeatures; ++c)
       ASSERT_EQ(bits(Y(i, c)), bits(expected(i, c))) << i << ", " << c;
+  }
+}
+
+// The same of a layer's gradients, those of its weights among them; queries that see no key have
+// none.
+TEST_F(FastMath, HiddenTokensDoNotMatterToGradients) {
+  attn::MultiHeadAttention<float> mha(attn::MultiHeadOptions(kFeatures, 1).biases());
+  mha.edit([](auto& w) {
+    float step = 0.17f;
+    attn::for_each_parameter(w, [&](const char*, auto& p) {
+      p = 0.3f * waves(p.rows(), p.cols(), step);
+      step += 0.1f;
+    });
+  });
+  const std::vector<Index> queries{0, 50, kTokens}, keys{0, 100, kTokens}, lengths{70, 0};
+  const MatrixXf dY = waves(kTokens, kFeatures, 0.91f);
+  struct Gradients {
+    attn::MultiHeadGradients<float> weights;
+    MatrixXf query, key;
+  };
+  const auto gradients = [&] {
+    Gradients g{attn::MultiHeadGradients<float>(mha.options()), {}, {}};
+    attn::MultiHeadState<float> state;
+    const auto call = attn::options(attn::sequences(queries, keys), attn::key_lengths(lengths));
+    MatrixXf Y;
+    mha(Q, K, call, attn::into(Y), attn::save_state(state));
+    mha.backward(Q, K, dY, state, call, attn::dweights(g.weights), attn::dquery(g.query),
+                 attn::dkey(g.key));
+    return g;
+  };
+  const auto expect_same = [](const char* name, const auto& a, const auto& b) {
+    for (Index n = 0; n < a.size(); ++n) {
+      ASSERT_TRUE(is_finite(a.data()[n])) << name << ", element " << n;
+      ASSERT_EQ(bits(a.data()[n]), bits(b.data()[n])) << name << ", element " << n;
+    }
+  };
+  const Gradients clean = gradients();
+  for (Index i = 50; i < kTokens; ++i)
+    for (Index c = 0; c < kFeatures; ++c) ASSERT_EQ(bits(clean.query(i, c)) << 1, 0u) << i;
+  for (const std::uint32_t poison : {kNaN, 0x7f800000u}) {
+    K.middleRows(70, 30).setConstant(from_bits(poison));
+    K.bottomRows(50).setConstant(from_bits(poison));
+    const Gradients g = gradients();
+    attn::for_each_parameter(g.weights, clean.weights, expect_same);
+    expect_same("query", g.query, clean.query);
+    expect_same("key", g.key, clean.key);
   }
 }
 

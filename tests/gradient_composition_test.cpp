@@ -210,8 +210,8 @@ void expect_scale_rotary_dropout_and_residual(Drawn& d, Draw& draw) {
   const bool interleaved = draw.one_in(2);
   const std::uint32_t part = draw.one_in(3) ? 0 : std::uint32_t(draw(0, 60000));  // of 65536
   const auto dropout = attn::dropout(part / 65536., draw.seed(), draw.seed());
-  d.inputs.dropped = part / 65536.L;
-  d.inputs.keeps = [=, offset = d.offset](Index b, Index h, Index i, Index j) {
+  d.options.dropped = part / 65536.L;
+  d.options.keeps = [=, offset = d.offset](Index b, Index h, Index i, Index j) {
     return attn::keeps(dropout, {b, h, i + offset, j});
   };
   d.options.scale = static_cast<long double>(draw.one_in(5) ? 0 : d.scores.factor);

@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "support/error_of.h"
@@ -72,6 +73,10 @@ TEST(GradientErrors, ACallOfTheSameStatePasses) {
 TEST(GradientErrors, StatesOfOtherSizes) {
   Call call;
   EXPECT_EQ(call.error(State()), "the state is empty: give save_state(state) to the forward call");
+  State state = call.forward();
+  const State moved = std::move(state);
+  EXPECT_TRUE(state.empty());
+  EXPECT_EQ(call.error(state), "the state is empty: give save_state(state) to the forward call");
 
   Call other;
   other.queries = {0, 3, 6};

@@ -380,6 +380,25 @@ TEST(LinearGradient, TakesStridedViewsOfOtherFrameworks) {
   EXPECT_TRUE(same_bits(by_rows, dX_expected));
 }
 
+// Each sequence by columns, some behind the other.
+TEST(LinearGradient, TakesViewsWhoseRowsLieTogether) {
+  constexpr Index L = 27, B = 3, in = 8, out = 21;
+  auto linear = random_linear<float>(LinearOptions(in, out).bias());
+  const auto X = uniform<float>(L * B, in, 4), dY = uniform<float>(L * B, out, 5);
+  std::vector<float> memory(std::size_t(L * B * out));
+  for (Index b = 0; b < B; ++b)
+    Eigen::Map<MatrixXf>(memory.data() + b * L * out, L, out) = dY.middleRows(b * L, L);
+  const attn::TensorView<const float> view{memory.data(), B, 1, L, out, L * out, 0, 1, L};
+  LinearState<float> state;
+  LinearGradients<float> g(linear.options()), expected(linear.options());
+  (void)linear(X, attn::gelu(), attn::save_state(state));
+  linear.backward(X, dY, state, attn::gelu(), attn::dweights(expected));
+  const attn::TensorView<const float> sequences{X.data(), B, 1, L, in, L * in, 0, in, 1};
+  linear.backward(sequences, view, state, attn::gelu(), attn::dweights(g));
+  EXPECT_TRUE(same_bits(g.kernel(), expected.kernel()));
+  EXPECT_TRUE(same_bits(g.bias(), expected.bias()));
+}
+
 // ---- Narrow storage -----------------------------------------------------------------------------
 
 template <class Stored>

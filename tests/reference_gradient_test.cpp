@@ -37,13 +37,8 @@ struct Problem {
   long double table[3] = {0.7L, -0.4L, 1.1L};
   bool uses_table = false, uses_rotary = false;
   ReferenceRotary rotary;
-  std::function<bool(Index, Index, Index, Index)> keeps;
-  long double dropped = 0;
   ReferenceOptions options;
 
-  Index key_rows(Index b) const {
-    return keys.size() == 2 ? keys[1] : keys[at(b) + 1] - keys[at(b)];
-  }
   Index longest() const {
     Index most = 0;
     for (Index b = 0; b + 1 < Index(keys.size()); ++b)
@@ -83,37 +78,17 @@ struct Problem {
     return support::reference_rotary(x, count, support::counted(x.rows(), 3), rotary);
   }
   long double loss() const {
-    ReferenceOptions asked = call();
-    asked.save_weights = true;
-    const auto y = support::reference_attention(turned(Q, heads), turned(K, kv_heads), V, asked);
+    const auto y = support::reference_attention(turned(Q, heads), turned(K, kv_heads), V, call());
     long double sum = 0;
     for (Index i = 0; i < logsumexp.size(); ++i) {
       const long double l = y.logsumexp.data()[i];
       if (std::isfinite(l)) sum += logsumexp.data()[i] * l;
     }
-    if (!keeps) return sum + y.output.cwiseProduct(output).sum();
-    for (Index b = 0; b + 1 < Index(queries.size()); ++b) {  // Y of the weights that are kept
-      for (Index i = 0; i < queries[at(b) + 1] - queries[at(b)]; ++i) {
-        for (Index h = 0; h < heads; ++h) {
-          for (Index j = 0; j < key_rows(b); ++j) {
-            const Index token = queries[at(b)] + i, key = j + (keys.size() == 2 ? 0 : keys[at(b)]);
-            const long double weight = y.weights(token, h * longest() + j);
-            if (!keeps(b, h, i, j)) continue;
-            for (Index c = 0; c < d_v; ++c) {
-              sum += weight / (1 - dropped) * V(key, h / (heads / kv_heads) * d_v + c) *
-                     output(token, h * d_v + c);
-            }
-          }
-        }
-      }
-    }
-    return sum;
+    return sum + y.output.cwiseProduct(output).sum();
   }
   ReferenceGradient gradient() const {
     GradientInputs inputs;
     inputs.logsumexp = logsumexp;
-    inputs.keeps = keeps;
-    inputs.dropped = dropped;
     if (uses_table) {
       inputs.slope = [this](long double s, Index, Index, Index i, Index j) {
         return std::cos(s) * table[(i + j) % 3];
@@ -258,13 +233,15 @@ TEST(ReferenceGradient, IsTheSlopeOfALossOfTheLogsumexpToo) {
 }
 TEST(ReferenceGradient, IsTheSlopeUnderDropout) {
   Problem x;
-  x.keeps = [](Index b, Index h, Index i, Index j) { return (3 * b + h + i + 2 * j) % 5 != 0; };
-  x.dropped = 0.2L;
+  x.options.keeps = [](Index b, Index h, Index i, Index j) {
+    return (3 * b + h + i + 2 * j) % 5 != 0;
+  };
+  x.options.dropped = 0.2L;
   expect_gradients(x);
   x.logsumexp = random(5, 4, 9);
   x.options.sinks = {0.4L, -1, 2, 0};
   expect_gradients(x);
-  x.keeps = [](Index, Index, Index i, Index) { return i != 1; };  // a whole row falls
+  x.options.keeps = [](Index, Index, Index i, Index) { return i != 1; };  // a whole row falls
   expect_gradients(x);
 }
 TEST(ReferenceGradient, IsTheSlopeByAllAtOnce) {
@@ -278,8 +255,10 @@ TEST(ReferenceGradient, IsTheSlopeByAllAtOnce) {
   x.slopes = {0.1L, -0.2L, 0.3L, 0.05L};
   x.uses_table = x.uses_rotary = true;
   x.logsumexp = random(5, 4, 9);
-  x.keeps = [](Index b, Index h, Index i, Index j) { return (3 * b + h + i + 2 * j) % 5 != 0; };
-  x.dropped = 0.2L;
+  x.options.keeps = [](Index b, Index h, Index i, Index j) {
+    return (3 * b + h + i + 2 * j) % 5 != 0;
+  };
+  x.options.dropped = 0.2L;
   expect_gradients(x);
 }
 
@@ -297,8 +276,8 @@ TEST(ReferenceGradient, LooksAtNothingHidden) {
   EXPECT_TRUE(support::near(g.key, clean.key, 0));
   EXPECT_TRUE(support::near(g.value, clean.value, 0));
   // A dropped pair's value neither.
-  x.keeps = [](Index, Index, Index, Index j) { return j != 2; };
-  x.dropped = 0.5L;
+  x.options.keeps = [](Index, Index, Index, Index j) { return j != 2; };
+  x.options.dropped = 0.5L;
   const ReferenceGradient dropped = x.gradient();
   x.V.row(2).setConstant(none);
   EXPECT_TRUE(support::near(x.gradient().query, dropped.query, 0));

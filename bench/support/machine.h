@@ -1,4 +1,4 @@
-// bench/support/machine.h: what this core can do at most, measured: multiply-adds, reading memory.
+// bench/support/machine.h: what this core can do at most, measured: multiply-adds; and its caches.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -14,7 +14,7 @@
 #include "measure.h"
 
 // WHAT  multiply_add_peak<Scalar>(): operations per second of independent multiply-adds in
-//       registers, one burst of some 0.2 ms. read_seconds(): one pass over memory.
+//       registers, one burst of some 0.2 ms.
 // WHY   Opaque assembly, because a compiler may shorten a loop whose results it understands (clang
 //       drops part of a plain chain, and the peak comes out too high) or spill its accumulators.
 //       Twelve chains cover two units of four (Zen, Skylake) or five (Haswell) cycles latency.
@@ -128,28 +128,6 @@ double multiply_add_peak() {
 }
 
 #endif
-
-/// Seconds for one contiguous pass over memory with the widest loads, in eight independent sums.
-/// The sums are of integers, so that no latency of floating point is in the way.
-inline double read_seconds(const void* memory, std::size_t bytes) {
-#if ATTN_BENCH_X86
-  typedef std::uint64_t Vector __attribute__((vector_size(kVectorBytes)));
-  typedef Vector Stored __attribute__((may_alias, aligned(1)));
-#else
-  using Vector = std::uint64_t;
-  using Stored = Vector;
-#endif
-  constexpr std::size_t kSums = 8;
-  const auto* data = static_cast<const Stored*>(memory);
-  const std::size_t count = bytes / sizeof(Vector) / kSums * kSums;
-  Vector sums[kSums] = {};
-  const double start = now();
-  for (std::size_t i = 0; i < count; i += kSums) {
-    for (std::size_t k = 0; k < kSums; ++k) sums[k] += data[i + k];
-  }
-  for (Vector& sum : sums) benchmark::DoNotOptimize(sum);
-  return now() - start;
-}
 
 /// Size of the last-level cache; a large one is assumed where the system does not tell.
 inline std::size_t last_level_cache_bytes() {

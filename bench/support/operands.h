@@ -64,10 +64,10 @@ struct Operands {
     return static_cast<std::size_t>(k.size() + v.size()) * sizeof(Stored);
   }
   /// By `threads` threads, each a part of the keys and a part of the values.
-  double seconds_to_read_keys_and_values(int threads = 1) const {
+  double seconds_to_read_keys_and_values(ReadPattern pattern, int threads) const {
     const auto seconds = [&](const auto& x) {
-      const std::size_t bytes = static_cast<std::size_t>(x.size()) * sizeof(Stored);
-      return threads == 1 ? read_seconds(x.data(), bytes) : read_seconds(x.data(), bytes, threads);
+      return read_seconds(x.data(), static_cast<std::size_t>(x.size()) * sizeof(Stored), pattern,
+                          threads);
     };
     return seconds(k) + seconds(v);
   }

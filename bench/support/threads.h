@@ -14,6 +14,7 @@
 
 #include "machine.h"
 #include "measure.h"
+#include "read_speed.h"
 
 namespace bench {
 
@@ -134,11 +135,12 @@ double multiply_add_peak(int n) {
 }
 
 /// Seconds in which n threads read the memory, each a part of it.
-inline double read_seconds(const void* memory, std::size_t bytes, int n) {
+inline double read_seconds(const void* memory, std::size_t bytes, ReadPattern pattern, int n) {
+  if (n == 1) return read_seconds(memory, bytes, pattern);
   const std::size_t part = bytes / static_cast<std::size_t>(n);
   const auto seconds = measure_together(n, [&](int worker) {
     return read_seconds(static_cast<const char*>(memory) + static_cast<std::size_t>(worker) * part,
-                        part);
+                        part, pattern);
   });
   return *std::max_element(seconds.begin(), seconds.end());
 }

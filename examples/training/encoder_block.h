@@ -25,22 +25,23 @@ struct EncoderBlock {
         feed_forward(width, hidden, engine) {}
 
   /// Options are the attention's: sequences(…), a mask, dropout(…) in training, save_weights(…).
-  template <class... Options>
-  const Matrix<Scalar>& forward(const Matrix<Scalar>& X, int workers, const Options&... options) {
-    attention.layer(attention_norm.forward(X), attn::residual(X), options...,
-                    attn::parallel(workers), attn::save_state(attention.state), attn::into(A_));
+  template <class Workers, class... Options>
+  const Matrix<Scalar>& forward(const Matrix<Scalar>& X, const Workers& workers,
+                                const Options&... options) {
+    attention.layer(attention_norm.forward(X), attn::residual(X), options..., on_threads(workers),
+                    attn::save_state(attention.state), attn::into(A_));
     return feed_forward.forward(feed_forward_norm.forward(A_), A_, workers);
   }
   /// The gradient by X; the same options once more.
-  template <class... Options>
-  const Matrix<Scalar>& backward(const Matrix<Scalar>& X, const Matrix<Scalar>& dY, int workers,
-                                 const Options&... options) {
+  template <class Workers, class... Options>
+  const Matrix<Scalar>& backward(const Matrix<Scalar>& X, const Matrix<Scalar>& dY,
+                                 const Workers& workers, const Options&... options) {
     dX_ =
         dY;  // first what the residual connections bring: the gradient by A, when norm(A) has added its part
     feed_forward_norm.backward(feed_forward.backward(feed_forward_norm.output(), dY, workers), dX_);
     attention.layer.backward(attention_norm.output(), dX_, attention.state, attn::residual(X),
-                             options..., attn::parallel(workers),
-                             attn::dweights(attention.gradients), attn::dquery(dnormalised_));
+                             options..., on_threads(workers), attn::dweights(attention.gradients),
+                             attn::dquery(dnormalised_));
     attention_norm.backward(dnormalised_, dX_);
     return dX_;
   }

@@ -18,15 +18,19 @@ struct FeedForward {
       : up(make_linear<Scalar>(width, hidden, engine)),
         down(make_linear<Scalar>(hidden, width, engine)) {}
 
-  const Matrix<Scalar>& forward(const Matrix<Scalar>& X, const Matrix<Scalar>& R, int workers) {
-    const auto threads = attn::parallel(workers);
+  template <class Workers>
+  const Matrix<Scalar>& forward(const Matrix<Scalar>& X, const Matrix<Scalar>& R,
+                                const Workers& workers) {
+    const auto threads = on_threads(workers);
     up.layer(X, attn::gelu(), threads, attn::save_state(up.state), attn::into(hidden_));
     down.layer(hidden_, attn::residual(R), threads, attn::into(Y_));
     return Y_;
   }
   /// The gradient by X. That by R is dY itself.
-  const Matrix<Scalar>& backward(const Matrix<Scalar>& X, const Matrix<Scalar>& dY, int workers) {
-    const auto threads = attn::parallel(workers);
+  template <class Workers>
+  const Matrix<Scalar>& backward(const Matrix<Scalar>& X, const Matrix<Scalar>& dY,
+                                 const Workers& workers) {
+    const auto threads = on_threads(workers);
     down.layer.backward(hidden_, dY, threads, attn::dweights(down.gradients),
                         attn::dinput(dhidden_));
     up.layer.backward(X, dhidden_, up.state, attn::gelu(), threads, attn::dweights(up.gradients),

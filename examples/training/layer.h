@@ -9,6 +9,13 @@
 
 namespace training {
 
+/// What a block is told of threads: how many there may be, or one of attn's options, as on(pool, n).
+inline auto on_threads(int workers) { return attn::parallel(workers); }
+template <class Option>
+const Option& on_threads(const Option& option) {
+  return option;
+}
+
 /// One of attn's layers, the gradients of its weights, and the state between its two passes.
 template <class Layer_, class Gradients, class State>
 struct Trained {

@@ -11,7 +11,7 @@
 //   1  s = scale · q·k
 //   2  s = cap · tanh(s / cap), then s + bias, then modified
 //   3  p = exp(s − max) / Σ exp(s − max) over the pairs that are visible, and the sink where there is one
-//   4  o = Σ p · v
+//   4  o = Σ p · v; under dropout Σ p / (1 − dropped) · v over the pairs that it keeps
 //
 // A pair is hidden by `visible` or by a score of −∞, as a bias of −∞ gives whatever s was. It is
 // left out of every pass (but where scores are saved, of which all stages before `masked` know no
@@ -70,6 +70,9 @@ struct ReferenceOptions {
   std::vector<long double> sinks = {};
   /// Which pairs see each other, by the same four; empty: all.
   std::function<bool(Index, Index, Index, Index)> visible = {};
+  /// Which pairs dropout keeps, by the same four; empty: all. Their values alone are dropped.
+  std::function<bool(Index, Index, Index, Index)> keeps = {};
+  long double dropped = 0;  ///< the probability with which it drops one
   /// Query rows (counted over all sequences) to compute, the others stay zero; empty: all.
   std::vector<Index> rows = {};
   bool save_weights = false, save_scores = false;
@@ -167,9 +170,10 @@ inline ReferenceResult reference_attention(const Reference& query, const Referen
           const long double weight = score[static_cast<std::size_t>(j)] / sum;
           if (options.save_weights) result.weights(token, h * longest + j) = weight;
           if (weight > 0) result.entropy(token, h) -= weight * std::log(weight);
+          if (options.keeps && !options.keeps(sequence, h, row, j)) continue;
           for (Index c = 0; c < value_dim; ++c) {
             result.output(token, h * value_dim + c) +=
-                weight * value(first_key + j, from * value_dim + c);
+                weight / (1 - options.dropped) * value(first_key + j, from * value_dim + c);
           }
         }
       }

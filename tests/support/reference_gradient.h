@@ -31,9 +31,6 @@ struct GradientInputs {
   /// ∂modify/∂score by the score that `modify` was given and its pair; needed where there is one.
   std::function<long double(long double, Index, Index, Index, Index)> slope = {};
   Reference logsumexp = {};  ///< ∂loss/∂logsumexp [Lq, H]; empty: the loss does not use it
-  /// Which pairs dropout keeps, by (sequence, head, query row, key); empty: all.
-  std::function<bool(Index, Index, Index, Index)> keeps = {};
-  long double dropped = 0;  ///< the probability with which it drops one
 };
 
 struct ReferenceGradient {
@@ -72,7 +69,7 @@ class BackwardPass {
         d_k_(query.cols() / options.heads),
         d_v_(value.cols() / options.kv_heads),
         group_(options.heads / options.kv_heads),
-        kept_weight_(1 / (1 - inputs.dropped)) {
+        kept_weight_(1 / (1 - options.dropped)) {
     scale_ = options.scale.value_or(1.0L / std::sqrt(static_cast<long double>(d_k_)));
     const bool single = options.query_offsets.empty();
     queries_ = single ? std::vector<Index>{0, query.rows()} : options.query_offsets;
@@ -131,7 +128,7 @@ class BackwardPass {
         pair.slope = inputs_.slope(pair.score, at.sequence, at.head, at.row, j);
         pair.score = options_.modify(pair.score, at.sequence, at.head, at.row, j);
       }
-      if (inputs_.keeps) pair.kept = inputs_.keeps(at.sequence, at.head, at.row, j);
+      if (options_.keeps) pair.kept = options_.keeps(at.sequence, at.head, at.row, j);
       if (pair.score != kLowest) at.pairs.push_back(pair);
     }
   }

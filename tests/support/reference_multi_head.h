@@ -35,16 +35,32 @@ struct LayerCall {
   std::optional<Reference> residual = {};
 };
 
+/// What lies between the projections: queries, keys (turned) and values, and their attention.
+struct ReferenceHeads {
+  Reference query, key, value;
+  ReferenceResult mixed;
+};
+inline ReferenceHeads reference_heads(const ReferenceLayer& w, const Reference& query,
+                                      const Reference& key, const Reference& value,
+                                      const LayerCall& call) {
+  ReferenceHeads heads{project(query, w.query, w.query_bias),
+                       project(key, w.key, w.key_bias),
+                       project(value, w.value, w.value_bias),
+                       {}};
+  if (call.rotary) {
+    const ReferenceOptions& attention = call.attention;
+    heads.query =
+        reference_rotary(heads.query, attention.heads, call.query_positions, *call.rotary);
+    heads.key = reference_rotary(heads.key, attention.kv_heads, call.key_positions, *call.rotary);
+  }
+  heads.mixed = reference_attention(heads.query, heads.key, heads.value, call.attention);
+  return heads;
+}
+
 inline ReferenceResult reference_multi_head(const ReferenceLayer& w, const Reference& query,
                                             const Reference& key, const Reference& value,
                                             const LayerCall& call) {
-  Reference q = project(query, w.query, w.query_bias), k = project(key, w.key, w.key_bias);
-  const Reference v = project(value, w.value, w.value_bias);
-  if (call.rotary) {
-    q = reference_rotary(q, call.attention.heads, call.query_positions, *call.rotary);
-    k = reference_rotary(k, call.attention.kv_heads, call.key_positions, *call.rotary);
-  }
-  ReferenceResult result = reference_attention(q, k, v, call.attention);
+  ReferenceResult result = reference_heads(w, query, key, value, call).mixed;
   result.output = project(result.output, w.output, w.output_bias);
   if (call.residual) {
     for (Index i = 0; i < result.output.rows(); ++i) {

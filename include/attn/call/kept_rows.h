@@ -27,13 +27,14 @@ struct LinearDigest {
 template <class Scalar>
 class LinearStateStore {
  public:
-  bool filled() const { return filled_; }
+  /// Not so once it has been moved from: its memory is another's.
+  bool filled() const { return filled_ && memory_.size() >= call_.rows * call_.out_features; }
   const LinearDigest& call() const { return call_; }
   kernel::Rows<const Scalar> rows() const { return rows_in(memory_.data(), call_); }
 
   /// Refuses a state that is not of this very call.
   void check(const char* function, const LinearDigest& now) const {
-    if (!filled_)
+    if (!filled())
       fail(text(function, ": the state is empty: give save_state(state) to the forward call"));
     const auto check = [&](const char* name, Index had, Index has) {
       if (had != has)

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <utility>
+
 #include "layer_scratch.h"
 #include "state_store.h"
 
@@ -31,6 +33,15 @@ template <class Scalar>
 struct LayerStateStore {
   StateStore<Scalar> attention;
   AlignedBuffer<Scalar> rows;
+
+  LayerStateStore() = default;
+  LayerStateStore(const LayerStateStore&) = default;
+  LayerStateStore(LayerStateStore&&) = default;
+  LayerStateStore& operator=(const LayerStateStore& other) {
+    LayerStateStore copied(other);  // all of it or nothing
+    return *this = std::move(copied);
+  }
+  LayerStateStore& operator=(LayerStateStore&&) = default;
 
   /// As they lie in a state of a call of these sizes; nowhere in one of a smaller call, which is
   /// refused later.

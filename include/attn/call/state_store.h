@@ -15,7 +15,8 @@ namespace detail {
 template <class Scalar>
 class StateStore {
  public:
-  bool filled() const { return filled_; }
+  /// Not so once it has been moved from: its memory is another's.
+  bool filled() const { return filled_ && memory_.size() >= scalars(queries_, heads_, value_dim_); }
   Index queries() const { return queries_; }
   Index heads() const { return heads_; }
   Index value_dim() const { return value_dim_; }
@@ -69,7 +70,7 @@ class StateStore {
   void check(const Bound& bound) const {
     const CallShape& shape = bound.shape;
     const char* const function = shape.function;
-    if (!filled_)
+    if (!filled())
       fail(text(function, ": the state is empty: give save_state(state) to the forward call"));
     const Index queries = shape.queries.total();
     if (heads_ != shape.heads || queries_ != queries) {

@@ -17,18 +17,20 @@ namespace kernel {
 //          by q[i, c] for all R rows; sums: a row of V is a row of packets as it lies, R × C of
 //          them are accumulated at a time
 // LIMIT    memory: 2·d scalars a key are read once. W × W of K cost W loads, W·log2 W shuffles, W·R
-//          multiply-adds
-// TRAFFIC  prefetched a panel ahead row by row: the loads of K jump from row to row, which hardware
-//          does not follow (dec4k, one Zen 5 core, AVX-512, of 36 GB/s: packed 16, in place 23,
-//          prefetched 36)
-// EDGES    features beyond d are zeros
+//          multiply-adds: 4 cycles a line of 64 bytes, where memory takes 8.5
+// TRAFFIC  asked for row by row, as the loads of K jump from row to row, which hardware does not
+//          follow; TileSize::in_place_ahead keys ahead, into L2
+// EDGES    the last features of a row that is no whole number of packets: the packet that ends
+//          with the row, of which the columns before are not used; of rows shorter than a packet,
+//          and of fewer keys than a tile, through memory
 
-/// Asks for the rows [first, last) of a source.
+/// Asks for the rows [first, last) of those that will be read TileSize::in_place_ahead keys later.
 template <class S, class T>
-ATTN_INLINE void prefetch_rows(const Source<T>& source, Index first, Index last, Index features) {
+ATTN_INLINE void ask_for_rows(const Source<T>& source, Index first, Index last, Index features) {
   constexpr Index kLine = 64 / Index(sizeof(T));
-  for (Index t = first; t < last; ++t) {
-    for (Index c = 0; c < features; c += kLine) S::prefetch(source.token(t) + c);
+  constexpr Index kAhead = TileSize<typename S::Scalar>::in_place_ahead;
+  for (Index t = first + kAhead; t < last + kAhead; ++t) {
+    for (Index c = 0; c < features; c += kLine) S::prefetch_far(source.token(t) + c);
   }
 }
 
@@ -61,8 +63,10 @@ struct KeysInPlace {
   Source<T> source;
   Index features;
 
-  static constexpr int packets(int rows) { return rows * 8 <= detail::kVectorRegisters ? 2 : 1; }
-  static constexpr int rest(int rows) { return packets(rows); }
+  /// WHY  one: two make tiles of 16 KiB at d = 128, half an L1 (dec4k and gqa4k 2 and 25 % slower,
+  ///      keys in L2 10 %; Zen 4, g++)
+  static constexpr int packets(int) { return 1; }
+  static constexpr int rest(int) { return 1; }
 
   template <std::size_t R, std::size_t C, class Queries>
   ATTN_INLINE void add(Packet (&acc)[R][C], const Queries& q, Index j, Index held) const {
@@ -72,15 +76,12 @@ struct KeysInPlace {
     Index asked = 0;
     for (Index c = 0; c < whole; c += S::width) {
       const Index ask = (c + S::width) * kKeys / features;
-      prefetch_rows<S>(keys, Size::panel + asked, Size::panel + ask, features);
+      ask_for_rows<S>(keys, asked, ask, features);
       asked = ask;
       ATTN_UNROLL
       for (int v = 0; v < int(C); ++v) {
         Packet columns[S::width];
-        ATTN_UNROLL
-        for (int w = 0; w < S::width; ++w)
-          columns[w] = detail::load_converted<S>(keys.token(v * S::width + w) + c);
-        S::transpose(columns);
+        load_columns(keys, v, c, columns);
         ATTN_UNROLL
         for (int w = 0; w < S::width; ++w) {
           ATTN_UNROLL
@@ -89,7 +90,12 @@ struct KeysInPlace {
         }
       }
     }
-    add_rest(acc, q, keys, held, whole);
+    if (whole == features) return;
+    if (whole > 0) {
+      add_last(acc, q, keys, features - S::width, S::width - (features - whole));
+    } else {
+      add_rest(acc, q, keys, held);
+    }
   }
 
  private:
@@ -104,16 +110,43 @@ struct KeysInPlace {
     }
   }
 
-  /// What is left from feature `first` on: those that fill no packet (transposed all the same), or
-  /// of fewer keys all, a packet of them at a time: all its columns are written before the first is
-  /// read, which has to wait for what was written element by element.
+  /// Packet v of keys, features c, c + 1, …: a packet of keys for each.
+  static ATTN_INLINE void load_columns(const Source<T>& keys, int v, Index c,
+                                       Packet (&columns)[S::width]) {
+    ATTN_UNROLL
+    for (int w = 0; w < S::width; ++w)
+      columns[w] = detail::load_converted<S>(keys.token(v * S::width + w) + c);
+    S::transpose(columns);
+  }
+  /// The last features, which fill no packet: of the one that begins at c and ends with the row,
+  /// its columns from `first` on.
+  template <std::size_t R, std::size_t C, class Queries>
+  ATTN_INLINE void add_last(Packet (&acc)[R][C], const Queries& q, const Source<T>& keys, Index c,
+                            Index first) const {
+    ATTN_UNROLL
+    for (int v = 0; v < int(C); ++v) {
+      Packet columns[S::width];
+      load_columns(keys, v, c, columns);
+      ATTN_UNROLL
+      for (int w = 1; w < S::width; ++w) {
+        if (w < first) continue;
+        ATTN_UNROLL
+        for (int i = 0; i < int(R); ++i)
+          acc[i][v] = S::fmadd(S::set(q(i, c + w)), columns[w], acc[i][v]);
+      }
+    }
+  }
+
+  /// Of rows shorter than a packet, or of fewer keys, all features, a packet of them at a time: all
+  /// its columns are written before the first is read, which has to wait for what was written
+  /// element by element.
   template <std::size_t R, std::size_t C, class Queries>
   ATTN_INLINE void add_rest(Packet (&acc)[R][C], const Queries& q, const Source<T>& keys,
-                            Index held, Index first) const {
+                            Index held) const {
     ATTN_UNROLL
     for (int v = 0; v < int(C); ++v) {
       const Index there = std::clamp<Index>(held - v * S::width, 0, S::width);
-      for (Index c = first; c < features && there > 0; c += S::width) {
+      for (Index c = 0; c < features && there > 0; c += S::width) {
         alignas(64) typename S::Scalar columns[S::width][S::width];
         const Index count = std::min<Index>(features - c, S::width);
         write_columns<S>(keys.token(v * S::width) + c, keys.token_stride, there, count, columns);
@@ -157,7 +190,7 @@ struct ValuesInPlace {
     const Index ahead = c == 0 ? features : 0;
     for (Index j = pieces.first->begin; j < pieces.first->end; ++j) {
       const T* const row = source.token(j) + c;
-      prefetch_rows<S>(source, j + Size::panel, j + Size::panel + 1, ahead);
+      ask_for_rows<S>(source, j, j + 1, ahead);
       Packet value[C];
       if constexpr (C == 1) {  // the features that are left may fill no packet
         value[0] = detail::load_strided<S>(row, 1, held);

@@ -200,10 +200,9 @@ void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index fe
   for (Index strip = 0; strip < strips.count; ++strip) {
     const Index first = strips.begin(strip);
     const int R = strips.rows(strip);
-    for (int i = 0; i < R; ++i) {
-      pack_query<S>(row_of(first + i), feature_stride, features, depth, Scalar(1), i, R,
-                    to + first * depth);
-    }
+    decltype(row_of(0)) from[std::size_t{TileSize<Scalar>::rows}];
+    for (int i = 0; i < R; ++i) from[i] = row_of(first + i);
+    pack_queries<S>(from, feature_stride, features, depth, Scalar(1), R, to + first * depth);
   }
 }
 
@@ -296,12 +295,9 @@ struct MatrixSink {
   /// WHY  while the tile is multiplied, some in each run: waiting for them at its end took 5 % of
   ///      linear512, asking for all of them at its beginning 2.5 % (Zen 4, AVX-512, g++)
   ATTN_INLINE void expect(Index row, Index begin, Index end, Index column) const {
-    constexpr Index kLine = 64 / Index(sizeof(Stored));
-    if (output.feature_stride != 1) return;
     for (Index i = begin; i < end; ++i) {
-      const Stored* const y = element(row + i, column);
-      ATTN_UNROLL
-      for (Index n = 0; n < TileSize<Scalar>::panel; n += kLine) S::prefetch_to_write(y + n);
+      expect_panel(element(row + i, column), output.feature_stride);
+      kept.each(row + i, column, [](const Scalar* to, Index step) { expect_panel(to, step); });
     }
   }
   void finish(Index row, Index rows, Index column, Index columns) const {
@@ -340,6 +336,13 @@ struct MatrixSink {
  private:
   static constexpr bool kActivates = !std::is_same_v<Activation, Unchanged>;
 
+  template <class T>
+  static ATTN_INLINE void expect_panel(const T* to, Index stride_of_it) {
+    constexpr Index kLine = 64 / Index(sizeof(T));
+    if (stride_of_it != 1) return;
+    ATTN_UNROLL
+    for (Index n = 0; n < TileSize<Scalar>::panel; n += kLine) S::prefetch_to_write(to + n);
+  }
   /// A packet of the tile, `lanes` of it in the matrix.
   ATTN_INLINE void activate(Scalar* y, Index row, Index column, Index lanes) const {
     const typename S::Packet x = S::load(y);

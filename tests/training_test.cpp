@@ -1,5 +1,5 @@
-// tests/training_test.cpp: the blocks of examples/training: each held to central differences in double,
-// by what enters it and by every weight.
+// tests/training_test.cpp: the blocks of examples/training: each held to central differences in
+// double, by what enters it and by every weight.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <attn/attn.h>
@@ -259,7 +259,8 @@ TEST(Adam, TakesTheStepsOfTheFormula) {
   EXPECT_NEAR(two.weight(0, 0), 1 - 0.1 * 3 / 3.25, 1e-15);
   EXPECT_NEAR(two.weight(0, 1), 1 + 0.1 * 4 / 4.25, 1e-15);
 
-  // Step 2: m = (3/2)/2 + 1/2 = 1.25, over 1 − 1/4; v = (9/4)·3/4 + 1/4 = 31/16, over 1 − 9/16. Its rate is 0.1 · 99/100.
+  // Step 2: m = (3/2)/2 + 1/2 = 1.25, over 1 − 1/4; v = (9/4)·3/4 + 1/4 = 31/16, over 1 − 9/16.
+  // Its rate is 0.1 · 99/100.
   const double was = two.weight(0, 0);
   two.gradient << 1, 0;
   adam.step(model);

@@ -1,4 +1,5 @@
-// examples/06_encoder/safetensors_writer.h: writes safetensors, the format that safetensors.h reads.
+// examples/06_encoder/safetensors_writer.h: writes safetensors, the format that safetensors.h
+// reads.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -1,5 +1,5 @@
-// examples/07_classify/classifier.h: a transformer encoder that reads a sentence and chooses a class; and
-// what it is compared with, a bag of words.
+// examples/07_classify/classifier.h: a transformer encoder that reads a sentence and chooses a
+// class; and what it is compared with, a bag of words.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -35,7 +35,7 @@ inline auto attention_options(const Batch& batch, const Mode& mode, std::uint64_
 /// Tokens → blocks → the mean of each sentence → a number for each class.
 class Classifier {
  public:
-  static constexpr Index kWidth = 32, kHeads = 4, kHidden = 64, kBlocks = 2, kLongest = 64;
+  static constexpr Index kWidth = 48, kHeads = 4, kHidden = 96, kBlocks = 2, kLongest = 64;
 
   Classifier(Index vocabulary, Index classes, training::Engine& engine)
       : words_(vocabulary, kWidth, kLongest, engine),

@@ -1,16 +1,17 @@
-// examples/07_classify/grammar.h: sentences about films, and whether they praise: a rule says it, so that
-// what is right is known.
+// examples/07_classify/grammar.h: sentences about films, and whether they praise: a rule says it,
+// so that what is right is known.
 // SPDX-License-Identifier: MIT
 //
 //   sentence  C | C and C | C but C | although C , C | C although C
 //   clause    the THING was [MODIFIER] [very] ADJECTIVE | FRAME the THING [MODIFIER] ADJECTIVE
 //
-// A clause praises as its adjective does, turned around by each negation in it: "not", "anything but", and
-// frames such as "nobody called". A sentence praises as its main clause does: after "but", or the one
-// without "although". Both clauses of "and" say the same, of the others the opposite.
+// A clause praises as its adjective does, turned around by each negation in it: "not", "anything
+// but", and frames such as "nobody called". A sentence praises as its main clause does: after
+// "but", or the one without "although". Both clauses of "and" say the same, of the others the
+// opposite.
 //
-// A bag of words cannot know: a sentence with "but" or "although" whose clauses are exchanged has the same
-// words and the other label, and those are six of ten.
+// A bag of words cannot know: a sentence with "but" or "although" whose clauses are exchanged has
+// the same words and the other label, and those are six of ten.
 #pragma once
 
 #include <string>
@@ -57,8 +58,9 @@ struct Sentence {
   bool praises;
 };
 
-/// The split: a sixth of all pairs of a thing and an adjective. A held-out sentence is made of these alone, a
-/// training sentence of the others, so that what is tested was never read, not even a clause of it.
+/// The split: a sixth of all pairs of a thing and an adjective. A held-out sentence is made of
+/// these alone, a training sentence of the others, so that what is tested was never read, not even
+/// a clause of it.
 inline bool is_held_out(const std::pair<std::size_t, std::size_t>& pair) {
   return (pair.first + pair.second) % 6 == 0;
 }

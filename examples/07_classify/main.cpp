@@ -1,8 +1,8 @@
-// examples/07_classify/main.cpp: learns whether a sentence praises a film, from 8000 of them: a transformer
-// encoder with mean pooling, beside a bag of words that cannot know.
+// examples/07_classify/main.cpp: learns whether a sentence praises a film, from 8000 of them: a
+// transformer encoder with mean pooling, beside a bag of words that cannot know.
 // SPDX-License-Identifier: MIT
 //
-//   07_classify                                       trains, or takes an earlier run's weights; tests on held-out sentences
+//   07_classify                                       trains, or takes an earlier run's weights
 //   07_classify "the camera was anything but dull"    classifies yours as well
 //
 // Its options: ../training/program.h. Exits with 0 where the accuracies are what they should be.
@@ -31,7 +31,7 @@ using training::Batch;
 using training::Engine;
 using training::Index;
 
-// ---- Sentences ------------------------------------------------------------------------------------
+// ---- Sentences ----------------------------------------------------------------------------------
 
 struct Data {
   training::Vocabulary vocabulary = film::vocabulary();
@@ -96,7 +96,7 @@ struct Labelled {
   }
 };
 
-// ---- Training and testing -------------------------------------------------------------------------
+// ---- Training and testing -----------------------------------------------------------------------
 
 constexpr std::size_t kBatch = 32;
 
@@ -117,7 +117,7 @@ template <class Model>
 std::vector<double> train(Model& model, const Data& data, Index steps, int threads,
                           int lines = 10) {
   training::AdamOptions options;
-  options.steps = steps, options.rate = 2e-3;
+  options.steps = steps, options.rate = 3e-3;
   training::Adam<float> adam(options);
   training::Progress progress(steps, lines);
   Mode mode{0.05, 0, threads};
@@ -168,7 +168,7 @@ bool same_bits_in_parallel(const Data& data) {
   return training::same_losses(losses[0], losses[1]);
 }
 
-// ---- The program ----------------------------------------------------------------------------------
+// ---- The program --------------------------------------------------------------------------------
 
 void classify(Classifier& model, const Data& data, const std::string& text) {
   Batch batch;
@@ -190,7 +190,7 @@ int run(const training::ProgramOptions& options) {
   Classifier model(data.vocabulary.size(), 2, engine);
   std::printf("\nAn encoder of %d weights\n", int(training::parameter_count(model)));
   const std::vector<double> losses = training::train_or_restore(model, options, [&] {
-    return train(model, data, options.quick ? 1200 : 2500, options.threads);
+    return train(model, data, options.quick ? 1500 : 2500, options.threads);
   });
   BagOfWords bag(data.vocabulary.size(), 2);
   std::printf("\nA bag of words\n");

@@ -1,10 +1,11 @@
 // examples/training/adam.h: the optimiser.
 // SPDX-License-Identifier: MIT
 //
-//   m ← β₁m + (1 − β₁)g      v ← β₂v + (1 − β₂)g²      w ← w − rate · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
+//   m ← β₁m + (1 − β₁)g      v ← β₂v + (1 − β₂)g²
+//   w ← w − rate · (m / (1 − β₁ᵗ)) / (√(v / (1 − β₂ᵗ)) + ε)
 //
-// Kingma & Ba 2015, Algorithm 1. Before: where the norm of all gradients together is above a bound, all
-// are scaled down to it (Pascanu et al. 2013).
+// Kingma & Ba 2015, Algorithm 1. Before: where the norm of all gradients together is above a bound,
+// all are scaled down to it (Pascanu et al. 2013).
 #pragma once
 
 #include <algorithm>

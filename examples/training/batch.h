@@ -1,4 +1,5 @@
-// examples/training/batch.h: sequences of any lengths, their tokens stacked in rows, without padding.
+// examples/training/batch.h: sequences of any lengths, their tokens stacked in rows, without
+// padding.
 // SPDX-License-Identifier: MIT
 //
 //   attn::sequences(batch.offsets)       tells the attention whose tokens are whose

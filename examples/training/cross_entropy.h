@@ -1,7 +1,8 @@
 // examples/training/cross_entropy.h: how surprised a model is by what is right.
 // SPDX-License-Identifier: MIT
 //
-//   loss = −mean over rows of log softmax(logits)[target]       dlogits = (softmax(logits) − onehot(target)) / rows
+//   loss = −mean over rows of log softmax(logits)[target]
+//   dlogits = (softmax(logits) − onehot(target)) / rows
 #pragma once
 
 #include <cmath>

@@ -1,5 +1,5 @@
-// examples/training/decoder_block.h: a pre-norm transformer block that also attends to what an encoder
-// made.
+// examples/training/decoder_block.h: a pre-norm transformer block that also attends to what an
+// encoder made.
 // SPDX-License-Identifier: MIT
 //
 //   A = X + self_attention(norm(X))

@@ -36,8 +36,9 @@ struct EncoderBlock {
   template <class Workers, class... Options>
   const Matrix<Scalar>& backward(const Matrix<Scalar>& X, const Matrix<Scalar>& dY,
                                  const Workers& workers, const Options&... options) {
-    dX_ =
-        dY;  // first what the residual connections bring: the gradient by A, when norm(A) has added its part
+    // First what the residual connections bring: the gradient by A, when norm(A) has added its
+    // part.
+    dX_ = dY;
     feed_forward_norm.backward(feed_forward.backward(feed_forward_norm.output(), dY, workers), dX_);
     attention.layer.backward(attention_norm.output(), dX_, attention.state, attn::residual(X),
                              options..., on_threads(workers), attn::dweights(attention.gradients),

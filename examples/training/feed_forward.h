@@ -1,4 +1,5 @@
-// examples/training/feed_forward.h: what each token does by itself: two linear layers with GELU between.
+// examples/training/feed_forward.h: what each token does by itself: two linear layers with GELU
+// between.
 // SPDX-License-Identifier: MIT
 //
 //   Y = R + down(gelu(up(X)))            R: what the residual connection brings

@@ -1,4 +1,5 @@
-// examples/training/layer.h: attn's layers beside what their training needs, and their first weights.
+// examples/training/layer.h: attn's layers beside what their training needs, and their first
+// weights.
 // SPDX-License-Identifier: MIT
 #pragma once
 

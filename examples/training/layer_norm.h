@@ -1,9 +1,11 @@
-// examples/training/layer_norm.h: each token to mean 0 and deviation 1, then scaled and shifted feature
-// by feature.
+// examples/training/layer_norm.h: each token to mean 0 and deviation 1, then scaled and shifted
+// feature by feature.
 // SPDX-License-Identifier: MIT
 //
-//   y = x̂ ∘ scale + shift       x̂ = (x − mean(x)) / σ,  σ = √(mean((x − mean(x))²) + ε)       Ba et al. 2016
+//   y = x̂ ∘ scale + shift       x̂ = (x − mean(x)) / σ,  σ = √(mean((x − mean(x))²) + ε)
 //   dx = (g − mean(g) − x̂ · mean(g ∘ x̂)) / σ,  g = dy ∘ scale
+//
+// Ba et al. 2016 (arXiv:1607.06450).
 #pragma once
 
 #include <cmath>
@@ -27,8 +29,8 @@ struct LayerNorm {
     normalised_.resizeLike(X);
     deviation_.resize(X.rows());
     Y_.resizeLike(X);
-    // In a row of its own: Eigen's sums begin at the first aligned number, so that otherwise a token's
-    // bits would depend on where in the batch it stands.
+    // In a row of its own: Eigen's sums begin at the first aligned number, so that otherwise a
+    // token's bits would depend on where in the batch it stands.
     for (Index i = 0; i < X.rows(); ++i) {
       row_ = X.row(i);
       row_.array() -= row_.mean();

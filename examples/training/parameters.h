@@ -1,5 +1,5 @@
-// examples/training/parameters.h: all weights of a model by their names: what an optimiser and a file
-// ask for.
+// examples/training/parameters.h: all weights of a model by their names: what an optimiser and a
+// file ask for.
 // SPDX-License-Identifier: MIT
 //
 //   template <class Visit>

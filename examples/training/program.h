@@ -3,7 +3,7 @@
 // SPDX-License-Identifier: MIT
 //
 //   PROGRAM [OPTIONS] [TEXT...]
-//     --train          trains in any case; else an earlier run's weights are taken, if there are any
+//     --train          trains in any case; else those of an earlier run are taken, if there are any
 //     --quick          trains a little, and keeps nothing
 //     --threads=N      the same weights to the last bit
 //     --pictures=DIR   where pictures go; else beside the program, as the weights do

@@ -1,5 +1,5 @@
-// examples/training/random.h: random numbers that are the same with every standard library: its engines
-// are, its distributions are not.
+// examples/training/random.h: random numbers that are the same with every standard library: its
+// engines are, its distributions are not.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -33,7 +33,8 @@ class Svg {
     text_ +=
         format("\" fill=\"none\" stroke=\"%s\" stroke-width=\"%.1f\"/>\n", colour.c_str(), width);
   }
-  /// `anchor` says which end of the text is at (x, y): start, middle, end. Turned clockwise by `angle`.
+  /// `anchor` says which end of the text is at (x, y): start, middle, end. Turned clockwise by
+  /// `angle`.
   void text(double x, double y, const std::string& words, const char* anchor = "start",
             double angle = 0, const std::string& colour = "black") {
     text_ += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" fill=\"%s\"", x, y, anchor,

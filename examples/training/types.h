@@ -4,7 +4,7 @@
 // A block is weights, their gradients, and what its backward pass needs of the forward one:
 //
 //   Y = block.forward(X, …);               // keeps what backward() reads
-//   dX = block.backward(X, dY, …);         // after it: the same operands once more; fills the gradients
+//   dX = block.backward(X, dY, …);         // the same operands once more; fills the gradients
 //
 // There is no tape and no graph: a model calls its blocks in order, and backwards in the opposite
 // order. Results lie in the block until its next call.

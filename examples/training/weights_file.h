@@ -1,9 +1,9 @@
-// examples/training/weights_file.h: the weights of a trained model in a file, so that a second run need
-// not train.
+// examples/training/weights_file.h: the weights of a trained model in a file, so that a second run
+// need not train.
 // SPDX-License-Identifier: MIT
 //
-// A safetensors file (its format: ../06_encoder/safetensors.h) of one tensor in F32 for each parameter,
-// under the name that for_each_parameter() gives it, "block.0.attention.query.weight":
+// A safetensors file (its format: ../06_encoder/safetensors.h) of one tensor in F32 for each
+// parameter, under the name that for_each_parameter() gives it, "block.0.attention.query.weight":
 //
 //   a weight of Y = X·W + b    [in, out], row by row: PyTorch's weight, transposed
 //   a bias, a norm's scale     [features]

@@ -33,7 +33,8 @@ inline std::string join(const std::vector<std::string>& words, const char* betwe
   for (const std::string& word : words) text += (text.empty() ? "" : between) + word;
   return text;
 }
-/// Columns of a terminal: two for a character of three bytes from U+2E80 on, as Chinese has, one for others.
+/// Columns of a terminal: two for a character of three bytes from U+2E80 on, as Chinese has, one
+/// for others.
 inline std::size_t width_on_screen(const std::string& text) {
   std::size_t width = 0;
   for (const std::string& character : split_characters(text))

@@ -200,10 +200,9 @@ void pack_strips(const RowOf& row_of, Index feature_stride, Index rows, Index fe
   for (Index strip = 0; strip < strips.count; ++strip) {
     const Index first = strips.begin(strip);
     const int R = strips.rows(strip);
-    for (int i = 0; i < R; ++i) {
-      pack_query<S>(row_of(first + i), feature_stride, features, depth, Scalar(1), i, R,
-                    to + first * depth);
-    }
+    decltype(row_of(0)) from[std::size_t{TileSize<Scalar>::rows}];
+    for (int i = 0; i < R; ++i) from[i] = row_of(first + i);
+    pack_queries<S>(from, feature_stride, features, depth, Scalar(1), R, to + first * depth);
   }
 }
 

@@ -1,6 +1,7 @@
 // tests/linear_gradient_reference_test.cpp: the gradients of a linear layer by its weight, bias and
 // input are those of the layers' oracle, through every activation, far out too.
 // SPDX-License-Identifier: MIT
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

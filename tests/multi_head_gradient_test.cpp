@@ -1,6 +1,7 @@
 // tests/multi_head_gradient_test.cpp: the gradients of the layer by its weights, biases and inputs
 // are the oracle's, in every shape and batch.
 // SPDX-License-Identifier: MIT
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -127,7 +127,8 @@ class WeightGradients {
   template <class Job>
   void sum_block(const Job& job, const Block& inputs, const Block& outputs) const {
     const bool with_bias = job.to.bias != nullptr && inputs.first == 0;
-    std::fill_n(sums_, outputs.count * size_.block, Scalar(0));
+    for (Index n = 0; n < outputs.count; ++n)
+      std::fill_n(sums_ + n * size_.block, round_up(inputs.count, kPanel), Scalar(0));
     std::fill_n(bias_, with_bias ? round_up(outputs.count, kPanel) : 0, Scalar(0));
     for (Index first = 0; first < job.rows; first += kRun) {
       const Index tokens = std::min(kRun, job.rows - first);

@@ -22,7 +22,7 @@
 // expect 19: the output is a temporary matrix: its result would be lost
 // expect 20: a gradient among the options of a forward call
 // expect 21: a gradient among the options of a forward call
-// expect 22: unknown option
+// expect 22: a MultiHeadState is of a layer, mha\(X, save_state\(state\)\)
 // expect 23: an AttentionState is of attention\(Q, K, V\), not of a layer
 // expect 24: dbias
 // expect 25: backward: unknown option

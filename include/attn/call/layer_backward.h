@@ -4,11 +4,11 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include "added_to_gradient.h"
 #include "layer_backward_options.h"
 #include "layer_backward_scratch.h"
 #include "layer_state.h"
 #include "matrix_source.h"
-#include "projected_rows.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -291,7 +291,7 @@ class LayerBackward {
     if constexpr (!std::is_same_v<Prepared, NotPrepared>) {
       const kernel::Projector<S, Scalar> project(size_.project, memory);
       const auto to = rows_of(prepared.to.view);
-      const auto added = added_to<Input>(to);
+      const auto added = added_to_gradient(asked_, through_residual<Input>(), to);
       const auto weights = weights_of(Input).in(transposed_[Input]);
       using Sink = kernel::MatrixSink<Scalar, bare_t<decltype(to)>, bare_t<decltype(added)>>;
       using Target = kernel::Target<bare_t<decltype(weights)>, Sink>;
@@ -299,21 +299,13 @@ class LayerBackward {
                                       Target{weights, Sink{project.tile(), to, added}}));
     }
   }
-  /// The output's gradient under residual(), and what stands there.
-  template <int Input, class Rows>
-  auto added_to(const Rows& to) const {
-    constexpr bool kResidual =
-        Input == 0 &&
-        std::is_same_v<bare_t<decltype(asked_.template get<ResidualOption>())>, ResidualOfQuery>;
-    if constexpr (kResidual && kAccumulates) {
-      const auto dY = rows_of(output_gradient_);
-      return kernel::RowsInTurn<bare_t<decltype(dY)>, Rows>{dY, to};
-    } else if constexpr (kResidual) {
-      return rows_of(output_gradient_);
-    } else if constexpr (kAccumulates) {
-      return to;
+  /// What residual() has added to the output: the query input.
+  template <int Input>
+  auto through_residual() const {
+    if constexpr (Input == 0) {
+      return output_gradient_;
     } else {
-      return kernel::NoRows{};
+      return Absent{};
     }
   }
 

@@ -52,12 +52,6 @@ struct LayerStateStore {
   }
 };
 
-struct LayerStateOption {
-  template <int Given>
-  static constexpr void check() {
-    static_assert(Given <= 1, "attn: two save_state in one call");
-  }
-};
 /// save_state(state) of a layer.
 template <class Scalar_>
 struct SaveLayerState : option_base {

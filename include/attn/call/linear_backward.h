@@ -5,7 +5,7 @@
 
 #include "../kernel/activation_gradient.h"
 #include "../parameters.h"
-#include "gradient_outputs.h"
+#include "added_to_gradient.h"
 #include "linear_backward_scratch.h"
 #include "saved_outputs.h"
 
@@ -183,32 +183,12 @@ class LinearBackward {
                     const Gradient& gradient, Scalar* memory) const {
     const kernel::Projector<S, Scalar> project(size_.project, memory);
     const auto to = rows_of(input_gradient.to.view);
-    const auto added = added_rows(to);
+    const auto added = added_to_gradient(asked_, output_gradient_, to);
     const auto weights = transpose_.in(transposed_);
     using Sink = kernel::MatrixSink<Scalar, bare_t<decltype(to)>, bare_t<decltype(added)>>;
     using Target = kernel::Target<bare_t<decltype(weights)>, Sink>;
     project(drawn,
             kernel::InputJob(gradient, rows_, Target{weights, Sink{project.tile(), to, added}}));
-  }
-  /// The output's gradient under residual(), and what stands there.
-  template <class To>
-  auto added_rows(const To& to) const {
-    using Option = bare_t<decltype(asked_.template get<ResidualOption>())>;
-    const auto first = [&] {
-      if constexpr (std::is_same_v<Option, ResidualOfQuery>) {
-        return rows_of(output_gradient_);
-      } else {
-        return kernel::NoRows{};
-      }
-    }();
-    const auto second = [&] {
-      if constexpr (kAccumulates) {
-        return to;
-      } else {
-        return kernel::NoRows{};
-      }
-    }();
-    return kernel::RowsInTurn<bare_t<decltype(first)>, bare_t<decltype(second)>>{first, second};
   }
   /// dW = Xᵀ · dZ and db = Σ dZ.
   template <class Gradient>

@@ -87,10 +87,16 @@ constexpr void check_options_beside() {
   check_given<Options...>();
   static_assert((!is_gradient_option_v<Options> && ...),
                 "attn: a gradient among the options of a forward call: dquery(), dkey(), dvalue(), "
-                "... are what attention_backward(Q, K, V, dY, state, ...) writes");
+                "... are what attention_backward(Q, K, V, dY, state, ...) and mha.backward(X, dY, "
+                "state, ...) write");
+  static_assert(
+      (... && (!is_of_kind_v<Options, LayerStateOption> || is_of_order_v<Options, OwnKinds>)),
+      "attn::save_state: a MultiHeadState is of a layer, mha(X, save_state(state)): "
+      "attention(Q, K, V, save_state(state)) fills an AttentionState");
   constexpr bool known =
-      (... && (is_attention_option<Options>() || is_of_order_v<Options, OwnKinds> ||
-               is_gradient_option_v<Options> || makes_option<Options>() || is_operand_v<Options>));
+      (... && (is_attention_option<Options>() || is_of_kind_v<Options, LayerStateOption> ||
+               is_of_order_v<Options, OwnKinds> || is_gradient_option_v<Options> ||
+               makes_option<Options>() || is_operand_v<Options>));
   static_assert(known,
                 "attn: unknown option: options are made by causal(), window(), keep(), "
                 "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");

@@ -141,6 +141,13 @@ struct StateOption {
     static_assert(Given <= 1, "attn: save_state twice in one call");
   }
 };
+/// The same of a layer (layer_state.h).
+struct LayerStateOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_state twice in one call");
+  }
+};
 
 template <class Kind, class Asked>
 void add_if_given(Outputs& outputs, const CallShape& shape, const Asked& asked) {

@@ -107,7 +107,7 @@ class MultiHeadAttention {
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
   /// something is refused or thrown, the layer stays as it was. From the first edit behind a
-  /// backward() with dweights() on, the layer keeps the copy: training allocates nothing
+  /// backward() of dweights() by the object itself on, it keeps the copy: training allocates none
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::MultiHeadAttention::edit";

@@ -428,4 +428,20 @@ TYPED_TEST(NarrowLinearGradient, ComputesInFloatAndRoundsOnce) {
       same_bits(sum, Narrow((old.template cast<float>() + wide).template cast<TypeParam>())));
 }
 
+// A row that has no part in the loss may hold anything, also where a slope of NaN stands between.
+TEST(LinearGradient, RowsWithoutPartInTheLossMayHoldNan) {
+  auto linear = random_linear<float>(LinearOptions(6, 37).bias());
+  MatrixXf X = MatrixXf::Random(9, 6), dY = MatrixXf::Random(9, 37);
+  dY.row(3).setZero();
+  LinearState<float> state;
+  LinearGradients<float> expected(linear.options()), g(linear.options());
+  (void)linear(X, attn::gelu(), attn::save_state(state));
+  linear.backward(X, dY, state, attn::gelu(), attn::dweights(expected));
+  X.row(3).setConstant(std::nanf(""));
+  (void)linear(X, attn::gelu(), attn::save_state(state));
+  linear.backward(X, dY, state, attn::gelu(), attn::dweights(g));
+  EXPECT_TRUE(same_bits(g.kernel(), expected.kernel()));
+  EXPECT_TRUE(same_bits(g.bias(), expected.bias()));
+}
+
 }  // namespace

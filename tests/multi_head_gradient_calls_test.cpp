@@ -279,4 +279,25 @@ TYPED_TEST(MultiHeadGradientCall, TakesBackWhatDropoutKept) {
   }
 }
 
+// An input that is computed where it is given is computed once, whatever it serves as.
+TEST(MultiHeadGradientCalls, ExpressionsAreEvaluatedOnce) {
+  attn::MultiHeadAttention<float> mha(MultiHeadOptions(8, 2));
+  mha.edit([](auto& w) {
+    attn::for_each_parameter(w, [](const char*, auto& part) { part.setRandom(); });
+  });
+  const Eigen::MatrixXf X = Eigen::MatrixXf::Random(5, 8), dY = Eigen::MatrixXf::Random(5, 8);
+  int evaluated = 0;
+  const auto counted = X.unaryExpr([&](float x) {
+    ++evaluated;
+    return x;
+  });
+  attn::MultiHeadState<float> state;
+  Eigen::MatrixXf dX, expected;
+  (void)mha(X, attn::save_state(state));
+  mha.backward(X, dY, state, attn::dquery(expected));
+  mha.backward(counted, dY, state, attn::dquery(dX));
+  EXPECT_TRUE(same_bits(dX, expected));
+  EXPECT_EQ(evaluated, X.size());
+}
+
 }  // namespace

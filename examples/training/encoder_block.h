@@ -32,7 +32,7 @@ struct EncoderBlock {
                     attn::save_state(attention.state), attn::into(A_));
     return feed_forward.forward(feed_forward_norm.forward(A_), A_, workers);
   }
-  /// The gradient by X; the same options once more.
+  /// The gradient by X; the same options once more, but for save_weights(…).
   template <class Workers, class... Options>
   const Matrix<Scalar>& backward(const Matrix<Scalar>& X, const Matrix<Scalar>& dY,
                                  const Workers& workers, const Options&... options) {

@@ -112,7 +112,8 @@ class Linear {
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
   /// something is refused or thrown, the layer stays as it was. From the first edit behind a
-  /// backward() of dweights() by the object itself on, it keeps the copy: training allocates none
+  /// backward() of dweights() by the object itself on, one of dynamic sizes keeps the copy beside
+  /// the panels, so that training allocates nothing.
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::Linear::edit";

@@ -47,14 +47,14 @@ auto dinput(Output&& dX) {
 ///            what is read (std::invalid_argument otherwise; outputs are then untouched). The
 ///            weights are those of the forward call. An activation of the user's has a slope
 ///            (activation.h)
-/// Semantics  a row whose dZ is 0 adds nothing to dW, whatever its X holds. half and bfloat16
+/// Semantics  a row whose dY is 0 adds nothing to dW, whatever its X holds. half and bfloat16
 ///            compute in float; dX is rounded once, gradients of weights are float
 /// Bits       a row of dX depends on its rows of dY and of X·W + b, and on the weights alone. dW
 ///            and db: sums over the rows in their order, in runs of 96. Not on threads, storage
 ///            orders, fixed or dynamic sizes
 /// Cost       2·L·in·out flops each of dX and dW; the slopes' (activation.h). Scratch: dZ [L,
-///            out_features] under an activation, the weights once for dX, and up to 2 MiB for each
-///            worker; none is allocated from the second call of the same sizes on
+///            out_features] under an activation, the weights once for dX, and up to 1.4 MiB (2.8 in
+///            double) for each worker; none is allocated from the second call of the same sizes on
 /// Accuracy   of dX as that of X·W (linear.h); dW errs by at most (98 + L / 96) · ε/2 of |X|ᵀ·|dZ|;
 ///            the slopes' own: activation.h (tests/linear_gradient_test.cpp)
 template <class Scalar, int In, int Out>

@@ -107,7 +107,8 @@ class MultiHeadAttention {
 
   /// Calls change(w) with a copy of the weights, checks their shapes and packs them: where
   /// something is refused or thrown, the layer stays as it was. From the first edit behind a
-  /// backward() of dweights() by the object itself on, it keeps the copy: training allocates none
+  /// backward() of dweights() by the object itself on, one of dynamic sizes keeps the copy beside
+  /// the panels, so that training allocates nothing.
   template <class Change>
   void edit(Change&& change) {
     static constexpr const char* function = "attn::MultiHeadAttention::edit";
@@ -174,14 +175,13 @@ class MultiHeadAttention {
   }
 
   /// backward(X, dY, state, options…), (Xq, Xkv, …), (Xq, Xk, Xv, …): the gradients of a loss by
-  /// what entered a call of the layer and by its weights, multi_head_gradient.h.
+  /// what entered a call of the layer and by its weights. Include multi_head_gradient.h for it.
   template <class Query, class... Rest>
   void backward(Query&& Xq, Rest&&... rest);
   template <class Query, class... Rest>
   void backward(Query&& Xq, Rest&&... rest) const;
 
-  /// Makes room for calls up to these sizes, in the layer's own workspace or in one that will be
-  /// lent.
+  /// Makes room for forward calls up to these sizes, in the layer's own workspace or one lent.
   void reserve(const LayerShape& shape) { reserve(shape, workspace_); }
   void reserve(const LayerShape& shape, Workspace<Compute>& workspace) const {
     const AttentionShape attention = detail::reserved_shape("attn::MultiHeadAttention::reserve",

@@ -43,9 +43,10 @@ inline namespace ATTN_ABI {
 /// Bits       a row of an input's gradient as one of attention_backward(): not on threads, the
 ///            batch, the layout. The weights': sums over the tokens in their order, in runs of 96;
 ///            the threads do not matter
-/// Cost       4·L·K·N flops a projection (2 where only inputs' or only weights' gradients are
-///            asked for), and attention_backward()'s; scratch O(L · features) and the weights
-///            once; none is allocated from the second call of the same sizes on
+/// Cost       4·L·K·N flops a projection (2 of an input's where only inputs' or only weights'
+///            gradients are asked for), and attention_backward()'s; scratch O(L · features), the
+///            weights once, and up to 1.4 MiB for each worker (2.8 in double); none is allocated
+///            from the second call of the same sizes on
 /// Reference  Rumelhart, Hinton, Williams 1986 (doi:10.1038/323533a0); the attention's:
 ///            gradient.h.     Example: examples/training
 template <class Scalar, int DModel, int Heads>
@@ -73,6 +74,11 @@ struct LayerBackwardArguments {
   static constexpr std::size_t state = std::size_t(inputs) + 1;
   std::tuple<Arguments&...> all;
 
+  /// hold(input) of each, as a tuple.
+  template <class Hold>
+  auto held_inputs(const Hold& hold) const {
+    return held_before(hold, std::make_index_sequence<std::size_t(inputs)>());
+  }
   /// f(options…).
   template <class F>
   void with_options(const F& f) const {
@@ -80,6 +86,10 @@ struct LayerBackwardArguments {
   }
 
  private:
+  template <class Hold, std::size_t... Inputs>
+  auto held_before(const Hold& hold, std::index_sequence<Inputs...>) const {
+    return std::make_tuple(hold(std::get<Inputs>(all))...);
+  }
   template <class F, std::size_t... Options>
   void with_behind(const F& f, std::index_sequence<Options...>) const {
     with_opened(f, std::get<state + 1 + Options>(all)...);
@@ -92,12 +102,17 @@ template <class Scalar, int DModel, int Heads>
 template <class Query, class... Rest>
 void MultiHeadAttention<Scalar, DModel, Heads>::backward_with(Workspace<Compute>* own, Query&& Xq,
                                                               Rest&&... rest) const {
+  static_assert((!detail::is_cache_v<Rest> && ...),
+                "attn::MultiHeadAttention::backward: gradients need the keys and values of a call "
+                "as matrices, which a KeyValueCache is not");
   using Arguments = detail::LayerBackwardArguments<Query, Rest...>;
   constexpr int kInputs = Arguments::inputs;
   const Arguments given{std::tie(Xq, rest...)};
-  const auto query = hold_input(std::get<0>(given.all));
-  const auto key = hold_input(std::get < kInputs == 1 ? 0 : 1 > (given.all));
-  const auto value = hold_input(std::get<std::size_t(kInputs) - 1>(given.all));
+  // One that stands for several is held once.
+  const auto inputs = given.held_inputs([](auto& x) { return hold_input(x); });
+  const auto& query = std::get<0>(inputs);
+  const auto& key = std::get<detail::InputOf<kInputs>::key>(inputs);
+  const auto& value = std::get<detail::InputOf<kInputs>::value>(inputs);
   const auto gradient = detail::lift(std::get<std::size_t(kInputs)>(given.all));
   const auto& state = std::get<Arguments::state>(given.all);
   static_assert(std::is_same_v<detail::bare_t<decltype(state)>, MultiHeadState<Compute>>,

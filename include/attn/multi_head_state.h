@@ -16,7 +16,8 @@ struct LayerStateOf;
 ///
 /// \tparam Scalar  the scalar that the layer computes in: float for half and bfloat16
 /// Semantics  a regular value, empty at first. A call that is refused leaves it as it was; one that
-///            throws later (a functor, a pool) leaves it empty. Filling it changes no bit of Y
+///            throws later (a functor, a pool) leaves it empty, unless its attention was complete.
+///            Filling it changes no bit of Y
 /// Cost       Lq·H·(d_k + d_v + 2) + Lk·H_kv·(d_k + d_v) scalars, 4·L·d_model + 2·L·H for plain
 ///            sizes; from the second call of the same sizes on none is allocated
 template <class Scalar>

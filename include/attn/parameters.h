@@ -193,7 +193,8 @@ auto written_parameter(Part& part) {
 /// Shapes     vector [parameter_count(w)], resized if it is a plain dynamic one; of any scalar
 /// Requires   its size, and memory of its own               (std::invalid_argument otherwise)
 /// Semantics  numbers are rounded to the vector's scalar. A column of [in, out] is a row of
-///            PyTorch's [out, in]: the order is that of its parameters_to_vector
+///            PyTorch's [out, in]: a linear layer has the order of its parameters_to_vector. (Its
+///            attention has the three input biases behind the three weights.)
 template <class Weights, class Vector>
 void flatten(const Weights& w, Vector&& vector) {
   static constexpr const char* function = "attn::flatten";

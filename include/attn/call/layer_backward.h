@@ -55,7 +55,7 @@ class LayerBackward {
                                            output_gradient.stacked)
                              .view),
         projected_(layer.sizes, in_.query_rows(), in_.key_rows(), 1),
-        size_(layer.sizes, inputs_, in_.query_rows(), executor_.workers()) {}
+        size_(layer.sizes, inputs_, kWeights, in_.query_rows(), executor_.workers()) {}
   LayerBackward(const LayerBackward&) = delete;
 
   void run() {

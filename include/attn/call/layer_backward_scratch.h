@@ -34,18 +34,20 @@ struct LayerBackwardScratch {
   using Transposed = kernel::TransposedWeights<Scalar, Storage>;
   Index mixed_rows, mixed_width, mixed_stride, output_features;
   InputGradients inputs[3];
+  bool sums;                   ///< the weights' gradients are wanted
   int transpose, mix, finish;  ///< workers: of the weights, of the attended heads', of the rest
   kernel::ProjectionScratch<Scalar, Scalar> project;
   kernel::WeightGradientScratch<Scalar> weights;
 
   /// By up to `offered` workers, as many as the products are worth.
-  LayerBackwardScratch(const MultiHeadOptions& sizes, const InputGradients (&in)[3], Index queries,
-                       int offered)
+  LayerBackwardScratch(const MultiHeadOptions& sizes, const InputGradients (&in)[3],
+                       bool weights_wanted, Index queries, int offered)
       : mixed_rows(queries),
         mixed_width(sizes.heads() * sizes.value_dim()),
         mixed_stride(Sink::stride_for(mixed_width)),
         output_features(sizes.output_features()),
-        inputs{in[0], in[1], in[2]} {
+        inputs{in[0], in[1], in[2]},
+        sums(weights_wanted) {
     const double mixed = double(mixed_width) * double(output_features);
     double all = mixed, products = double(queries) * mixed;
     Index rows = queries, depth = output_features, widest = std::max(mixed_width, depth);
@@ -73,7 +75,9 @@ struct LayerBackwardScratch {
   static Index transposed(const InputGradients& input) {
     return input.wanted ? Transposed::scalars(input.width, input.features) : 0;
   }
-  Index share() const { return std::max(project.total(), kernel::round_up(weights.total(), 16)); }
+  Index share() const {
+    return std::max(project.total(), sums ? kernel::round_up(weights.total(), 16) : 0);
+  }
   Index total() const {
     Index all = mixed() + transposed_output() + std::max({transpose, mix, finish, 1}) * share();
     for (const InputGradients& input : inputs) all += gradients(input) + transposed(input);

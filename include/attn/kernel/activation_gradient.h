@@ -73,7 +73,10 @@ struct ActivationGradient {
   }
   ATTN_INLINE void put(Index i, Index n, const typename S::Packet& gradient) const {
     const auto z = detail::load_strided<S>(kept.row(i) + n, 1, columns - n);
-    S::store(to + i * stride + n, S::mul(gradient, slope.template apply<S>(z, columns - n)));
+    // Where the gradient is 0, z may hold anything: a token that has no part in the loss.
+    const auto zero = S::set(typename S::Scalar(0));
+    const auto through = S::mul(gradient, slope.template apply<S>(z, columns - n));
+    S::store(to + i * stride + n, S::select(S::equal(gradient, zero), zero, through));
   }
 };
 

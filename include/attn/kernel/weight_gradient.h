@@ -155,10 +155,10 @@ class WeightGradients {
                             {0, tokens}, features.count, kRun, to);
     }
     FiniteCheck<S> check;
-    for (Index c = 0; c < features.count; c += S::width) {
+    for (Index c = 0; c < round_up(features.count, kPanel); c += S::width) {
       Scalar* const panel = to + c / kPanel * kPanel * kRun + c % kPanel;
       for (Index i = 0; i < round_up(tokens, Size::depth); ++i) {
-        const auto packet = i < tokens
+        const auto packet = i < tokens && c < features.count
                                 ? detail::load_strided<S>(rows.row(first + i) + column + c * stride,
                                                           stride, features.count - c)
                                 : S::set(Scalar(0));

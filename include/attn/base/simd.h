@@ -85,7 +85,7 @@ struct Simd {
 
   static Mask less(const Packet& a, const Packet& b) { return a < b; }
   static Mask less_equal(const Packet& a, const Packet& b) { return a <= b; }
-  static Mask equal(const Packet& a, const Packet& b) { return a == b; }
+  static Mask equal(const Packet& a, const Packet& b) { return detail::equal(a, b); }
   static Mask mask_and(Mask a, Mask b) { return a && b; }
   static Mask mask_or(Mask a, Mask b) { return a || b; }
   static Mask mask_not(Mask a) { return !a; }

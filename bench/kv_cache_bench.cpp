@@ -19,6 +19,7 @@
 #include "support/measure.h"
 #include "support/operands.h"
 #include "support/reference.h"
+#include "support/row.h"
 #include "support/workloads.h"
 
 namespace bench {
@@ -102,12 +103,6 @@ class Decoding {
   attn::ScaledDotProductAttention<float> attend_;
   std::size_t position_ = 0;
 };
-
-void report_times(const Samples& times, benchmark::UserCounters& counters) {
-  counters["ms_min"] = 1e3 * times.min();
-  counters["ms_median"] = 1e3 * times.median();
-  counters["samples"] = static_cast<double>(times.size());
-}
 
 /// In turn with the cache of floats, where it is another.
 template <class Stored>

@@ -7,7 +7,6 @@
 //
 // Its options: ../training/program.h. Exits with 0 where the accuracies are what they should be.
 #include <cstdio>
-#include <exception>
 #include <set>
 #include <string>
 #include <vector>
@@ -224,11 +223,4 @@ int run(const training::ProgramOptions& options) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(training::parse_options(count, arguments));
-  } catch (const std::exception& error) {
-    std::printf("%s\n", error.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return training::run_with_options(count, arguments, run); }

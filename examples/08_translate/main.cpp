@@ -11,7 +11,6 @@
 // --quick: 90 %).
 #include <algorithm>
 #include <cstdio>
-#include <exception>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -87,11 +86,4 @@ int run(const training::ProgramOptions& options) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(training::parse_options(count, arguments));
-  } catch (const std::exception& error) {
-    std::printf("%s\n", error.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return training::run_with_options(count, arguments, run); }

@@ -10,7 +10,6 @@
 // Exits with 0 where at least 98 % of the summaries have no wrong word (with --quick: 80 %).
 #include <algorithm>
 #include <cstdio>
-#include <exception>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -94,11 +93,4 @@ int run(const training::ProgramOptions& options) {
 
 }  // namespace
 
-int main(int count, char** arguments) {
-  try {
-    return run(training::parse_options(count, arguments));
-  } catch (const std::exception& error) {
-    std::printf("%s\n", error.what());
-    return 1;
-  }
-}
+int main(int count, char** arguments) { return training::run_with_options(count, arguments, run); }

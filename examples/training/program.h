@@ -4,7 +4,7 @@
 //
 //   PROGRAM [OPTIONS] [TEXT...]
 //     --train          trains in any case; else those of an earlier run are taken, if there are any
-//     --quick          trains a little, and keeps nothing
+//     --quick          trains a little, and keeps no weights
 //     --threads=N      the same weights to the last bit
 //     --pictures=DIR   where pictures go; else beside the program, as the weights do
 #pragma once
@@ -56,6 +56,17 @@ inline ProgramOptions parse_options(int count, char** arguments) {
     }
   }
   return options;
+}
+
+/// What main() returns: run(options), or 1 and the error in words.
+template <class Run>
+int run_with_options(int count, char** arguments, const Run& run) {
+  try {
+    return run(parse_options(count, arguments));
+  } catch (const std::exception& error) {
+    std::printf("%s\n", error.what());
+    return 1;
+  }
 }
 
 /// Restores the weights of an earlier run, or calls train() and saves what it made; returns what

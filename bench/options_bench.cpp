@@ -90,7 +90,8 @@ class Subject {
 /// A call and another beside it, in turn; returns the ratio of their times.
 template <class Call, class Beside>
 double compare(benchmark::State& state, const Workload& w, double share, Call call, Beside beside) {
-  Units with(call), without(beside);
+  Units with(call);
+  Units without(beside);
   for (auto _ : state) sample_in_turn(with, without, [&] { with.sample(); });
   const Samples& times = with.per_call();
   state.counters["ms_min"] = 1e3 * times.min();

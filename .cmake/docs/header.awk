@@ -5,54 +5,57 @@
 #   lines below it continue; Shapes and Options are tables, whose columns are kept.
 #   What Doxygen would take for a tag or a link is text, but for `code` and \tparam.
 #   The inline namespace that names the instruction set is left out.
+# Written as /** */: in /// Doxygen does not take the slashes off a table's lines.
 
 # Text without markup.
 function plain(text,    parts, count, i, joined) {
   count = split(text, parts, "`")
   for (i = 1; i <= count; i++) {
-    if (i % 2 == 1) gsub(/[<>&#@%]/, "\\\\&", parts[i])
+    if (i % 2 == 1) {
+      gsub(/[<>&#@%]/, "\\\\&", parts[i])
+      gsub(/ al\. /, " al.\\ ", parts[i])  # no end of a sentence
+    }
     joined = joined (i > 1 ? "`" : "") parts[i]
   }
   return joined
 }
-# The end of a table, where one is open.
 function close_table() {
-  if (table) print margin "/// \\endverbatim"
+  if (table) print "\\endverbatim"
   table = 0
 }
+function close_block() {
+  close_table()
+  if (block) print "*/"
+  block = 0
+}
 
-FNR == 1 { head = 1; print "/// \\file\n/// \\verbatim"; sub(/^\/\/ [^:]*: /, "// ") }
+FNR == 1 { head = 1; print "/** \\file\n\\verbatim"; sub(/^\/\/ [^:]*: /, "// ") }
 head && /^\/\/ SPDX/ { next }
-head && /^\/\// { print "/" $0; next }
-head { head = 0; print "/// \\endverbatim\n" }
+head && /^\/\// { print substr($0, 4); next }
+head { head = 0; print "\\endverbatim\n*/" }
 
 /^inline namespace ATTN_ABI/ || /^}  \/\/ namespace ATTN_ABI/ { next }
 
 match($0, /^ *\/\/\/( |$)/) {
   text = substr($0, RLENGTH + 1)
+  if (!block) print "/**"
+  block = 1
   if (match(text, /^(Shapes|Options|Requires|Semantics|Cost|Accuracy|Bits|Reference)  +/)) {
     close_table()
-    margin = substr($0, 1, index($0, "/") - 1)
+    column = RLENGTH + 1
     label = substr(text, 1, index(text, " ") - 1)
-    print margin "/// \\par " label
-    if (label ~ /Shapes|Options/) {
-      print margin "/// \\verbatim"
-      table = 1
-      print margin "/// " substr(text, RLENGTH + 1)
-    } else {
-      print margin "/// " plain(substr(text, RLENGTH + 1))
-    }
-    indent = RLENGTH
-  } else if (table && text ~ /^  / ) {
-    print margin "/// " substr(text, indent + 1)
+    print "\\par " label
+    table = label ~ /Shapes|Options/
+    print (table ? "\\verbatim\n" substr(text, column) : plain(substr(text, column)))
+  } else if (table && text ~ /^  /) {
+    print substr(text, column)
   } else {
     close_table()
-    margin = substr($0, 1, index($0, "/") - 1)
     sub(/^    +/, "", text)
-    print margin "/// " plain(text)
+    print plain(text)
   }
   next
 }
-{ close_table() }
+{ close_block() }
 /\/\/\/</ { at = index($0, "///<"); print substr($0, 1, at + 3) plain(substr($0, at + 4)); next }
 { print }

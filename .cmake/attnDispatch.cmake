@@ -15,7 +15,8 @@
 # CALLS   What crosses a call must be the same thing on both sides: numbers, pointers, types of your own and the
 #         standard library's are, and Eigen's Map, Ref and `const MatrixXf&`: the variants align as the program around
 #         them does (EIGEN_MAX_ALIGN_BYTES). A matrix that one side allocates and the other frees or resizes is not:
-#         Eigen allocates by the instruction set. So results go into a Ref.
+#         Eigen allocates by the instruction set. So results go into a Ref. attn's own types (layers, caches) are other
+#         types in each variant, and refused in words: keep them inside, behind a pointer to a type of your own.
 # LIMITS  Variables, classes with a virtual table and explicit instantiations that others use belong into other
 #         sources; a variable is refused in words. An inline variable of a header is one in the program and one in each
 #         variant. Each variant has its own bits, as builds have.
@@ -40,8 +41,8 @@ function(attn_dispatch target)
     endif()
   endforeach()
   if(asked_ISA)
-    list(JOIN asked_ISA "|" asked)
-    list(FILTER variants INCLUDE REGEX "^(baseline|${asked})$")
+    list(JOIN asked_ISA "|" names)
+    list(FILTER variants INCLUDE REGEX "^(baseline|${names})$")
   endif()
 
   attn_dispatch_tools()

@@ -75,8 +75,9 @@ foreach(isa IN LISTS VARIANTS)
     ${objects_${isa}} -o ${whole})
   read_symbols(${whole} functions_${isa} types hidden)
   if(NOT functions_${isa} STREQUAL functions_baseline)
-    message(FATAL_ERROR "attn_dispatch: the variants of ${UNIT} define different functions: baseline "
-      "${functions_baseline}, ${isa} ${functions_${isa}}")
+    message(FATAL_ERROR "attn_dispatch: the variants of ${UNIT} define different functions. (attn's own types are "
+      "other types in each: let no function that others call have them as arguments.) baseline: "
+      "${functions_baseline}; ${isa}: ${functions_${isa}}")
   endif()
 
   set(renamed "")

@@ -87,8 +87,8 @@ function(attn_dispatch target)
   set_source_files_properties("${folder}/choice.cpp" PROPERTIES COMPILE_OPTIONS -fno-lto)
 endfunction()
 
-# Sets in the caller <problem>: why there can be no variants here, or nothing; and GNU's <objcopy> and <readelf>. (LLVM's
-# objcopy does not change a section's type.)
+# Sets in the caller <problem>: why there can be no variants here, or nothing; and GNU's <objcopy> and <readelf>.
+# (LLVM's objcopy does not change a section's type.)
 function(attn_dispatch_tools)
   set(problem "")
   if(NOT CMAKE_SYSTEM_PROCESSOR MATCHES "^(x86_64|AMD64|amd64)$" OR NOT CMAKE_SIZEOF_VOID_P EQUAL 8)

@@ -52,10 +52,12 @@ endfunction()
 
 # Initialisers of namespace-scope objects, in the order of their priorities, where the chosen variant's are found; the
 # same for what runs at the end. (The discarded section numbers symbols, which objcopy moves.)
-file(WRITE "${FOLDER}/linker_script" "SECTIONS {\n"
-  "  attn_init : { attn_begin_init = .; KEEP(*(SORT_BY_INIT_PRIORITY(.init_array.*))) KEEP(*(.init_array)) attn_end_init = .; }\n"
-  "  attn_fini : { attn_begin_fini = .; KEEP(*(SORT_BY_INIT_PRIORITY(.fini_array.*))) KEEP(*(.fini_array)) attn_end_fini = .; }\n"
-  "  /DISCARD/ : { *(.llvm_addrsig) }\n}\n")
+set(script "/DISCARD/ : { *(.llvm_addrsig) }\n")
+foreach(name IN ITEMS init fini)
+  string(APPEND script "attn_${name} : { attn_begin_${name} = .;\n"
+    "KEEP(*(SORT_BY_INIT_PRIORITY(.${name}_array.*))) KEEP(*(.${name}_array)) attn_end_${name} = .; }\n")
+endforeach()
+file(WRITE "${FOLDER}/linker_script" "SECTIONS {\n${script}}\n")
 set(bounds attn_begin_init attn_end_init attn_begin_fini attn_end_fini)
 
 set(VARIANTS "")

@@ -6,6 +6,7 @@
 //
 // SPDX-License-Identifier: MIT
 
+#include <algorithm>
 #include <cstdlib>
 #include <exception>
 #include <functional>
@@ -13,7 +14,9 @@
 #include <memory>
 #include <regex>
 #include <sstream>
+#include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if defined(__SSE__)

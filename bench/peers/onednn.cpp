@@ -11,7 +11,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "../support/measure.h"
+#include "heads_at_once.h"
 #include "peer.h"
 
 namespace bench {
@@ -20,8 +20,7 @@ namespace {
 // WHAT  For so many heads at a time: S = scale Q Kᵀ (+ added scores, a post-op), softmax, Y = P V.
 //       Operands and result in their plain layouts, which the caller has them in; a layer's weights
 //       in the layout that the primitive asks for, reordered beforehand.
-// WHY   One head at a time keeps scores in cache, all at once needs one call: which is faster is
-//       tried when a task is prepared. Threads are the primitives' own.
+// WHY   Primitives are made once for a size. Threads are their own.
 // EDGES Padded keys are left out of both products; under a causal mask they are whole. With
 //       bfloat16, S is float and P bfloat16. Scores are added to one head at a time: added to
 //       several, a reference loop takes over, hundreds of times slower.
@@ -152,23 +151,6 @@ class Attention {
   std::vector<HeadsTogether> for_sequence_;
 };
 
-/// The fastest of what make(heads at once) makes, as run(it) runs it.
-template <class Make, class Run>
-auto fastest(const std::vector<Index>& choices, const Make& make, const Run& run) {
-  decltype(make(choices[0])) best;
-  double least = 0;
-  for (const Index heads_at_once : choices) {
-    auto made = make(heads_at_once);
-    Units units([&] { run(*made); });
-    for (int n = 0; n < 5; ++n) units.sample();
-    if (best == nullptr || units.per_call().min() < least) {
-      least = units.per_call().min();
-      best = made;
-    }
-  }
-  return best;
-}
-
 /// y = after(x W + b), W in the layout that suits the primitive.
 class Dense {
  public:
@@ -285,23 +267,11 @@ class OneDnn : public Peer {
  private:
   template <class Stored>
   Attend<Stored> attend(const AttentionTask& task) {
-    const Workload& w = task.workload;
-    if (!has_product_shape(w)) return {};
+    if (!has_product_shape(task.workload)) return {};
     take_turn();
-    const ProductShape shape(w);
-    std::vector<Index> choices = {1};
-    if (added_scores(task).size() == 0) choices.push_back(shape.heads);
-    if (choices.size() > 1 && w.mask != Mask::kKeyLengths)
-      choices.push_back(shape.heads * shape.sequences);
-    const Operands<Stored> x(w, 5);
-    Eigen::Array<Stored, Eigen::Dynamic, 1> y(output_size(w));
-    const auto best = fastest(
-        choices,
-        [&](Index heads_at_once) {
-          return std::make_shared<Attention<Stored>>(task, heads_at_once);
-        },
-        [&](Attention<Stored>& made) { made(x, y.data()); });
-    return [best](const Operands<Stored>& operands, Stored* to) { (*best)(operands, to); };
+    const bool adds = added_scores(task).size() != 0;
+    return fastest_attention<Attention<Stored>, Stored>(
+        task, adds ? std::vector<Index>{1} : heads_at_once(task));
   }
 
   int threads_;

@@ -2,33 +2,22 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <stdexcept>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "../support/setting.h"
+#include "format.h"
 #include "row.h"
 
 namespace bench {
 
 enum class Form { kText, kMarkdown };
-
-template <class... Numbers>
-std::string formatted(const char* pattern, Numbers... numbers) {
-  char text[64];
-  std::snprintf(text, sizeof text, pattern, numbers...);
-  return text;
-}
-
-/// Four digits: 0.001234, 0.1234, 12.34, 123.4.
-inline std::string milliseconds(double ms) {
-  int decimals = 1;
-  for (double least = 100; decimals < 6 && ms < least; least /= 10) ++decimals;
-  return formatted("%.*f", ms < 0.1 ? 4 : decimals, ms);
-}
 
 /// Prints a table as its rows come: a column a peer, then what is to be read from them.
 class TablePrinter {
@@ -55,17 +44,30 @@ class TablePrinter {
     for (const auto& [name, version] : table_.peers) cells.push_back(time(row, name, best));
     cells.push_back(best == nullptr ? "" : formatted("%.2f", row.timed[0].ms / best->ms));
     cells.push_back(formatted("%.2f of ", row.of_limit) + row.limit);
-    std::string errors;
-    for (const auto& [name, version] : table_.peers) {
-      const Timed* timed = find(row, name);
-      errors += (errors.empty() ? "" : " ") +
-                (timed == nullptr ? "–" : formatted("%.0e", timed->max_error));
-    }
-    cells.push_back(errors);
+    cells.push_back(errors(row));
     print_line(cells);
   }
 
  private:
+  /// Of each, in the terminal; of this library and the range of the others.
+  std::string errors(const PeerRow& row) const {
+    const auto text = [](double error) { return formatted("%.0e", error); };
+    if (form_ == Form::kText) {
+      std::string all;
+      for (const auto& [name, version] : table_.peers) {
+        const Timed* timed = find(row, name);
+        all += (all.empty() ? "" : " ") + (timed == nullptr ? "–" : text(timed->max_error));
+      }
+      return all;
+    }
+    std::string all = text(row.timed[0].max_error);
+    if (row.timed.size() == 1) return all;
+    const auto [least, most] = std::minmax_element(
+        row.timed.begin() + 1, row.timed.end(),
+        [](const Timed& a, const Timed& b) { return a.max_error < b.max_error; });
+    return all + " (" + text(least->max_error) + " … " + text(most->max_error) + ")";
+  }
+
   std::string time(const PeerRow& row, const std::string& name, const Timed* best) const {
     const Timed* timed = find(row, name);
     if (timed == nullptr) return "–";
@@ -78,20 +80,20 @@ class TablePrinter {
     std::vector<std::string> cells = {"workload"};
     if (form_ == Form::kMarkdown) cells.emplace_back();
     for (const auto& [name, version] : table_.peers) cells.push_back(name);
-    for (const char* last : {"attn / best", "of the limit", "max error of each"})
-      cells.emplace_back(last);
+    for (const char* last : {"attn / best", "of the limit"}) cells.emplace_back(last);
+    cells.emplace_back(form_ == Form::kText ? "max error of each" : "max error (others')");
     print_line(cells);
     if (form_ == Form::kMarkdown) print_line(std::vector<std::string>(cells.size(), "---"));
   }
 
   void print_line(const std::vector<std::string>& cells) const {
     if (form_ == Form::kMarkdown) {
-      for (const std::string& cell : cells)
-        std::printf("|%s%s", cell.empty() ? "" : " ", cell.c_str()), std::printf(" ");
-      std::printf("|\n");
+      std::string line = "|";
+      for (const std::string& cell : cells) line += (cell.empty() ? "" : ' ' + cell) + " |";
+      std::puts(line.c_str());
     } else {
-      std::printf("%-10s", cells[0].c_str());
       const std::size_t times = table_.peers.size();
+      std::printf("%-10s", cells[0].c_str());
       for (std::size_t n = 1; n <= times; ++n) print_right(cells[n], 10);
       print_right(cells[times + 1], 13);
       print_right(cells[times + 2], 19);

@@ -2,7 +2,7 @@
 //
 //   attn_peers [name...] [--threads=1,2] [--seconds=2] [--markdown] [--json=file.json]
 //
-// A name is a regular expression, searched for in the names of the rows.
+// A name is that of a row; without one, all are measured.
 //
 // SPDX-License-Identifier: MIT
 
@@ -12,7 +12,6 @@
 #include <functional>
 #include <iostream>
 #include <memory>
-#include <regex>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -118,17 +117,16 @@ PeerRow measure(const Entry& entry, const std::vector<std::unique_ptr<Peer>>& pe
 /// What the command line asks for.
 struct Wanted {
   std::vector<int> threads;
-  std::vector<std::regex> names;
+  std::vector<std::string> names;
   Form form = Form::kText;
   std::string json;
 
   bool has(const std::string& name) const {
-    const auto matches = [&](const std::regex& regex) { return std::regex_search(name, regex); };
-    return names.empty() || std::any_of(names.begin(), names.end(), matches);
+    return names.empty() || std::find(names.begin(), names.end(), name) != names.end();
   }
 };
 
-Wanted parse(int argc, char** argv) {
+Wanted parse(int argc, char** argv, const std::vector<Entry>& rows) {
   Wanted wanted;
   for (int n = 1; n < argc; ++n) {
     const std::string argument = argv[n];
@@ -145,20 +143,23 @@ Wanted parse(int argc, char** argv) {
       wanted.form = Form::kMarkdown;
     } else if (argument.rfind('-', 0) == 0) {
       throw std::invalid_argument("there is no option " + argument);
+    } else if (std::none_of(rows.begin(), rows.end(),
+                            [&](const Entry& row) { return row.name == argument; })) {
+      throw std::invalid_argument("there is no row " + argument);
     } else {
-      wanted.names.emplace_back(argument);
+      wanted.names.push_back(argument);
     }
   }
   if (wanted.threads.empty()) wanted.threads = {1, 2};
   return wanted;
 }
 
-PeerTable measure_all(const Wanted& wanted, int threads) {
+PeerTable measure_all(const Wanted& wanted, const std::vector<Entry>& rows, int threads) {
   const auto peers = make_peers(threads);
   PeerTable table{threads, {}, {}};
   for (const auto& peer : peers) table.peers.emplace_back(peer->name(), peer->version());
   const TablePrinter printer(wanted.form, table);
-  for (const Entry& entry : entries()) {
+  for (const Entry& entry : rows) {
     if (!wanted.has(entry.name)) continue;
     table.rows.push_back(measure(entry, peers, threads));
     printer.print(table.rows.back());
@@ -181,10 +182,12 @@ void flush_denormals() {
 
 int main(int argc, char** argv) {
   try {
-    const bench::Wanted wanted = bench::parse(argc, argv);
+    const std::vector<bench::Entry> rows = bench::entries();
+    const bench::Wanted wanted = bench::parse(argc, argv, rows);
     bench::flush_denormals();
     std::vector<bench::PeerTable> tables;
-    for (const int threads : wanted.threads) tables.push_back(bench::measure_all(wanted, threads));
+    for (const int threads : wanted.threads)
+      tables.push_back(bench::measure_all(wanted, rows, threads));
     if (!wanted.json.empty()) bench::write_json(wanted.json, tables);
   } catch (const std::exception& error) {
     std::cerr << "attn_peers: " << error.what() << '\n';

@@ -58,7 +58,7 @@ class Peer {
 using MakePeer = std::function<std::unique_ptr<Peer>(int threads)>;
 
 /// A file of a library registers it: the build takes the files whose libraries are there.
-/// `column` orders them in the table.
+/// `column` orders them in the table. make() returns null where it does not serve so many threads.
 bool add_peer(int column, const MakePeer& make);
 std::vector<std::unique_ptr<Peer>> make_peers(int threads);
 

@@ -24,8 +24,9 @@ namespace {
 //       operator of torch.nn.MultiheadAttention's inference.
 // WHY   Versions from 2.0 have scaled_dot_product_attention; Debian 12 has 1.13.
 // EDGES Padded keys are left out of both products, sequence by sequence; under a causal mask they
-//       are whole. With bfloat16, scores and weights are bfloat16 too. Threads are its own, and
-//       those of the BLAS that it was built with.
+//       are whole. With bfloat16, scores and weights are bfloat16 too. One thread only: Debian's
+//       build works by OpenMP's threads and by OpenBLAS's in turn, and those of one spin while the
+//       others work, so that two are no faster than one on two cores.
 
 template <class Scalar>
 inline constexpr at::ScalarType type_of =
@@ -91,15 +92,14 @@ at::Tensor bias_of(const DenseWeights& dense) {
 
 class Torch : public Peer {
  public:
-  explicit Torch(int threads) : threads_(threads) {}
   std::string name() const override { return "PyTorch"; }
   std::string version() const override { return TORCH_VERSION; }
   void take_turn() override {
     using SetThreads = void (*)(int);
     static const auto set_blas_threads =
         reinterpret_cast<SetThreads>(dlsym(RTLD_DEFAULT, "openblas_set_num_threads"));
-    if (set_blas_threads != nullptr) set_blas_threads(threads_);
-    at::set_num_threads(threads_);
+    if (set_blas_threads != nullptr) set_blas_threads(1);
+    at::set_num_threads(1);
   }
 
   Attend<float> attention(const AttentionTask& task) override { return attend<float>(task); }
@@ -137,11 +137,12 @@ class Torch : public Peer {
     take_turn();
     return fastest_attention<Attention<Stored>, Stored>(task, heads_at_once(task));
   }
-
-  int threads_;
 };
 
-const bool registered = add_peer(5, [](int threads) { return std::make_unique<Torch>(threads); });
+const bool registered = add_peer(5, [](int threads) -> std::unique_ptr<Peer> {
+  if (threads > 1) return nullptr;
+  return std::make_unique<Torch>();
+});
 
 }  // namespace
 }  // namespace bench

@@ -126,6 +126,15 @@ struct Wanted {
   }
 };
 
+double positive(const std::string& option, const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !(value > 0)) {
+    throw std::invalid_argument(option + ": '" + text + "' is not a number above 0");
+  }
+  return value;
+}
+
 Wanted parse(int argc, char** argv, const std::vector<Entry>& rows) {
   Wanted wanted;
   for (int n = 1; n < argc; ++n) {
@@ -134,9 +143,9 @@ Wanted parse(int argc, char** argv, const std::vector<Entry>& rows) {
     if (argument.rfind("--threads=", 0) == 0) {
       std::istringstream list(value);
       for (std::string each; std::getline(list, each, ',');)
-        wanted.threads.push_back(std::stoi(each));
+        wanted.threads.push_back(static_cast<int>(positive("--threads", each)));
     } else if (argument.rfind("--seconds=", 0) == 0) {
-      time_budget() = std::stod(value);
+      time_budget() = positive("--seconds", value);
     } else if (argument.rfind("--json=", 0) == 0) {
       wanted.json = value;
     } else if (argument == "--markdown") {

@@ -15,11 +15,13 @@ namespace kernel {
 
 // WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, of at
 //          most TileSize::in_place_rows rows: panels are worth their stores and loads only where
-//          several strips share them. How keys and values lie an operand says, KeysInPlace and
-//          ValuesInPlace (in_place.h) or StoredKeys and StoredValues (stored_panels.h):
+//          several strips share them. How keys and values lie an operand says, StoredKeys and
+//          StoredValues (stored_panels.h) or ValuesInPlace (in_place.h; its keys go their own way,
+//          keys_in_place.h):
 //            packets(R), rest(R)      packets of keys (of features) at a time; where fewer are left
 //            add(acc, q, j, held)     acc += q · kᵀ of `held` keys from j on, 1 … packets · W
 //            add(acc, p, c, pieces)   acc += p · v of the features from c on, over these keys
+//            rows                     of weights that one of its tiles takes at most
 //            width()                  features that can be read: as many as there are, or padded
 // PICTURE  R rows × C packets in registers, one function for each: in a loop over them g++ carries
 //          the accumulators through the stack
@@ -97,8 +99,7 @@ constexpr int most_few_sums() {
   return kHere;
 }
 template <class S, class Values>
-using FewSums =
-    BlockSums<S, 1, most_few_sums<Values, TileSize<typename S::Scalar>::in_place_rows>()>;
+using FewSums = BlockSums<S, 1, most_few_sums<Values, Values::rows>()>;
 
 /// The sums of C packets of features from c on, over one run of keys.
 template <class S, int R, int C, class Values>
@@ -111,27 +112,38 @@ ATTN_NOINLINE void sum_few_run(const typename S::Scalar* p, const Values& values
 }
 /// sum_few_run() by row counts.
 template <class S, class Values>
-inline constexpr auto sum_few_v =
-    of_row_counts<TileSize<typename S::Scalar>::in_place_rows>([](auto rows) {
-      constexpr int R = decltype(rows)::value;
-      constexpr int C = Values::packets(R), kHalf = half_packets<Values>(R),
-                    kRest = Values::rest(R);
-      return FewRowTiles<decltype(&sum_few_run<S, 1, 1, Values>)>{
-          {&sum_few_run<S, R, C, Values>, C * S::width},
-          {&sum_few_run<S, R, kHalf, Values>, kHalf * S::width},
-          {&sum_few_run<S, R, kRest, Values>, kRest * S::width}};
-    });
+inline constexpr auto sum_few_v = of_row_counts<Values::rows>([](auto rows) {
+  constexpr int R = decltype(rows)::value;
+  constexpr int C = Values::packets(R), kHalf = half_packets<Values>(R), kRest = Values::rest(R);
+  return FewRowTiles<decltype(&sum_few_run<S, 1, 1, Values>)>{
+      {&sum_few_run<S, R, C, Values>, C * S::width},
+      {&sum_few_run<S, R, kHalf, Values>, kHalf * S::width},
+      {&sum_few_run<S, R, kRest, Values>, kRest * S::width}};
+});
 
-/// weighted_sum() of few rows.
+/// weighted_sum() of few rows: a tile of features by tile, and run by run all rows, so that those
+/// behind the first tile of rows find the run in L1.
 template <class S, class Values>
 void weighted_sum_of_few(int rows, const typename S::Scalar* p, const Values& values, Runs runs,
                          const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
-  const auto& tiles = sum_few_v<S, Values>[std::size_t(rows - 1)];
+  using Size = TileSize<typename S::Scalar>;
+  constexpr int kTiles = (Size::in_place_rows + Values::rows - 1) / Values::rows;
+  static_assert(kTiles <= 2);
+  const int more = std::max(rows - Values::rows, 0);
+  const auto& tiles = sum_few_v<S, Values>[std::size_t(rows - more - 1)];
+  const auto& behind = sum_few_v<S, Values>[std::size_t(std::max(more, 1) - 1)];
   for (Index c = 0; c < values.width();) {
     const auto& tile = tiles.of(values.width() - c);
     FewSums<S, Values> block(rescale, o + c, o_stride);
+    FewSums<S, Values> more_block(rescale == nullptr ? nullptr : rescale + Values::rows,
+                                  o + c + Values::rows * o_stride, o_stride);
     block.each_run(runs, [&](Runs pieces, bool first, bool last) {
       tile.call(p, values, c, pieces, first, last, block);
+      if (more > 0) {
+        behind.of(values.width() - c)
+            .call(p + Values::rows * Size::score_stride, values, c, pieces, first, last,
+                  more_block);
+      }
     });
     c += tile.width;
   }

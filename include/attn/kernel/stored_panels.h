@@ -32,6 +32,7 @@ struct StoredPanels {
   const T *data, *next;
   Index apart;
 
+  static constexpr int rows = Size::in_place_rows;
   /// Packets of whole panels for R rows.
   /// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the
   ///      registers; the narrower the numbers, the more of them memory brings a cycle.

@@ -19,6 +19,7 @@ namespace kernel {
 //          StoredValues (stored_panels.h) or ValuesInPlace (in_place.h; its keys go their own way,
 //          keys_in_place.h):
 //            packets(R), rest(R)      packets of keys (of features) at a time; where fewer are left
+//            least(C)                 keys (features) from which on C packets are worth it
 //            add(acc, q, j, held)     acc += q · kᵀ of `held` keys from j on, 1 … packets · W
 //            add(acc, p, c, pieces)   acc += p · v of the features from c on, over these keys
 //            rows                     of weights that one of its tiles takes at most
@@ -43,37 +44,48 @@ ATTN_NOINLINE void score_few(const typename S::Scalar* q, const Keys& keys, Inde
   if (lane_max != nullptr && j + kKeys <= end) raise_lanes<S>(acc, lane_max);
 }
 
-/// A function of some number of rows and of packets that are so wide together.
+/// A function of some number of rows and of packets that are so wide together, for what is left if
+/// it is that much at least.
 template <class Function>
 struct FewRowTile {
   Function call;
-  Index width;
+  Index width, least;
 };
-/// Of as many packets as pay, of half of them, and where fewer are left.
+/// Of as many packets as pay, of half and a quarter of them, and where fewer are left.
 /// WHY  half: without it 64 features of one row, of which 128 pay, went by a packet at a time, in
 ///      one chain (32 heads of 4096 keys of 64 floats 20 % slower; Zen 4, g++)
 template <class Function>
 struct FewRowTiles {
-  FewRowTile<Function> whole, half, rest;
-  /// The widest that `left` fill.
+  FewRowTile<Function> whole, half, quarter, rest;
+  /// The widest that is worth it.
   const FewRowTile<Function>& of(Index left) const {
-    return left >= whole.width ? whole : left >= half.width ? half : rest;
+    return left >= whole.least     ? whole
+           : left >= half.least    ? half
+           : left >= quarter.least ? quarter
+                                   : rest;
   }
 };
-template <class Operand>
-constexpr int half_packets(int rows) {
-  return std::max(Operand::packets(rows) / 2, Operand::rest(rows));
+/// make(C) for C packets of an operand that R rows meet.
+template <class S, class Operand, int R, class Make>
+constexpr auto few_row_tiles(const Make& make) {
+  using Function = decltype(make(std::integral_constant<int, 1>()));
+  constexpr int kWhole = Operand::packets(R), kRest = Operand::rest(R);
+  const auto tile = [&](auto packets) {
+    constexpr int C = std::max(decltype(packets)::value, kRest);
+    return FewRowTile<Function>{make(std::integral_constant<int, C>()), C * S::width,
+                                Operand::least(C)};
+  };
+  return FewRowTiles<Function>{
+      tile(std::integral_constant<int, kWhole>()), tile(std::integral_constant<int, kWhole / 2>()),
+      tile(std::integral_constant<int, kWhole / 4>()), tile(std::integral_constant<int, kRest>())};
 }
 /// score_few() by row counts.
 template <class S, class Keys>
 inline constexpr auto score_few_v =
     of_row_counts<TileSize<typename S::Scalar>::in_place_rows>([](auto rows) {
       constexpr int R = decltype(rows)::value;
-      constexpr int C = Keys::packets(R), kHalf = half_packets<Keys>(R), kRest = Keys::rest(R);
-      return FewRowTiles<decltype(&score_few<S, 1, 1, Keys>)>{
-          {&score_few<S, R, C, Keys>, C * S::width},
-          {&score_few<S, R, kHalf, Keys>, kHalf * S::width},
-          {&score_few<S, R, kRest, Keys>, kRest * S::width}};
+      return few_row_tiles<S, Keys, R>(
+          [](auto packets) { return &score_few<S, R, decltype(packets)::value, Keys>; });
     });
 
 /// scores() of few rows: of keys [begin, end) of a block, `begin` being the first of a panel.
@@ -114,11 +126,8 @@ ATTN_NOINLINE void sum_few_run(const typename S::Scalar* p, const Values& values
 template <class S, class Values>
 inline constexpr auto sum_few_v = of_row_counts<Values::rows>([](auto rows) {
   constexpr int R = decltype(rows)::value;
-  constexpr int C = Values::packets(R), kHalf = half_packets<Values>(R), kRest = Values::rest(R);
-  return FewRowTiles<decltype(&sum_few_run<S, 1, 1, Values>)>{
-      {&sum_few_run<S, R, C, Values>, C * S::width},
-      {&sum_few_run<S, R, kHalf, Values>, kHalf * S::width},
-      {&sum_few_run<S, R, kRest, Values>, kRest * S::width}};
+  return few_row_tiles<S, Values, R>(
+      [](auto packets) { return &sum_few_run<S, R, decltype(packets)::value, Values>; });
 });
 
 /// weighted_sum() of few rows: a tile of features by tile, and run by run all rows, so that those

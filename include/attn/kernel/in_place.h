@@ -32,6 +32,10 @@ struct ValuesInPlace {
   static constexpr int rows = std::min(TileSize<typename S::Scalar>::in_place_rows, 2);
   static constexpr int packets(int) { return detail::kVectorRegisters >= 32 ? 8 : 4; }
   static constexpr int rest(int) { return 1; }
+  /// Sums have room for whole panels: of four packets or more the last may stay empty.
+  static constexpr Index least(int packets) {
+    return (packets >= 4 ? packets - 2 : packets - 1) * Index(S::width) + 1;
+  }
   Index width() const { return features; }
 
   ATTN_INLINE Packet operator()(Index j, Index c) const {
@@ -45,25 +49,27 @@ struct ValuesInPlace {
   template <std::size_t R, std::size_t C, class Weights>
   ATTN_INLINE void add(Packet (&acc)[R][C], const Weights& p, Index c, Runs pieces) const {
     using Size = TileSize<typename S::Scalar>;
-    const Index held = features - c, asks = c == 0 ? end - Size::in_place_ahead : end;
-    for (Index j = pieces.first->begin; j < pieces.first->end; ++j) {
-      const T* const row = source.token(j) + c;
-      if (j >= asks) {
-        then.ask(j - asks);
-      }
-      Packet value[C];
-      if constexpr (C == 1) {  // the features that are left may fill no packet
-        value[0] = detail::load_strided<S>(row, 1, held);
-      } else {
+    const Index held = features - c;
+    const auto sum = [&](const auto& load) {
+      const Index asks = c == 0 ? end - Size::in_place_ahead : end;
+      for (Index j = pieces.first->begin; j < pieces.first->end; ++j) {
+        if (j >= asks) then.ask(j - asks);
+        const T* const row = source.token(j) + c;
+        Packet value[C];
         ATTN_UNROLL
-        for (int x = 0; x < int(C); ++x) value[x] = detail::load_converted<S>(row + x * S::width);
-      }
-      ATTN_UNROLL
-      for (int i = 0; i < int(R); ++i) {
-        const auto weight = S::set(p.data[i * Size::score_stride + j]);
+        for (int x = 0; x < int(C); ++x) value[x] = load(row, Index(x) * S::width);
         ATTN_UNROLL
-        for (int x = 0; x < int(C); ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
+        for (int i = 0; i < int(R); ++i) {
+          const auto weight = S::set(p.data[i * Size::score_stride + j]);
+          ATTN_UNROLL
+          for (int x = 0; x < int(C); ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
+        }
       }
+    };
+    if (held >= Index(C) * S::width) {
+      sum([](const T* row, Index x) { return detail::load_converted<S>(row + x); });
+    } else {
+      sum([held](const T* row, Index x) { return detail::load_strided<S>(row + x, 1, held - x); });
     }
   }
 };

@@ -43,6 +43,7 @@ struct StoredPanels {
     return panels * Size::packets;
   }
   static constexpr int rest(int) { return Size::packets; }
+  static constexpr Index least(int packets) { return packets * Index(Size::width); }
 
   /// acc[i][u·packets + v] += Σ_t a(i, t) · b_u[t, v] over steps of panels from `panel` on; see
   /// multiply_accumulate.

@@ -1,4 +1,4 @@
-// attn/kernel/in_place.h: keys and values where they lie in memory, as few rows attend them.
+// attn/kernel/in_place.h: values where they lie in memory, as few rows sum them.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -17,13 +17,16 @@ namespace kernel {
 //          W keys × W features are transposed in registers, each column at once multiplied by
 //          q[i, c] for all R rows. The scores of a tile go to their W places one by one
 // LIMIT    memory: W × W of K cost W loads, W·log2 W shuffles, W·R multiply-adds: 4 cycles a line
-//          of 64 bytes, where memory takes 8.5. What a core reads at once is what hardware asks
-//          for ahead of it, by streams: its own loads and prefetches fill 24 lines, 17 GB/s at
-//          90 ns, where four streams of loads bring 28
-// WHY      streams: a tile of W neighbours jumps from row to row, which hardware does not follow
-//          (12 GB/s, 22 with a prefetch for every line; in streams 21 and 24). Copying rows in
-//          order to L1, or touching them there a tile ahead, is no better (16 to 19): loads that
-//          find their line in L1 drive the streams out of what hardware remembers. (Zen 4, g++)
+//          of 64 bytes, where memory takes 8.5. A core's own loads and prefetches wait for 24 lines
+//          at most, 17 GB/s at 90 ns; what is more (28 in long streams of loads) hardware asks for
+//          ahead of streams that it follows. Keys and values in turns, 128 KiB each, that do
+//          nothing but read reach 0.90 of that in order and 0.86 in this order, tiles of
+//          neighbours 0.51; with the arithmetic 0.82 to 0.89 in this order, 0.42 in tiles of
+//          neighbours, 0.78 with a prefetch for each line of those (Zen 4, one core, g++)
+// WHY      no order but a line of each row in turn lets W rows be transposed in registers. Rows
+//          copied in order to L1 first, or touched there a tile or a block ahead, are no faster
+//          than neighbours (0.51 to 0.68): loads that move through L1 drive the streams out of
+//          what hardware remembers, where loads of the same addresses over and over do not
 // TRAFFIC  asked for TileSize::in_place_ahead keys ahead, into L2; at the end of the streams, what
 //          is read next
 // EDGES    the last features of a row that is no whole number of packets: the packet that ends

@@ -41,8 +41,8 @@ struct TileSize {
   static constexpr int in_place_rows = width == 1 ? 1 : 4;
 
   /// Keys between asking for one and attending it in place.
-  /// WHY  two tiles of AVX-512. dec4k (float, d = 128; Zen 4, g++): 16 keys 0.79 of the bandwidth
-  ///      of the best of eight streams, 32 to 128 0.82 to 0.83; into L1 0.71 to 0.75
+  /// WHY  two tiles of AVX-512. Of the bandwidth of the best of eight streams (float, d = 128; Zen
+  ///      4, g++): dec4k 16 keys 0.72 to 0.77, 32 0.74 to 0.83, 64 0.76 to 0.77; gqa4k alike
   static constexpr Index in_place_ahead = 32;
 
   /// Keys (in Q·Kᵀ) or features (in P·V) across one tile, and so of one packed panel.

@@ -116,6 +116,10 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #define ATTN_WIDENS 0
 #endif
 
+// ---- Parts of packets ---------------------------------------------------------------------------
+// load_first(p, n, lanes): the first n of so many floats or doubles, zeros behind them, where the
+// target has one instruction for it, which does not read what lies past them.
+
 // ---- Multiply-adds in place ---------------------------------------------------------------------
 // ATTN_MULTIPLY_ADD(suffix, c, a, b): c += a·b, fused, in the register that holds c. g++ chooses
 // among three forms of the instruction as it goes, moves accumulators around for that, and where
@@ -301,6 +305,25 @@ inline __m256 widen(const Eigen::half* p, lanes_t<8>) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 #endif
+#endif
+
+#if ATTN_WIDENS && defined(__AVX512F__)
+inline __m512 load_first(const float* p, std::ptrdiff_t n, lanes_t<16>) {
+  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+}
+inline __m512d load_first(const double* p, std::ptrdiff_t n, lanes_t<8>) {
+  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+}
+#endif
+#if ATTN_WIDENS && defined(__AVX2__)
+inline __m256 load_first(const float* p, std::ptrdiff_t n, lanes_t<8>) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), lane));
+}
+inline __m256d load_first(const double* p, std::ptrdiff_t n, lanes_t<4>) {
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  return _mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+}
 #endif
 
 /// look_up() exists for packets of so many lanes.

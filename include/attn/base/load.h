@@ -16,6 +16,15 @@ struct widens<T, Lanes,
               std::void_t<decltype(sizeof(widen(std::declval<const T*>(), lanes_t<Lanes>{})))>>
     : std::true_type {};
 
+/// The target loads parts of packets (config.h).
+template <class T, int Lanes, class = void>
+struct loads_first : std::false_type {};
+template <class T, int Lanes>
+struct loads_first<T, Lanes,
+                   std::void_t<decltype(sizeof(
+                       load_first(std::declval<const T*>(), std::ptrdiff_t(), lanes_t<Lanes>{})))>>
+    : std::true_type {};
+
 /// A packet from storage of another type.
 template <class S, class T>
 ATTN_INLINE typename S::Packet load_converted(const T* from) {
@@ -37,6 +46,9 @@ ATTN_INLINE typename S::Packet load_strided(const T* from, Eigen::Index stride,
                                             Eigen::Index lanes) {
   if (stride == 1 && lanes >= S::width) return load_converted<S>(from);
   if (stride == 0) return S::set(typename S::Scalar(*from));
+  if constexpr (std::is_same_v<T, typename S::Scalar> && loads_first<T, S::width>::value) {
+    if (stride == 1) return load_first(from, lanes < 0 ? 0 : lanes, lanes_t<S::width>{});
+  }
   alignas(64) typename S::Scalar values[S::width];
   for (Eigen::Index w = 0; w < S::width; ++w) {
     values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);

@@ -51,20 +51,25 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 // accumulators stay in one frame.
 // ATTN_UNROLL asks for complete unrolling of the loop that follows; without it g++ -O2 keeps the
 // accumulators in memory.
+// ATTN_FLATTEN: what the function calls, and what that calls, becomes part of it, so that its
+// constants reach their loops.
 #if defined(_MSC_VER) && !defined(__clang__)
 #define ATTN_INLINE __forceinline
 #define ATTN_NOINLINE __declspec(noinline)
 #define ATTN_COLD __declspec(noinline)
+#define ATTN_FLATTEN
 #define ATTN_UNROLL
 #elif defined(__clang__)
 #define ATTN_INLINE inline __attribute__((always_inline))
 #define ATTN_NOINLINE __attribute__((noinline))
 #define ATTN_COLD __attribute__((noinline, cold))
+#define ATTN_FLATTEN __attribute__((flatten))
 #define ATTN_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define ATTN_INLINE inline __attribute__((always_inline))
 #define ATTN_NOINLINE __attribute__((noinline))
 #define ATTN_COLD __attribute__((noinline, cold))
+#define ATTN_FLATTEN __attribute__((flatten))
 #define ATTN_UNROLL _Pragma("GCC unroll 16")
 #endif
 

@@ -42,7 +42,7 @@ void check_outputs(const CallShape& shape, const Operand<Query>& query, const So
 }
 
 /// What the engine gets beside its problem: scratch for each of some workers, and their executor.
-template <class Problem, class Rotation, class Executor>
+template <class Sizes, class Problem, class Rotation, class Executor>
 struct EngineRun {
   using Scalar = typename Problem::Scalar;
   Problem& problem;
@@ -70,7 +70,7 @@ struct EngineRun {
     Scalar* const memory = reserve(all + angles_of(rotation));
     commit();
     problem.rotation = fill_angles(rotation, memory + all);
-    kernel::forward(problem, size, memory, workers, executor);
+    kernel::forward<Sizes>(problem, size, memory, workers, executor);
   }
 
  private:
@@ -125,7 +125,8 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   auto saved = prepare_saved(bound, asked);
 
   auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
-  const EngineRun<decltype(problem), bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>>
+  const EngineRun<Sizes, decltype(problem), bare_t<decltype(bound.rotation)>,
+                  bare_t<decltype(executor)>>
       run(problem, bound.rotation, executor, source.scratch_keys(shape));
   with_scratch<Sizes>(own, asked, [&](const auto& reserve) {
     run(reserve, [&] {

@@ -56,9 +56,9 @@ ATTN_INLINE void raise_lanes(const typename S::Packet (&scores)[R][C],
 // NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost
 //          (exp keeps it)
 template <class S, int R, int C>
-ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
-                                Index depth, Index first, Index last, typename S::Scalar* s,
-                                typename S::Scalar* lane_max) {
+ATTN_INLINE void score_panels_here(const typename S::Scalar* q, const typename S::Scalar* k,
+                                   Index depth, Index first, Index last, typename S::Scalar* s,
+                                   typename S::Scalar* lane_max) {
   using Scalar = typename S::Scalar;
   using Packet = typename S::Packet;
   using Size = TileSize<Scalar>;
@@ -87,6 +87,14 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
     store_rows<S>(acc, s + panel * Size::panel, Size::score_stride);
   }
   if (lane_max != nullptr) raise_maxima<S>(largest, lane_max, std::make_integer_sequence<int, R>());
+}
+
+/// The same, compiled once for all callers.
+template <class S, int R, int C>
+ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
+                                Index depth, Index first, Index last, typename S::Scalar* s,
+                                typename S::Scalar* lane_max) {
+  score_panels_here<S, R, C>(q, k, depth, first, last, s, lane_max);
 }
 
 /// −∞ to the lanes of the last panel that no key stands for: those of `rows` rows from key `end`

@@ -85,7 +85,7 @@ struct OnlineSoftmax {
   /// block; without r, l starts from 0.
   /// A run's last packet counts whole: lanes beyond its end hold −∞.
   template <Hidden As>
-  static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
+  static ATTN_INLINE void weigh_here(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
                                   Index row_stride, Runs runs, Scalar* lanes) {
     int i = 0;
     if constexpr (As == Hidden::zero) {  // the other one is rare
@@ -93,6 +93,12 @@ struct OnlineSoftmax {
         weigh_rows<kRowsAtOnce, As>(i, m, rescale, s, row_stride, runs, lanes);
     }
     for (; i < rows; ++i) weigh_rows<1, As>(i, m, rescale, s, row_stride, runs, lanes);
+  }
+  /// The same, compiled once for all callers.
+  template <Hidden As>
+  static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
+                                  Index row_stride, Runs runs, Scalar* lanes) {
+    weigh_here<As>(rows, m, rescale, s, row_stride, runs, lanes);
   }
 
  private:

@@ -117,6 +117,9 @@ struct TileSize {
   ///      AVX2); fewer rows pack more often.
   static constexpr Index max_chunk_rows = 1024;
 
+  /// Most rows, keys and features of a call that is compiled for its sizes (fixed_pass.h).
+  static constexpr int most_fixed = 64;
+
   /// From so many scalars of queries in a chunk on, the rows of the next strip are asked for.
   /// WHY  fewer are 16 KiB at most, in L1 or there soon; asking for them took about 2 % of tiny
   ///      (Zen 5).

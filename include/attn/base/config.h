@@ -130,6 +130,13 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #define ATTN_MULTIPLY_ADD(suffix, c, a, b) \
   asm("vfmadd231" suffix " %[x], %[y], %[z]" : [z] "+v"(c) : [x] "v"(a), [y] "v"(b))
 #endif
+// ATTN_MULTIPLY_ADD_ELEMENT(suffix, lanes, c, a, b): c += a·b, a being one element in memory. g++
+// loads it into all lanes first, by an instruction of its own: where each is used once (tiles of
+// one packet), 1.34 cycles for a multiply-add instead of 1.05 (Zen 4).
+#if defined(ATTN_MULTIPLY_ADD) && defined(__AVX512F__)
+#define ATTN_MULTIPLY_ADD_ELEMENT(suffix, lanes, c, a, b) \
+  asm("vfmadd231" suffix " %[x]%{1to" lanes "%}, %[y], %[z]" : [z] "+v"(c) : [x] "m"(a), [y] "v"(b))
+#endif
 
 // ---- Tables in a register -----------------------------------------------------------------------
 // look_up(table, i): lane by lane the entry of a table of one packet that the last bits of i name,
@@ -306,6 +313,27 @@ inline __m256 widen(const Eigen::half* p, lanes_t<8>) {
   return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
 #endif
+#endif
+
+// first_of(p, n, lanes): the first n ≥ 0 of so many scalars, zeros behind them, whose memory is not
+// read.
+#if ATTN_WIDENS && defined(__AVX512F__)
+ATTN_INLINE __m512 first_of(const float* p, Eigen::Index n, lanes_t<16>) {
+  return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+}
+ATTN_INLINE __m512d first_of(const double* p, Eigen::Index n, lanes_t<8>) {
+  return _mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+}
+#endif
+#if ATTN_WIDENS && defined(__AVX2__)
+ATTN_INLINE __m256 first_of(const float* p, Eigen::Index n, lanes_t<8>) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), lane));
+}
+ATTN_INLINE __m256d first_of(const double* p, Eigen::Index n, lanes_t<4>) {
+  const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
+  return _mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
+}
 #endif
 
 /// look_up() exists for packets of so many lanes.

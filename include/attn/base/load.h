@@ -16,6 +16,15 @@ struct widens<T, Lanes,
               std::void_t<decltype(sizeof(widen(std::declval<const T*>(), lanes_t<Lanes>{})))>>
     : std::true_type {};
 
+/// Part of a packet can be read at once (config.h).
+template <class T, int Lanes, class = void>
+struct loads_first : std::false_type {};
+template <class T, int Lanes>
+struct loads_first<
+    T, Lanes,
+    std::void_t<decltype(sizeof(first_of(std::declval<const T*>(), 0, lanes_t<Lanes>{})))>>
+    : std::true_type {};
+
 /// A packet from storage of another type.
 template <class S, class T>
 ATTN_INLINE typename S::Packet load_converted(const T* from) {
@@ -37,6 +46,10 @@ ATTN_INLINE typename S::Packet load_strided(const T* from, Eigen::Index stride,
                                             Eigen::Index lanes) {
   if (stride == 1 && lanes >= S::width) return load_converted<S>(from);
   if (stride == 0) return S::set(typename S::Scalar(*from));
+  if constexpr (std::is_same_v<T, typename S::Scalar> && loads_first<T, S::width>::value) {
+    // Through memory the packet would wait for all of its elements to be stored: 20 to 30 cycles.
+    if (stride == 1) return first_of(from, lanes > 0 ? lanes : 0, lanes_t<S::width>{});
+  }
   alignas(64) typename S::Scalar values[S::width];
   for (Eigen::Index w = 0; w < S::width; ++w) {
     values[w] = w < lanes ? typename S::Scalar(from[w * stride]) : typename S::Scalar(0);

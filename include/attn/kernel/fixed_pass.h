@@ -41,8 +41,8 @@ template <class Problem, class Sizes>
 inline constexpr bool has_fixed_pass_v =
     Sizes::within(1, TileSize<typename Problem::Scalar>::most_fixed) &&
     detail::Simd<typename Problem::Scalar>::width > 1 &&
-    std::is_same_v<typename Problem::Mask, detail::SeeAll> && !Problem::kRotates &&
-    !Problem::kDrops && !Problem::kInParts && !Problem::kSavesPairs && !Problem::Modify::kSink &&
+    std::is_same_v<typename Problem::Mask, detail::SeeAll> && !Problem::kRotates && !Problem::kDrops
+    && !Problem::kInParts && !Problem::kSavesPairs && !Problem::Modify::kSink &&
     !Problem::Saved::kEntropy && !Problem::Saved::kState;
 
 // WHAT     forward.h's stages, in its order, on one sequence and head whose keys are one block; all
@@ -82,12 +82,13 @@ class FixedPass {
                        kValueDim = Sizes::kValueDim;
   static constexpr Index kDepth = round_up(kKeyDim, Size::depth),
                          kFeatures = round_up(kValueDim, Size::panel),
-                         kHeldKeys = round_up(kKeys, Size::panel);
+                         kHeldKeys = round_up(kKeys, Size::panel),
+                         kQueryStride = round_up(kDepth, S::width);
   static_assert(kKeys <= Size::key_block(kKeyDim, kValueDim), "one block");
 
   /// Rows of a tile over so many keys or features.
   static constexpr int most_rows(int across) {
-    return across > S::width ? Size::rows : Size::rows * Size::packets;
+    return across > S::width ? Size::rows : Size::narrow_rows;
   }
   /// Calls f(first, rows), of constants, for strips that share `All` rows evenly.
   template <int All, int Most, int First = 0, class F>
@@ -119,20 +120,30 @@ class FixedPass {
   template <class First, class Rows>
   ATTN_INLINE void attend(First first, Rows rows) {
     alignas(64) Scalar scores[Rows::value * Size::score_stride], lane_max[Rows::value * S::width];
-    const auto queries = source(problem_.query);
-    decltype(queries.data) from[Rows::value];
-    for (int i = 0; i < Rows::value; ++i) from[i] = queries.token(First::value + i);
-    pack_queries<S>(from, queries.feature_stride, kKeyDim, kDepth, problem_.scale, Rows::value,
-                    query_);
+    pack_queries(source(problem_.query).from(first), rows);
     score<Rows::value>(first, scores, lane_max);
     const RowStates<Scalar> states = softmax_.states().from(First::value);
     Softmax::advance(Rows::value, lane_max, states.maximum, nullptr);
     const DepthRange keys{0, round_up(kKeys, Size::depth)};
-    Softmax::template weigh_here<Hidden::zero>(Rows::value, states.maximum, nullptr, scores,
-                                               Size::score_stride, {&keys, 1}, states.lanes);
+    Softmax::template weigh_here<Rows::value>(states.maximum, scores, Size::score_stride,
+                                              {&keys, 1}, states.lanes);
     each_strip<Rows::value, most_rows(kValueDim)>([&](auto part, auto height) {
       sum<height>(scores + part * Size::score_stride, {&keys, 1}, states.from(part).output);
     });
+  }
+  /// Row by row as they lie, scaled.
+  /// WHY  groups of four features of a row, one strip's rows side by side, are one stream for a
+  ///      walk of any depth, but take two shuffles a packet
+  template <class T>
+  ATTN_INLINE void pack_queries(const Source<T>& queries, int rows) {
+    const auto scale = S::set(problem_.scale);
+    for (int i = 0; i < rows; ++i) {
+      for (Index c = 0; c < kDepth; c += S::width) {
+        const auto x = detail::load_strided<S>(queries.token(i) + c * queries.feature_stride,
+                                               queries.feature_stride, kKeyDim - c);
+        S::store(query_ + i * kQueryStride + c, S::mul(x, scale));
+      }
+    }
   }
   /// Stages 1 and 2.
   template <int R>
@@ -141,13 +152,14 @@ class FixedPass {
     constexpr bool half = Size::packets == 2 && tail <= S::width;
     constexpr int packets = half ? 1 : Size::packets;
     constexpr bool hides = tail > 0 && !(half && tail == S::width);
+    using Queries = Elements<Scalar, kQueryStride, 1, Size::depth>;
     for (int i = 0; i < R; ++i) S::store(lane_max + i * S::width, S::set(no_maximum<Scalar>()));
     Scalar* const raised = Problem::Modify::kIdentity ? lane_max : nullptr;
     if constexpr (whole > 0)
-      score_panels_here<S, R, Size::packets>(query_, key_, kDepth, 0, whole, s, raised);
+      score_panels<S, R, Size::packets, Queries>(query_, key_, kDepth, 0, whole, s, raised);
     if constexpr (tail > 0)
-      score_panels_here<S, R, packets>(query_, key_, kDepth, whole, whole + 1, s,
-                                       hides ? nullptr : raised);
+      score_panels<S, R, packets, Queries>(query_, key_, kDepth, whole, whole + 1, s,
+                                           hides ? nullptr : raised);
     if constexpr (hides) hide_beyond<S>(R, kKeys, s, raised);
     if constexpr (!Problem::Modify::kIdentity) {
       ModifyScores<Problem>(problem_, rows_)({Strip{0, first, R}, 0, s, lane_max},
@@ -160,7 +172,7 @@ class FixedPass {
     constexpr int packets = kValueDim - C > S::width ? Size::packets : 1;
     TileSums<S> block(nullptr, output + C, kFeatures);
     block.each_run(runs, [&](Runs pieces, bool begins, bool ends) {
-      accumulate_run_here<S, R, packets>(p, value_ + C * kHeldKeys, pieces, begins, ends, block);
+      accumulate_run<S, R, packets>(p, value_ + C * kHeldKeys, pieces, begins, ends, block);
     });
     if constexpr (C + Size::panel < kValueDim) sum<R, C + Size::panel>(p, runs, output);
   }
@@ -172,7 +184,7 @@ class FixedPass {
   SoftmaxRows<Scalar> softmax_;
   alignas(64) Scalar key_[kHeldKeys * kDepth];
   alignas(64) Scalar value_[kHeldKeys * kFeatures];
-  alignas(64) Scalar query_[most_rows(kKeys) * kDepth];
+  alignas(64) Scalar query_[most_rows(kKeys) * kQueryStride];
   alignas(64) Scalar states_[RowStates<Scalar>::total(kRows, kFeatures)];
 };
 

@@ -85,7 +85,7 @@ struct OnlineSoftmax {
   /// block; without r, l starts from 0.
   /// A run's last packet counts whole: lanes beyond its end hold −∞.
   template <Hidden As>
-  static ATTN_INLINE void weigh_here(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
+  static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
                                   Index row_stride, Runs runs, Scalar* lanes) {
     int i = 0;
     if constexpr (As == Hidden::zero) {  // the other one is rare
@@ -94,11 +94,15 @@ struct OnlineSoftmax {
     }
     for (; i < rows; ++i) weigh_rows<1, As>(i, m, rescale, s, row_stride, runs, lanes);
   }
-  /// The same, compiled once for all callers.
-  template <Hidden As>
-  static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
-                                  Index row_stride, Runs runs, Scalar* lanes) {
-    weigh_here<As>(rows, m, rescale, s, row_stride, runs, lanes);
+  /// The same of R rows, hidden pairs being zeros and l starting from 0, as part of the caller.
+  template <int R>
+  static ATTN_INLINE void weigh_here(const Scalar* m, Scalar* s, Index row_stride, Runs runs,
+                                     Scalar* lanes) {
+    constexpr int together = R / kRowsAtOnce * kRowsAtOnce;
+    for (int i = 0; i < together; i += kRowsAtOnce)
+      weigh_rows<kRowsAtOnce, Hidden::zero>(i, m, nullptr, s, row_stride, runs, lanes);
+    if constexpr (together < R)
+      weigh_rows<R - together, Hidden::zero>(together, m, nullptr, s, row_stride, runs, lanes);
   }
 
  private:

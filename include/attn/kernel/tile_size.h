@@ -36,6 +36,10 @@ struct TileSize {
   ///      memory anyway.
   static constexpr int rows = width == 1 ? 2 : detail::kVectorRegisters >= 32 ? 12 : 6;
 
+  /// Rows of a tile of one packet, in calls that are compiled for their sizes (fixed_pass.h).
+  /// WHY  as many accumulators as there are of a whole tile, and not more than ATTN_UNROLL unrolls
+  static constexpr int narrow_rows = std::min(rows * packets, 16);
+
   /// Most rows of a chunk that attends keys and values in place (in_place.h).
   /// WHY  decoding: one row, or a few heads that share keys. More rows are worth packing for.
   static constexpr int in_place_rows = width == 1 ? 1 : 4;

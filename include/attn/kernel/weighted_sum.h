@@ -25,22 +25,15 @@ template <class S>
 using TileSums =
     BlockSums<S, TileSize<typename S::Scalar>::rows, TileSize<typename S::Scalar>::packets>;
 
-/// One run.
-template <class S, int R, int C>
-ATTN_INLINE void accumulate_run_here(const typename S::Scalar* p, const typename S::Scalar* v,
-                                     Runs pieces, bool first, bool last, TileSums<S>& block) {
-  typename S::Packet acc[std::size_t{R}][std::size_t{C}];
-  clear<S>(acc);
-  multiply_accumulate<S>(acc, ScoreRows<typename S::Scalar>{p}, v, pieces);
-  block.add(acc, first, last);
-}
-
-/// The same as a function of its own: in a loop over runs g++ carries the accumulators through the
+/// One run. A function of its own: in a loop over runs g++ carries the accumulators through the
 /// stack at every group of steps.
 template <class S, int R, int C>
 ATTN_NOINLINE void accumulate_run(const typename S::Scalar* p, const typename S::Scalar* v,
                                   Runs pieces, bool first, bool last, TileSums<S>& block) {
-  accumulate_run_here<S, R, C>(p, v, pieces, first, last, block);
+  typename S::Packet acc[std::size_t{R}][std::size_t{C}];
+  clear<S>(acc);
+  multiply_accumulate<S>(acc, ScoreRows<typename S::Scalar>{p}, v, pieces);
+  block.add(acc, first, last);
 }
 
 /// accumulate_run() of panels of all packets, and of the first one alone, by row counts.

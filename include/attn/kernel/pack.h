@@ -152,10 +152,10 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
         // What is left, of features or of keys: zeros stand for those that are not there.
         for (; c < features; c += S::width) {
           typename S::Packet rows[S::width];
-          for (int w = 0; w < S::width; ++w) {
-            rows[w] =
-                first <= w && w < last
-                    ? detail::load_strided<S>(from + w * keys.token_stride + c, 1, features - c)
+          for (int x = 0; x < S::width; ++x) {
+            rows[x] =
+                first <= x && x < last
+                    ? detail::load_strided<S>(from + x * keys.token_stride + c, 1, features - c)
                     : S::set(Scalar(0));
           }
           S::transpose(rows);

@@ -42,7 +42,7 @@ void check_outputs(const CallShape& shape, const Operand<Query>& query, const So
 }
 
 /// What the engine gets beside its problem: scratch for each of some workers, and their executor.
-template <class Sizes, class Problem, class Rotation, class Executor>
+template <class Problem, class Rotation, class Executor>
 struct EngineRun {
   using Scalar = typename Problem::Scalar;
   Problem& problem;
@@ -70,12 +70,12 @@ struct EngineRun {
     Scalar* const memory = reserve(all + angles_of(rotation));
     commit();
     problem.rotation = fill_angles(rotation, memory + all);
-    kernel::forward<Sizes>(problem, size, memory, workers, executor);
+    kernel::forward(problem, size, memory, workers, executor);
   }
 
  private:
   static kernel::ScratchSize<Scalar> sized(const CallShape& shape, Index keys, int workers) {
-    const Index group = shape.heads / shape.kv_heads;
+    const Index group = shape.group();
     Index chunk_rows =
         kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, workers);
     if (Problem::kOverHeads) chunk_rows = std::max(group, chunk_rows / group * group);
@@ -124,16 +124,23 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   auto output = into.prepare(shape, output_memory);
   auto saved = prepare_saved(bound, asked);
 
+  const auto start = [&] {
+    commit(output, saved);
+    first();
+  };
   auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
-  const EngineRun<Sizes, decltype(problem), bare_t<decltype(bound.rotation)>,
-                  bare_t<decltype(executor)>>
-      run(problem, bound.rotation, executor, source.scratch_keys(shape));
-  with_scratch<Sizes>(own, asked, [&](const auto& reserve) {
-    run(reserve, [&] {
-      commit(output, saved);
-      first();
-    });
-  });
+  using Problem = decltype(problem);
+  if constexpr (kernel::has_fixed_pass_v<Problem, Sizes> &&
+                StackScratch<Scalar, Sizes, Asked>::kFits) {
+    // Where it gives up, outputs have their sizes already: what follows takes no memory either.
+    if (shape.sequences() == 1) {
+      start();
+      if (kernel::FixedPass<Problem, Sizes>(problem)()) return saved.complete();
+    }
+  }
+  const EngineRun<Problem, bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>> run(
+      problem, bound.rotation, executor, source.scratch_keys(shape));
+  with_scratch<Sizes>(own, asked, [&](const auto& reserve) { run(reserve, start); });
   saved.complete();
 }
 

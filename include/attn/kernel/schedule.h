@@ -8,7 +8,6 @@
 #include <type_traits>
 
 #include "chunks.h"
-#include "fixed_pass.h"
 #include "forward.h"
 #include "key_parts.h"
 #include "problem.h"
@@ -30,15 +29,12 @@ auto shared_parts(const Problem& problem, const ScratchSize<typename Problem::Sc
 }
 
 /// Attends all rows of the problem, up to `workers` at a time; `memory` holds ScratchSize::total()
-/// scalars for each, and those of shared_parts(). `Sizes`: FixedSizes.
-template <class Sizes, class Problem, class Executor>
+/// scalars for each, and those of shared_parts().
+template <class Problem, class Executor>
 void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
              typename Problem::Scalar* memory, int workers, const Executor& executor) {
   using Scalar = typename Problem::Scalar;
   using Pass = ForwardPass<Problem>;
-  if constexpr (Executor::kAlone && has_fixed_pass_v<Problem, Sizes>) {
-    if (problem.shape.sequences() == 1 && FixedPass<Problem, Sizes>(problem)()) return;
-  }
   const Index kv_heads = problem.shape.kv_heads;
   // body(pass, chunk, n) for every chunk and n < each; `together` heads of a chunk by one worker.
   const auto run = [&](Index together, Index each, const auto& body) {

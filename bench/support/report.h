@@ -39,6 +39,8 @@ class SummaryTable : public benchmark::BenchmarkReporter {
         std::printf("# %s failed: %s\n", name.c_str(), run.report_label.c_str());
       } else if (run.counters.count("length") != 0) {
         report_point(name, run);
+      } else if (run.counters.count("ns_worst") != 0) {
+        report_latency(name, run);
       } else {
         report_row(name, run);
       }
@@ -101,6 +103,18 @@ class SummaryTable : public benchmark::BenchmarkReporter {
       std::printf("# time grows as length^%.3f (least squares, upper half)\n",
                   value(run, "exponent"));
     }
+  }
+
+  /// Single calls: the cost of reading the clock is taken off, and shown.
+  void report_latency(const std::string& name, const Run& run) {
+    if (table_ != "latency") {
+      table_ = "latency";
+      std::printf("\n%-33s %9s %9s %9s %9s %9s %9s\n", "single calls, ns", "min", "median", "p99",
+                  "p99.9", "worst", "(clock)");
+    }
+    std::printf("%-33s %9.0f %9.0f %9.0f %9.0f %9.0f %9.0f\n", name.c_str(), value(run, "ns_min"),
+                value(run, "ns_median"), value(run, "ns_p99"), value(run, "ns_p999"),
+                value(run, "ns_worst"), value(run, "ns_clock"));
   }
 
   static double value(const Run& run, const char* counter) {

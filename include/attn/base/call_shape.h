@@ -64,6 +64,9 @@ struct CallShape {
   bool shared_keys = false;  ///< one sequence of keys serves every sequence of queries
 
   Eigen::Index sequences() const { return queries.sequences; }
+  /// Query heads on a key/value head: mostly one. (A division takes as long as 16 multiply-adds of
+  /// packets, and small calls ask several times.)
+  Eigen::Index group() const { return heads == kv_heads ? 1 : heads / kv_heads; }
   Eigen::Index key_length(Eigen::Index sequence) const {
     return keys.length(shared_keys ? 0 : sequence);
   }

@@ -51,20 +51,25 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 // accumulators stay in one frame.
 // ATTN_UNROLL asks for complete unrolling of the loop that follows; without it g++ -O2 keeps the
 // accumulators in memory.
+// ATTN_FLATTEN: what the function calls, and what that calls, becomes part of it, so that its
+// constants reach their loops.
 #if defined(_MSC_VER) && !defined(__clang__)
 #define ATTN_INLINE __forceinline
 #define ATTN_NOINLINE __declspec(noinline)
 #define ATTN_COLD __declspec(noinline)
+#define ATTN_FLATTEN
 #define ATTN_UNROLL
 #elif defined(__clang__)
 #define ATTN_INLINE inline __attribute__((always_inline))
 #define ATTN_NOINLINE __attribute__((noinline))
 #define ATTN_COLD __attribute__((noinline, cold))
+#define ATTN_FLATTEN __attribute__((flatten))
 #define ATTN_UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define ATTN_INLINE inline __attribute__((always_inline))
 #define ATTN_NOINLINE __attribute__((noinline))
 #define ATTN_COLD __attribute__((noinline, cold))
+#define ATTN_FLATTEN __attribute__((flatten))
 #define ATTN_UNROLL _Pragma("GCC unroll 16")
 #endif
 
@@ -128,6 +133,13 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #if defined(__GNUC__) && !defined(__clang__) && defined(__FMA__) && defined(__x86_64__)
 #define ATTN_MULTIPLY_ADD(suffix, c, a, b) \
   asm("vfmadd231" suffix " %[x], %[y], %[z]" : [z] "+v"(c) : [x] "v"(a), [y] "v"(b))
+#endif
+// ATTN_MULTIPLY_ADD_ELEMENT(suffix, lanes, c, a, b): c += a·b, a being one element in memory. g++
+// loads it into all lanes first, by an instruction of its own: where each is used once (tiles of
+// one packet), 1.34 cycles for a multiply-add instead of 1.05 (Zen 4).
+#if defined(ATTN_MULTIPLY_ADD) && defined(__AVX512F__)
+#define ATTN_MULTIPLY_ADD_ELEMENT(suffix, lanes, c, a, b) \
+  asm("vfmadd231" suffix " %[x]%{1to" lanes "%}, %[y], %[z]" : [z] "+v"(c) : [x] "m"(a), [y] "v"(b))
 #endif
 
 // ---- Tables in a register -----------------------------------------------------------------------
@@ -308,19 +320,19 @@ inline __m256 widen(const Eigen::half* p, lanes_t<8>) {
 #endif
 
 #if ATTN_WIDENS && defined(__AVX512F__)
-inline __m512 load_first(const float* p, std::ptrdiff_t n, lanes_t<16>) {
-  return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1), p);
+ATTN_INLINE __m512 load_first(const float* p, Eigen::Index n, lanes_t<16>) {
+  return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
 }
-inline __m512d load_first(const double* p, std::ptrdiff_t n, lanes_t<8>) {
-  return _mm512_maskz_loadu_pd(static_cast<__mmask8>((1u << n) - 1), p);
+ATTN_INLINE __m512d load_first(const double* p, Eigen::Index n, lanes_t<8>) {
+  return _mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
 }
 #endif
 #if ATTN_WIDENS && defined(__AVX2__)
-inline __m256 load_first(const float* p, std::ptrdiff_t n, lanes_t<8>) {
+ATTN_INLINE __m256 load_first(const float* p, Eigen::Index n, lanes_t<8>) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), lane));
 }
-inline __m256d load_first(const double* p, std::ptrdiff_t n, lanes_t<4>) {
+ATTN_INLINE __m256d load_first(const double* p, Eigen::Index n, lanes_t<4>) {
   const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
   return _mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
 }

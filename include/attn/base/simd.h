@@ -79,6 +79,9 @@ struct Simd {
     }
   }
   static void accumulate(const Packet& a, const Packet& b, Packet& c) { c = fmadd(a, b, c); }
+  static void accumulate_element(const Scalar& a, const Packet& b, Packet& c) {
+    accumulate(a, b, c);
+  }
   static Packet abs(const Packet& a) { return a < Scalar(0) ? Packet(-a) : a; }
   static Packet max(const Packet& a, const Packet& b) { return a < b ? b : a; }
   static Packet min(const Packet& a, const Packet& b) { return b < a ? b : a; }
@@ -172,6 +175,20 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 #else
     c = fmadd(a, b, c);
 #endif
+  }
+  /// The same with one element in all lanes, where it lies.
+  static ATTN_INLINE void accumulate_element(const Scalar& a, Packet b, Packet& c) {
+#if defined(ATTN_MULTIPLY_ADD_ELEMENT)
+    if constexpr (sizeof(Packet) == 64) {
+      if constexpr (std::is_same_v<Scalar, float>) {
+        ATTN_MULTIPLY_ADD_ELEMENT("ps", "16", c, a, b);
+      } else {
+        ATTN_MULTIPLY_ADD_ELEMENT("pd", "8", c, a, b);
+      }
+      return;
+    }
+#endif
+    accumulate(set(a), b, c);
   }
   static ATTN_INLINE Packet abs(Packet a) { return Eigen::internal::pabs(a); }
   static ATTN_INLINE Packet max(Packet a, Packet b) { return Eigen::internal::pmax(a, b); }

@@ -75,7 +75,7 @@ struct EngineRun {
 
  private:
   static kernel::ScratchSize<Scalar> sized(const CallShape& shape, Index keys, int workers) {
-    const Index group = shape.heads / shape.kv_heads;
+    const Index group = shape.group();
     Index chunk_rows =
         kernel::TileSize<Scalar>::chunk_rows(shape.queries.total() * shape.heads, workers);
     if (Problem::kOverHeads) chunk_rows = std::max(group, chunk_rows / group * group);
@@ -124,15 +124,23 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   auto output = into.prepare(shape, output_memory);
   auto saved = prepare_saved(bound, asked);
 
+  const auto start = [&] {
+    commit(output, saved);
+    first();
+  };
   auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
-  const EngineRun<decltype(problem), bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>>
-      run(problem, bound.rotation, executor, source.scratch_keys(shape));
-  with_scratch<Sizes>(own, asked, [&](const auto& reserve) {
-    run(reserve, [&] {
-      commit(output, saved);
-      first();
-    });
-  });
+  using Problem = decltype(problem);
+  if constexpr (kernel::has_fixed_pass_v<Problem, Sizes> &&
+                StackScratch<Scalar, Sizes, Asked>::kFits) {
+    // Where it gives up, outputs have their sizes already: what follows takes no memory either.
+    if (shape.sequences() == 1) {
+      start();
+      if (kernel::FixedPass<Problem, Sizes>(problem)()) return saved.complete();
+    }
+  }
+  const EngineRun<Problem, bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>> run(
+      problem, bound.rotation, executor, source.scratch_keys(shape));
+  with_scratch<Sizes>(own, asked, [&](const auto& reserve) { run(reserve, start); });
   saved.complete();
 }
 

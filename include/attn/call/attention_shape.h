@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "../kernel/fixed_pass.h"
 #include "../kernel/key_parts.h"
 #include "../kernel/problem.h"
 #include "../score/rotary_table.h"
@@ -138,15 +139,6 @@ constexpr Index scratch_scalars(const AttentionShape& s) {
     most = std::max(most, scratch_scalars<Scalar>(s, n));
   return most;
 }
-
-/// Sizes of a call that are known to the compiler, else Dynamic: query rows, d_k, key rows, d_v.
-template <int Queries, int KeyDim, int Keys, int ValueDim>
-struct FixedSizes {
-  static constexpr int kQueries = Queries, kKeyDim = KeyDim, kKeys = Keys, kValueDim = ValueDim;
-  static constexpr bool kKnown = Queries != Eigen::Dynamic && KeyDim != Eigen::Dynamic &&
-                                 Keys != Eigen::Dynamic && ValueDim != Eigen::Dynamic;
-};
-using DynamicSizes = FixedSizes<Eigen::Dynamic, Eigen::Dynamic, Eigen::Dynamic, Eigen::Dynamic>;
 
 /// Scratch that fits the stack: all sizes are known to the compiler, and few.
 template <class Scalar, class Sizes, class Asked>

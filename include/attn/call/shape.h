@@ -98,7 +98,7 @@ inline CallShape call_shape(const char* function, const OperandShape& query,
     fail(text(function, ": value has ", v.heads, " heads, key has ", k.heads,
               "; both need one number"));
   }
-  if (k.heads < 1 || q.heads % k.heads != 0) {
+  if (k.heads < 1 || (q.heads != k.heads && q.heads % k.heads != 0)) {
     fail(text(function, ": query has ", q.heads, " heads, needs a multiple of the ", k.heads,
               " heads of key and value"));
   }

@@ -18,7 +18,7 @@ template <class Scalar>
 class ChunkRows {
  public:
   explicit ChunkRows(const detail::CallShape& shape)
-      : shape_(shape), group_(shape.heads / shape.kv_heads), inverse_group_(1.0 / double(group_)) {}
+      : shape_(shape), group_(shape.group()), inverse_group_(1.0 / double(group_)) {}
 
   void enter(const Chunk& chunk, const Strips& strips, Index query_offset) {
     chunk_ = chunk;

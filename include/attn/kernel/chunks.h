@@ -38,10 +38,7 @@ class ChunkWalk {
  public:
   /// `kv_heads`: all of the shape, or one if the caller takes the others along.
   ChunkWalk(const detail::CallShape& shape, Index chunk_rows, Index kv_heads)
-      : shape_(shape),
-        chunk_rows_(chunk_rows),
-        kv_heads_(kv_heads),
-        group_(shape.heads / shape.kv_heads) {
+      : shape_(shape), chunk_rows_(chunk_rows), kv_heads_(kv_heads), group_(shape.group()) {
     enter();
   }
 

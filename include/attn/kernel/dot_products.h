@@ -55,7 +55,7 @@ ATTN_INLINE void raise_lanes(const typename S::Packet (&scores)[R][C],
 //          A pass of its own over the scores cost as much again.
 // NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost
 //          (exp keeps it)
-template <class S, int R, int C>
+template <class S, int R, int C, class Queries = PackedStrip<typename S::Scalar, R>>
 ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
                                 Index depth, Index first, Index last, typename S::Scalar* s,
                                 typename S::Scalar* lane_max) {
@@ -70,8 +70,7 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
     Packet acc[std::size_t{R}][std::size_t{C}];
     clear<S>(acc);
     const DepthRange all{0, depth};
-    multiply_accumulate<S>(acc, PackedStrip<Scalar, R>{q}, k + panel * depth * Size::panel,
-                           Runs{&all, 1});
+    multiply_accumulate<S>(acc, Queries{q}, k + panel * depth * Size::panel, Runs{&all, 1});
     ATTN_UNROLL
     for (int f = 0; f < kFolds; ++f) {
       Packet rows[std::size_t{kFolded}];

@@ -94,6 +94,16 @@ struct OnlineSoftmax {
     }
     for (; i < rows; ++i) weigh_rows<1, As>(i, m, rescale, s, row_stride, runs, lanes);
   }
+  /// The same of R rows, hidden pairs being zeros and l starting from 0, as part of the caller.
+  template <int R>
+  static ATTN_INLINE void weigh_here(const Scalar* m, Scalar* s, Index row_stride, Runs runs,
+                                     Scalar* lanes) {
+    constexpr int together = R / kRowsAtOnce * kRowsAtOnce;
+    for (int i = 0; i < together; i += kRowsAtOnce)
+      weigh_rows<kRowsAtOnce, Hidden::zero>(i, m, nullptr, s, row_stride, runs, lanes);
+    if constexpr (together < R)
+      weigh_rows<R - together, Hidden::zero>(together, m, nullptr, s, row_stride, runs, lanes);
+  }
 
  private:
   /// Four exponentials are in flight: of four rows, or of two rows and two packets.

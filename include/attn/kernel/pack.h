@@ -30,6 +30,7 @@ struct Source {
   Index token_stride, feature_stride;
 
   const T* token(Index t) const { return data + t * token_stride; }
+  Source from(Index t) const { return {token(t), token_stride, feature_stride}; }
 };
 
 /// One query row into row i of a strip of R rows.
@@ -145,11 +146,26 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
           const Index stride = keys.token_stride;
           const Index ahead = j + kPanel < range.end ? kPanel * stride : 0;
           c = each_tile<S>(from, stride, features, ahead, put);
-        } else if (keys.token_stride == 1) {
-          for (; c < features; ++c)
-            S::store(column + c * kPanel,
-                     detail::load_converted<S>(from + c * keys.feature_stride));
         }
+      }
+      if (keys.feature_stride == 1) {
+        // What is left, of features or of keys: zeros stand for those that are not there.
+        for (; c < features; c += S::width) {
+          typename S::Packet rows[S::width];
+          for (int x = 0; x < S::width; ++x) {
+            rows[x] =
+                first <= x && x < last
+                    ? detail::load_strided<S>(from + x * keys.token_stride + c, 1, features - c)
+                    : S::set(Scalar(0));
+          }
+          S::transpose(rows);
+          for (Index t = 0; t < S::width && c + t < depth; ++t)
+            S::store(column + (c + t) * kPanel, rows[t]);
+        }
+      } else if (keys.token_stride == 1 && first == 0) {
+        for (; c < features; ++c)
+          S::store(column + c * kPanel,
+                   detail::load_strided<S>(from + c * keys.feature_stride, 1, last));
       }
       for (; c < depth; ++c) {
         S::store(column + c * kPanel, S::set(Scalar(0)));
@@ -212,15 +228,19 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
     for (; c < features; c += S::width) {
       const T* const first = from + c * values.feature_stride;
       const Index held = std::min<Index>(features - c, S::width);
-      if (whole && held == S::width && values.token_stride == 1) {
+      if (values.token_stride == 1 && range.begin <= block + j) {
+        const Index there = range.end - (block + j);
         typename S::Packet packets[S::width];
         ATTN_UNROLL
         for (int w = 0; w < S::width; ++w) {
-          packets[w] = detail::load_converted<S>(first + w * values.feature_stride);
+          packets[w] = w < held && there > 0
+                           ? detail::load_strided<S>(first + w * values.feature_stride, 1, there)
+                           : S::set(Scalar(0));
           check.see(packets[w]);
         }
         S::transpose(packets);
-        store_rows<S>(packets, tile(c), kPanel);
+        for (Index w = 0; w < S::width && j + w < panels.end; ++w)
+          S::store(tile(c) + w * kPanel, packets[w]);
         continue;
       }
       for (Index w = 0; w < S::width && j + w < panels.end; ++w) {

@@ -105,9 +105,13 @@ ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a,
       for (int v = 0; v < int(C); ++v) column[v] = S::load(y + step * Size::panel + v * S::width);
       ATTN_UNROLL
       for (int i = 0; i < int(R); ++i) {
-        const Packet element = S::set(Left{x}(i, step));
-        ATTN_UNROLL
-        for (int v = 0; v < int(C); ++v) S::accumulate(element, column[v], acc[i][v]);
+        if constexpr (C == 1) {
+          S::accumulate_element(Left{x}(i, step), column[0], acc[i][0]);
+        } else {
+          const Packet element = S::set(Left{x}(i, step));
+          ATTN_UNROLL
+          for (int v = 0; v < int(C); ++v) S::accumulate(element, column[v], acc[i][v]);
+        }
       }
     }
     x += Left::group;

@@ -36,6 +36,10 @@ struct TileSize {
   ///      memory anyway.
   static constexpr int rows = width == 1 ? 2 : detail::kVectorRegisters >= 32 ? 12 : 6;
 
+  /// Rows of a tile of one packet, in calls that are compiled for their sizes (fixed_pass.h).
+  /// WHY  as many accumulators as there are of a whole tile, and not more than ATTN_UNROLL unrolls
+  static constexpr int narrow_rows = std::min(rows * packets, 16);
+
   /// Most rows of a chunk that attends keys and values in place (in_place.h).
   /// WHY  decoding: one row, or a few heads that share keys. More rows are worth packing for.
   static constexpr int in_place_rows = width == 1 ? 1 : 4;
@@ -115,6 +119,9 @@ struct TileSize {
   /// WHY  with 1024 rows packing keys and values takes 1.8 % of pre1k, queries 1 % (Cascade Lake,
   ///      AVX2); fewer rows pack more often.
   static constexpr Index max_chunk_rows = 1024;
+
+  /// Most rows, keys and features of a call that is compiled for its sizes (fixed_pass.h).
+  static constexpr int most_fixed = 64;
 
   /// From so many scalars of queries in a chunk on, the rows of the next strip are asked for.
   /// WHY  fewer are 16 KiB at most, in L1 or there soon; asking for them took about 2 % of tiny

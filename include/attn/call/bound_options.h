@@ -50,7 +50,8 @@ template <class Scalar, class Asked>
 constexpr auto products_of() {
   if constexpr (Asked::template has<NativeBfloat16Option>()) {
     check_native_bfloat16<Scalar>();
-    return kernel::BfloatProducts{};
+    return std::conditional_t < has_native_bfloat16 && std::is_same_v<Scalar, float>,
+           kernel::BfloatProducts, Absent > {};
   } else {
     return Absent{};
   }

@@ -233,6 +233,24 @@ class FiniteCheck {
   bool finite_ = true;
 };
 
+/// The same of `count` tokens, of their first features, a packet at most. Only tokens of `there` are
+/// read, through seen(packet); the others are zeros.
+template <class S, class T, class Seen, class Element>
+void interleave_tokens(Source<T> tokens, KeyRange there, Index count, Index features,
+                       const Seen& seen, Element* to, Index stride) {
+  using F = Factors<S, Element>;
+  for (Index w = 0; w < count; w += F::numbers, to += stride) {
+    typename S::Packet numbers[std::size_t{F::numbers}];
+    for (Index t = 0; t < F::numbers; ++t) {
+      numbers[t] =
+          there.begin <= w + t && w + t < there.end
+              ? seen(detail::load_strided<S>(tokens.token(w + t), tokens.feature_stride, features))
+              : S::set(typename S::Scalar(0));
+    }
+    F::store(to, F::interleave(numbers));
+  }
+}
+
 /// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of
 /// them are finite.
 template <class S, class T, class Element>
@@ -281,17 +299,9 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
         interleave_rows<S>(packets, tile(c), kPanel);
         continue;
       }
-      for (Index w = 0; w < S::width && j + w < panels.end; w += F::numbers) {
-        Packet packets[std::size_t{F::numbers}];
-        for (Index t = 0; t < F::numbers; ++t) {
-          const Index key = block + j + w + t;
-          packets[t] = range.begin <= key && key < range.end
-                           ? seen(detail::load_strided<S>(first + (w + t) * values.token_stride,
-                                                          values.feature_stride, held))
-                           : S::set(Scalar(0));
-        }
-        F::store(tile(c) + w / F::numbers * kPanel, F::interleave(packets));
-      }
+      interleave_tokens<S>(Source<T>{first, values.token_stride, values.feature_stride},
+                           {range.begin - block - j, range.end - block - j},
+                           std::min<Index>(S::width, panels.end - j), held, seen, tile(c), kPanel);
     }
   }
   if constexpr (TileSize<Scalar>::packets >

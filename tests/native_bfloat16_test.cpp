@@ -245,6 +245,15 @@ TEST_F(NativeBfloat16, OtherOperandsAreRoundedFirst) {
   EXPECT_TRUE(same_bits(attend(x), Y));
 }
 
+TEST_F(NativeBfloat16, NumbersThatRoundToInfinityReachTheRowsThatSeeThem) {
+  const Wide X = uniform<float>(40, 16, 4);
+  Wide V = uniform<float>(40, 20, 6), Y(40, 20);
+  V(21, 3) = std::numeric_limits<float>::max();
+  attn::attention(X, X, V, native(), attn::causal(), attn::into(Y));
+  EXPECT_TRUE(Y.topRows(21).array().isFinite().all());
+  EXPECT_FALSE(Y.col(3).bottomRows(19).array().isFinite().any());
+}
+
 TEST_F(NativeBfloat16, ACacheHasTheSameBits) {
   constexpr Index kTokens = 330, kDim = 36;
   const Operands x(kTokens, kTokens, 2 * kDim, 2 * kDim);
@@ -301,6 +310,13 @@ TEST_F(NativeBfloat16, ALayerMultipliesSo) {
   EXPECT_GT((Y - Z).cwiseAbs().maxCoeff(), 0.f);
   layer(Wide(X.topRows(20)), attn::causal(), native(), attn::into(first));
   EXPECT_TRUE(same_bits(first, Y.topRows(20)));
+  // Keys and values are rounded to what a cache of bfloat16 stores.
+  attn::KeyValueCache<Bfloat> cache(attn::KeyValueCacheOptions(kTokens, 4, kModel / 4));
+  for (Index t = 0; t < kTokens; t += 5) {
+    Wide next(5, kModel);
+    layer.decode(X.middleRows(t, 5), cache, native(), attn::into(next));
+    EXPECT_TRUE(same_bits(next, Y.middleRows(t, 5))) << "from token " << t;
+  }
 }
 
 }  // namespace

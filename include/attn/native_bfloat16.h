@@ -56,16 +56,20 @@ constexpr void check_native_bfloat16() {
 ///            of a backward pass, which multiplies floats
 /// Semantics  queries, keys and values that are no bfloat16 (float, half, what a layer projected,
 ///            what rotary() turned) are rounded to it, to the nearest, ties to even; so is the
-///            weight exp(s − m) of a pair before it meets its value. Scores are scaled, modified,
-///            masked and summed in float: log-sum-exp, entropy, saved scores and weights are those
-///            of the rounded queries and keys, with the error of floats. Numbers below 2⁻¹²⁶ count
-///            as zeros. A result has the same bits whatever the batch, threads, storage order,
-///            other rows and key/value cache, as without the option, but other bits than without.
-///            Few rows (decoding) gain nothing from it
-/// Accuracy   of bfloat16 operands |error| ≤ 2⁻⁸ · Σ w|v| of the output, for the rounding of
-///            weights, beside the error of floats; a row that sees one key, or keys of one score,
-///            has no other error than that (tests/native_bfloat16_test.cpp). Rounding the operands
-///            themselves changes a score by up to 2⁻⁷ · scale · Σ|q·k|, and a value by 2⁻⁸
+///            weight exp(s − m) of a pair before it meets its value. Scores are scaled (never the
+///            queries), modified and masked in float; saved scores and the largest logit have its
+///            error. The weights of a row are summed as they are rounded, so that they add up to 1.
+///            Numbers below 2⁻¹²⁶ count as zeros. A result has the same bits whatever the batch,
+///            threads, storage order and other rows, as without the option, but other bits than
+///            without; on a cache those of the keys and values that were appended to it. A layer's
+///            projections are those without
+/// Cost       half the instructions of both products. Few rows (decoding) are computed as many are,
+///            on packed keys and values: twice as slow as without
+/// Accuracy   of bfloat16 operands |o' − o| ≤ 2⁻⁸ · Σ_j w_j |v_j − o|, for the rounding of weights,
+///            beside the error of float products; nothing where a row's values are alike, or its
+///            scores. Log-sum-exp is off by 2⁻⁸ at most, a saved weight by as much of itself
+///            (tests/native_bfloat16_test.cpp). Rounding operands changes a score by up to
+///            2⁻⁷ · scale · Σ|q·k|, and a value by 2⁻⁸ of itself
 inline detail::NativeBfloat16 native_bfloat16() { return {}; }
 
 }  // namespace ATTN_ABI

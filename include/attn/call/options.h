@@ -14,7 +14,8 @@
 //   residual  (residual.h)   residual()
 //   training  (dropout.h)    dropout()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
-//   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys(), (native_bfloat16.h) native_bfloat16()
+//   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys(),
+//             (native_bfloat16.h) native_bfloat16()
 //
 // Each is a struct beside what makes it, which says its kind, binds itself to the shape of a call,
 // and names the memory that it reads (base/asked.h). A call reads its options once, as a record:

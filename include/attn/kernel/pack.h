@@ -233,8 +233,8 @@ class FiniteCheck {
   bool finite_ = true;
 };
 
-/// The same of `count` tokens, of their first features, a packet at most. Only tokens of `there` are
-/// read, through seen(packet); the others are zeros.
+/// interleave_rows() of `count` tokens in memory, of a packet of features at most. Only the tokens
+/// of `there` are read, through seen(packet); the others are zeros.
 template <class S, class T, class Seen, class Element>
 void interleave_tokens(Source<T> tokens, KeyRange there, Index count, Index features,
                        const Seen& seen, Element* to, Index stride) {

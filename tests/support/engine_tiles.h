@@ -18,18 +18,18 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-#define ATTN_TESTS_TILES_OF(T)                                                                    \
-  ATTN_TESTS_TILES template void scores<detail::Simd<T>>(int, const T*, const T*, Index,          \
-                                                         const Segment&, T*, T*, detail::Absent); \
-  ATTN_TESTS_TILES template void weighted_sum<detail::Simd<T>>(                                   \
-      int, Index, bool, const T*, const T*, Index, Runs, const T*, T*, Index);                    \
-  ATTN_TESTS_TILES template void scores_of_few<detail::Simd<T>>(                                  \
-      int, const T*, const KeysInPlace<detail::Simd<T>, const T>&, Index, Index, T*, T*);         \
-  ATTN_TESTS_TILES template void weighted_sum_of_few<detail::Simd<T>>(                            \
-      int, const T*, const ValuesInPlace<detail::Simd<T>, const T>&, Runs, const T*, T*, Index);  \
-  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::zero>(             \
-      int, const T*, const T*, T*, Index, Runs, T*);                                              \
-  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::marked>(           \
+#define ATTN_TESTS_TILES_OF(T)                                                                   \
+  ATTN_TESTS_TILES template void scores<detail::Simd<T>>(int, const T*, const T*, Index,         \
+                                                         const Segment&, T*, T*, Absent);        \
+  ATTN_TESTS_TILES template void weighted_sum<detail::Simd<T>>(                                  \
+      int, Index, bool, const T*, const T*, Index, Runs, const T*, T*, Index);                   \
+  ATTN_TESTS_TILES template void scores_of_few<detail::Simd<T>>(                                 \
+      int, const T*, const KeysInPlace<detail::Simd<T>, const T>&, Index, Index, T*, T*);        \
+  ATTN_TESTS_TILES template void weighted_sum_of_few<detail::Simd<T>>(                           \
+      int, const T*, const ValuesInPlace<detail::Simd<T>, const T>&, Runs, const T*, T*, Index); \
+  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::zero>(            \
+      int, const T*, const T*, T*, Index, Runs, T*);                                             \
+  ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::marked>(          \
       int, const T*, const T*, T*, Index, Runs, T*)
 
 ATTN_TESTS_TILES_OF(float);

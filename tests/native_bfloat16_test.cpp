@@ -177,6 +177,14 @@ TEST_F(NativeBfloat16, LayoutsHaveTheSameBits) {
   }
 }
 
+TEST_F(NativeBfloat16, FixedSizesHaveTheSameBits) {
+  const Operands x(16, 16, 16, 16);
+  const Eigen::Matrix<Bfloat, 16, 16, Eigen::RowMajor> Q = x.Q, K = x.K, V = x.V;
+  Eigen::Matrix<float, 16, 16, Eigen::RowMajor> Y;
+  attn::attention(Q, K, V, native(), attn::into(Y));
+  EXPECT_TRUE(same_bits(Y, attend(x)));
+}
+
 TEST_F(NativeBfloat16, KeysThatAreHiddenLeaveTheBits) {
   const Operands x(15, 300, 64, 40);
   for (const Index length : {1, 2, 15, 16, 17, 33, 64, 255, 257, 299}) {

@@ -55,11 +55,13 @@ ATTN_INLINE void raise_lanes(const typename S::Packet (&scores)[R][C],
 //          A pass of its own over the scores cost as much again.
 // NUMERICS scale is folded into q when it is packed: one rounding of q. Pairs of bfloat16 are left
 //          as they are, and their sums scaled. A NaN score is never lost (exp keeps it)
-template <class S, class Element, int R, int C>
-ATTN_NOINLINE void score_panels(const Element* q, const Element* k, Index depth, Index first,
+template <class S, int R, int C, class Queries = PackedStrip<typename S::Scalar, R>>
+ATTN_NOINLINE void score_panels(const typename Queries::Element* q,
+                                const typename Queries::Element* k, Index depth, Index first,
                                 Index last, typename S::Scalar* s, typename S::Scalar* lane_max,
-                                typename Factors<S, Element>::Scale scale) {
+                                typename Factors<S, typename Queries::Element>::Scale scale = {}) {
   using Scalar = typename S::Scalar;
+  using Element = typename Queries::Element;
   using Packet = typename S::Packet;
   using Size = TileSize<Scalar>;
   using F = Factors<S, Element>;
@@ -71,8 +73,8 @@ ATTN_NOINLINE void score_panels(const Element* q, const Element* k, Index depth,
     Packet acc[std::size_t{R}][std::size_t{C}];
     clear<S>(acc);
     const DepthRange all{0, depth};
-    multiply_accumulate<S>(acc, PackedStrip<Element, R>{q},
-                           k + panel * (depth / F::numbers) * Size::panel, Runs{&all, 1});
+    multiply_accumulate<S>(acc, Queries{q}, k + panel * (depth / F::numbers) * Size::panel,
+                           Runs{&all, 1});
     ATTN_UNROLL
     for (int i = 0; i < R; ++i) {
       ATTN_UNROLL
@@ -117,13 +119,14 @@ void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar*
 /// score_panels() of panels of all packets, and of the first one alone, by row counts.
 template <class S, class Element>
 struct ScoreTiles {
-  decltype(&score_panels<S, Element, 1, 1>) wide, narrow;
+  decltype(&score_panels<S, 1, 1, PackedStrip<Element, 1>>) wide, narrow;
 };
 template <class S, class Element>
 inline constexpr auto score_tiles_v = of_row_counts<
     TileSize<typename S::Scalar>::rows>([](auto rows) {
   constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
-  return ScoreTiles<S, Element>{&score_panels<S, Element, R, C>, &score_panels<S, Element, R, 1>};
+  using Queries = PackedStrip<Element, R>;
+  return ScoreTiles<S, Element>{&score_panels<S, R, C, Queries>, &score_panels<S, R, 1, Queries>};
 });
 
 /// Scores of `rows` packed query rows against the panels of a segment of packed keys; see

@@ -20,13 +20,13 @@ namespace kernel {
 //          tile mates
 
 /// The sums of a tile of any size.
-template <class S, class Element>
+template <class S, class Element = typename S::Scalar>
 using TileSums = BlockSums<S, TileSize<typename S::Scalar>::rows,
                            TileSize<typename S::Scalar>::packets, Element>;
 
 /// One run. A function of its own: in a loop over runs g++ carries the accumulators through the
 /// stack at every group of steps.
-template <class S, class Element, int R, int C>
+template <class S, int R, int C, class Element = typename S::Scalar>
 ATTN_NOINLINE void accumulate_run(const Element* p, const Element* v, Runs pieces, bool first,
                                   bool last, TileSums<S, Element>& block) {
   typename S::Packet acc[std::size_t{R}][std::size_t{C}];
@@ -38,13 +38,13 @@ ATTN_NOINLINE void accumulate_run(const Element* p, const Element* v, Runs piece
 /// accumulate_run() of panels of all packets, and of the first one alone, by row counts.
 template <class S, class Element>
 struct RunTiles {
-  decltype(&accumulate_run<S, Element, 1, 1>) wide, narrow;
+  decltype(&accumulate_run<S, 1, 1, Element>) wide, narrow;
 };
 template <class S, class Element>
 inline constexpr auto run_tiles_v = of_row_counts<TileSize<typename S::Scalar>::rows>([](auto
                                                                                              rows) {
   constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
-  return RunTiles<S, Element>{&accumulate_run<S, Element, R, C>, &accumulate_run<S, Element, R, 1>};
+  return RunTiles<S, Element>{&accumulate_run<S, R, C, Element>, &accumulate_run<S, R, 1, Element>};
 });
 
 /// Packets of V in panels of features, numbers stored as T: features c, c + 1, … of key j.

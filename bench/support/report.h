@@ -71,6 +71,8 @@ class SummaryTable : public benchmark::BenchmarkReporter {
           "the\n"
           "            forward one\n"
           "            at last, time over that without dropout, or without dbias\n"
+          "            bf16: time without native_bfloat16() / time with it, and how many of its\n"
+          "            instructions run in the time of one multiply-add of floats\n"
           "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
           "            run, both on one thread: below 1, the library is faster\n"
           "max err     largest absolute error, against long double\n"
@@ -141,6 +143,10 @@ class SummaryTable : public benchmark::BenchmarkReporter {
       return value(run, "visible_share") < 1
                  ? format("%.4f, %.2f x share", value(run, "vs_plain"), value(run, "vs_share"))
                  : format("%.3f x plain", value(run, "vs_plain"));
+    }
+    if (run.counters.count("native_rate") != 0) {
+      return format("%.2fx float, rate %.2f", value(run, "vs_float_products"),
+                    value(run, "native_rate"));
     }
     if (run.counters.count("vs_row_major") != 0)
       return format("%.3f x row-major", value(run, "vs_row_major"));

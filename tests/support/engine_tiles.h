@@ -20,7 +20,7 @@ namespace kernel {
 
 #define ATTN_TESTS_TILES_OF(T)                                                                   \
   ATTN_TESTS_TILES template void scores<detail::Simd<T>>(int, const T*, const T*, Index,         \
-                                                         const Segment&, T*, T*);                \
+                                                         const Segment&, T*, T*, Absent);        \
   ATTN_TESTS_TILES template void weighted_sum<detail::Simd<T>>(                                  \
       int, Index, bool, const T*, const T*, Index, Runs, const T*, T*, Index);                   \
   ATTN_TESTS_TILES template void scores_in_place<detail::Simd<T>>(                               \

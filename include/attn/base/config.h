@@ -142,6 +142,22 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
   asm("vfmadd231" suffix " %[x]%{1to" lanes "%}, %[y], %[z]" : [z] "+v"(c) : [x] "m"(a), [y] "v"(b))
 #endif
 
+// ---- Products of bfloat16 by pairs --------------------------------------------------------------
+// ATTN_BFLOAT_PAIRS: the target multiplies pairs of bfloat16 and adds them to packets of 16 floats
+// (base/bfloat_pairs.h). That it can does not say that it does so faster than it multiplies floats.
+// ATTN_MULTIPLY_ADD_PAIRS(c, a, b): the same as ATTN_MULTIPLY_ADD, of g++, which would fetch a
+// factor from memory for each of its products.
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512BW__) && defined(__AVX512BF16__) && \
+    ATTN_VECTOR_TYPES && ATTN_WIDENS
+#define ATTN_BFLOAT_PAIRS 1
+#else
+#define ATTN_BFLOAT_PAIRS 0
+#endif
+#if ATTN_BFLOAT_PAIRS && defined(ATTN_MULTIPLY_ADD)
+#define ATTN_MULTIPLY_ADD_PAIRS(c, a, b) \
+  asm("vdpbf16ps %[x], %[y], %[z]" : [z] "+v"(c) : [x] "v"(a), [y] "v"(b))
+#endif
+
 // ---- Tables in a register -----------------------------------------------------------------------
 // look_up(table, i): lane by lane the entry of a table of one packet that the last bits of i name,
 // where the target has one instruction for it; has_look_up_v<Scalar, lanes> tells. (Masked, all
@@ -169,6 +185,8 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 // -O0 Eigen's own functions still merge: that is Eigen's limit.)
 #if defined(EIGEN_DONT_VECTORIZE) || !defined(EIGEN_VECTORIZE)
 #define ATTN_ABI_ISA scalar
+#elif ATTN_BFLOAT_PAIRS
+#define ATTN_ABI_ISA avx512_bf16
 #elif defined(EIGEN_VECTORIZE_AVX512)
 #define ATTN_ABI_ISA avx512
 #elif defined(EIGEN_VECTORIZE_AVX2)

@@ -32,7 +32,9 @@ namespace kernel {
 template <class Problem>
 class PackedKeys {
   using Scalar = typename Problem::Scalar;
+  using Element = typename Problem::Element;
   using S = detail::Simd<Scalar>;
+  using F = Factors<S, Element>;
   using Size = TileSize<Scalar>;
 
  public:
@@ -76,7 +78,7 @@ class PackedKeys {
     return finite_;
   }
 
-  ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
+  ATTN_INLINE void scores(const Element* query, const Segment& segment,
                           const ScoreTile<Scalar>& tile) const {
     if constexpr (kInPlace) {
       if (in_place_)
@@ -84,10 +86,10 @@ class PackedKeys {
                                   segment.first * Size::panel, segment.end, problem_.shape.key_dim,
                                   values_ahead(segment), tile.scores, tile.lane_max);
     }
-    kernel::scores<S>(tile.strip.rows, query, work_.key, work_.size.depth, segment, tile.scores,
-                      tile.lane_max);
+    kernel::scores<S>(tile.strip.rows, query, F::in(work_.key), work_.size.depth, segment,
+                      tile.scores, tile.lane_max, problem_.scale_of_sums());
   }
-  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* p, const Scalar* rescale,
+  void weighted_sum(int rows, const Visit<Scalar>& visit, const Element* p, const Scalar* rescale,
                     Scalar* output) const {
     if constexpr (kInPlace) {
       const DepthRange keys{visit.segments[0].first * Size::panel, visit.segments[0].end};
@@ -98,15 +100,15 @@ class PackedKeys {
         return accumulate_visible<S>(rows, problem_.shape.value_dim, p, p, values_in_place(),
                                      visit.all(), rescale, output, work_.size.features);
     }
-    kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, work_.value,
-                            work_.size.keys * Size::panel, visit.all(), rescale, output,
-                            work_.size.features);
+    kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, F::in(work_.value),
+                            work_.size.keys / F::numbers * Size::panel, visit.all(), rescale,
+                            output, work_.size.features);
   }
 
  private:
   static constexpr bool kRotates = Problem::kRotates;
-  static constexpr bool kInPlace =
-      !kRotates && !Problem::kDrops && detail::is_there_v<typename Problem::Output>;
+  static constexpr bool kInPlace = std::is_same_v<Element, Scalar> && !kRotates &&
+                                   !Problem::kDrops && detail::is_there_v<typename Problem::Output>;
 
   /// Keys and values are worth packing for several strips, not for one that sees them all:
   /// decoding. (Under dropout, in training, they are packed all the same: whether the values of
@@ -158,13 +160,13 @@ class PackedKeys {
       const detail::CallShape& shape = problem_.shape;
       const Index first_token = shape.keys.begin(shape.shared_keys ? 0 : chunk_.sequence);
       pack_rotated_keys<S>(problem_.rotation, first_token, source(problem_.key), block_, keys,
-                           key_dim, depth, work_.rotated, work_.key);
+                           key_dim, depth, work_.rotated, F::in(work_.key));
     } else {
-      pack_keys<S>(source(problem_.key), block_, keys, key_dim, depth, work_.key);
+      pack_keys<S>(source(problem_.key), block_, keys, key_dim, depth, F::in(work_.key));
     }
     if (what == Pack::keys) return;
     finite_ &= pack_values<S>(source(problem_.value), block_, keys, problem_.shape.value_dim,
-                              work_.size.keys, work_.value);
+                              work_.size.keys, F::in(work_.value));
   }
 
   const Problem& problem_;

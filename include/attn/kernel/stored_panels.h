@@ -132,10 +132,21 @@ struct StoredValues : StoredPanels<S, T> {
   }
 };
 
-/// n stored numbers in the compute scalar; n is a multiple of the packet.
-template <class S, class T>
-void widen_numbers(const T* from, Index n, typename S::Scalar* to) {
-  for (Index i = 0; i < n; i += S::width) S::store(to + i, detail::load_converted<S>(from + i));
+/// Steps of stored panels, at the same place in panels of factors.
+template <class S, class T, class Element>
+void widen_steps(const T* from, DepthRange steps, Element* to) {
+  using F = Factors<S, Element>;
+  using Size = TileSize<typename S::Scalar>;
+  for (Index t = steps.begin; t < steps.end; t += F::numbers) {
+    for (Index w = 0; w < Size::panel; w += S::width) {
+      typename S::Packet numbers[std::size_t{F::numbers}];
+      ATTN_UNROLL
+      for (Index n = 0; n < F::numbers; ++n)
+        numbers[n] =
+            F::template rounded<T>(detail::load_converted<S>(from + (t + n) * Size::panel + w));
+      F::store(to + t / F::numbers * Size::panel + w, F::interleave(numbers));
+    }
+  }
 }
 
 /// Scores of the keys [begin, end) of a block times the keys' scales, `begin` being the first of a

@@ -196,6 +196,17 @@ class FiniteCheck {
   bool finite_ = true;
 };
 
+/// Zeros in the last panel's packets that hold no feature.
+template <class S>
+void clear_values_behind(KeyRange panels, Index features, Index rows, typename S::Scalar* to) {
+  using Scalar = typename S::Scalar;
+  constexpr Index kPanel = TileSize<Scalar>::panel;
+  for (Index c = round_up(features, S::width); c < round_up(features, kPanel); c += S::width) {
+    for (Index j = panels.begin; j < panels.end; ++j)
+      S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
+  }
+}
+
 /// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of
 /// them are finite.
 template <class S, class T>
@@ -253,13 +264,8 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
       }
     }
   }
-  if constexpr (TileSize<Scalar>::packets >
-                2) {  // a last panel is read whole unless one packet suffices
-    for (Index c = round_up(features, S::width); c < round_up(features, kPanel); c += S::width) {
-      for (Index j = panels.begin; j < panels.end; ++j)
-        S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
-    }
-  }
+  // A last panel is read whole unless one packet suffices.
+  if constexpr (TileSize<Scalar>::packets > 2) clear_values_behind<S>(panels, features, rows, to);
   return check.finite();
 }
 

@@ -1,5 +1,7 @@
-// Calls whose sizes the operands' types tell: the bits of the same call on dynamic matrices, without
-// an allocation.
+// tests/fixed_sizes_test.cpp: calls whose sizes the operands' types tell: the bits of the same call on dynamic
+// matrices, without an allocation.
+// SPDX-License-Identifier: MIT
+#include "support/allocations.h"
 
 #include <attn/attention.h>
 #include <gtest/gtest.h>
@@ -8,7 +10,6 @@
 #include <limits>
 #include <type_traits>
 
-#include "support/allocations.h"
 #include "support/random.h"
 
 namespace {

@@ -27,7 +27,9 @@
 // dynamic sizes. Outside that promise: -ffast-math, x87, other builds.
 //
 // No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack
-// where all sizes are fixed; the free function without use(ws) allocates its scratch for the call.
+// where the operands' types tell all sizes and it fits EIGEN_STACK_ALLOCATION_LIMIT; the free
+// function without use(ws) otherwise allocates its scratch for the call. Calls whose sizes are known
+// so and at most 64 each, without mask, rotary(), sink() or dropout(), are compiled for them.
 #pragma once
 
 #include "call/attention_call.h"

@@ -13,6 +13,8 @@
 // expect 10: use: the workspace has another scalar than the call computes in
 // expect 11: residual_add: both operands and the output must compute in one scalar
 // expect 12: heads: expected a dense Eigen matrix
+// expect 13: the types of query and key have different numbers of columns: both need d_k
+// expect 14: the types of key and value have different numbers of rows: both need one row per key
 #include <attn/attn.h>
 
 #include <vector>
@@ -82,5 +84,16 @@ void call(const MatrixXf& Q, const MatrixXd& D, const Eigen::MatrixXi& I, const 
   Y = attn::attention(attn::heads(memory, 2), Q, Q);
 #else
   Y = attn::attention(attn::heads(Q, 2), Q, Q);
+#endif
+  const Eigen::Matrix<float, 4, 3> four = Eigen::Matrix<float, 4, 3>::Zero();
+#if CASE == 13
+  (void)attn::attention(four, four.transpose(), Q);
+#else
+  (void)attn::attention(four, four, Q);
+#endif
+#if CASE == 14
+  (void)attn::attention(four, four, four.topRows<3>());
+#else
+  (void)attn::attention(four, four, four.topRows(4));
 #endif
 }

@@ -85,12 +85,18 @@ class KeyValueMatrices : HeldKeyValue<Key, Value>,
   KeyValueMatrices(const KeyValueMatrices&) = delete;  // its views may lie in itself
 };
 
+/// Sizes that types tell, or Dynamic.
+constexpr bool may_be_equal(int a, int b) {
+  return a == Eigen::Dynamic || b == Eigen::Dynamic || a == b;
+}
+
 /// Keys and values given as matrices, not understood yet.
 template <class Key, class Value>
 struct GivenMatrices {
+  using k = operand_traits<bare_t<Key>>;
   using v = operand_traits<bare_t<Value>>;
   /// The sizes of a call that are known to the compiler, else Dynamic.
-  static constexpr int kKeys = operand_traits<bare_t<Key>>::rows, kValueDim = v::cols;
+  static constexpr int kKeys = k::rows, kValueDim = v::cols;
   static constexpr int kResultCols = v::has_heads ? Eigen::Dynamic : v::cols;
   Key& K;
   Value& V;
@@ -106,9 +112,15 @@ struct GivenMatrices {
                   "attn: integer matrices have no softmax: cast<float>() them first");
     static_assert(!Eigen::NumTraits<Scalar>::IsComplex, "attn: complex matrices have no softmax");
     static_assert(
-        std::is_same_v<Scalar, compute_t<typename operand_traits<bare_t<Key>>::Scalar>> &&
+        std::is_same_v<Scalar, compute_t<typename k::Scalar>> &&
             std::is_same_v<Scalar, compute_t<typename v::Scalar>>,
         "attn: query, key, value and output must compute in one scalar: cast one of them");
+    static_assert(may_be_equal(operand_traits<bare_t<Query>>::cols, k::cols),
+                  "attn: the types of query and key have different numbers of columns: both need "
+                  "d_k");
+    static_assert(may_be_equal(k::rows, v::rows),
+                  "attn: the types of key and value have different numbers of rows: both need one "
+                  "row per key");
   }
   template <class Asked>
   auto open(const char* function, const Asked&) const {

@@ -269,6 +269,17 @@ void interleave_tokens(Source<T> tokens, KeyRange there, Index count, Index feat
   }
 }
 
+/// Zeros in the last panel's packets that hold no feature.
+template <class S>
+void clear_values_behind(KeyRange panels, Index features, Index rows, typename S::Scalar* to) {
+  using Scalar = typename S::Scalar;
+  constexpr Index kPanel = TileSize<Scalar>::panel;
+  for (Index c = round_up(features, S::width); c < round_up(features, kPanel); c += S::width) {
+    for (Index j = panels.begin; j < panels.end; ++j)
+      S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
+  }
+}
+
 /// Values [begin, end) of a block into feature panels of `rows` keys each; returns whether all of
 /// them are finite.
 template <class S, class T, class Element>
@@ -328,13 +339,8 @@ bool pack_values(Source<T> values, Index block, KeyRange range, Index features, 
                            std::min<Index>(S::width, panels.end - j), held, seen, tile(c), kPanel);
     }
   }
-  if constexpr (TileSize<Scalar>::packets >
-                2) {  // a last panel is read whole unless one packet suffices
-    for (Index c = round_up(features, S::width); c < round_up(features, kPanel); c += S::width) {
-      for (Index j = panels.begin; j < panels.end; ++j)
-        S::store(to + c / kPanel * kPanel * rows + j * kPanel + c % kPanel, S::set(Scalar(0)));
-    }
-  }
+  // A last panel is read whole unless one packet suffices.
+  if constexpr (TileSize<Scalar>::packets > 2) clear_values_behind<S>(panels, features, rows, to);
   return check.finite();
 }
 

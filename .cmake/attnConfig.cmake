@@ -1,4 +1,4 @@
-# find_package(attn): the target attn::attn, which brings Eigen with it.
+# find_package(attn): the target attn::attn, which brings Eigen with it, and attn_dispatch().
 
 include("${CMAKE_CURRENT_LIST_DIR}/attnEigen.cmake")
 if(attn_eigen_problem)
@@ -11,3 +11,5 @@ if(NOT TARGET attn::attn)
   include("${CMAKE_CURRENT_LIST_DIR}/attnTargets.cmake")
   target_link_libraries(attn::attn INTERFACE Eigen3::Eigen)
 endif()
+
+include("${CMAKE_CURRENT_LIST_DIR}/attnDispatch.cmake")

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "support/layer_by_hand.h"
+#include "support/layer_reference.h"
 #include "support/machine.h"
 #include "support/measure.h"
 #include "support/operands.h"
@@ -29,13 +30,6 @@ Linear linear_of(const DenseWeights& weights) {
   return linear;
 }
 
-/// act(x·W + b) in double of some rows, whose own error is a millionth of float's.
-Eigen::MatrixXd reference(const RowMatrix<float>& x, const DenseWeights& weights) {
-  Eigen::MatrixXd y = x.cast<double>() * weights.weight.cast<double>();
-  y.rowwise() += weights.bias.cast<double>();
-  return y;
-}
-
 /// linear512: 512 x 512 → 2048, GELU.
 void measure_linear(benchmark::State& state) {
   constexpr Index kRows = 512, kIn = 512, kOut = 2048;
@@ -50,10 +44,7 @@ void measure_linear(benchmark::State& state) {
     gelu(z);
   };
   measure_beside(state, 2. * kRows * kIn * kOut, library, by_hand);
-  const Eigen::MatrixXd wide = reference(x, weights).unaryExpr([](double s) {
-    return 0.5 * s * std::erfc(-s * std::sqrt(0.5));
-  });
-  state.counters["max_err"] = (wide - y.cast<double>()).cwiseAbs().maxCoeff();
+  state.counters["max_err"] = max_error(gelu_reference(linear_reference(weights, x)), y);
 }
 
 /// linear_decode: 1 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of as much memory by as
@@ -96,7 +87,7 @@ void measure_decode(benchmark::State& state, int workers) {
   counters["GFLOPS"] = 2e-9 * static_cast<double>(kWidth * kWidth) / units.per_call().min();
   beside.report(counters);
   if (workers == 1) counters["vs_textbook"] = units.per_call().min() / by_hand.per_call().min();
-  counters["max_err"] = (reference(x, weights) - y.cast<double>()).cwiseAbs().maxCoeff();
+  counters["max_err"] = max_error(linear_reference(weights, x), y);
 }
 
 constexpr Index kWidth = 512, kHidden = 2048, kHeads = 8;

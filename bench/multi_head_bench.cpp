@@ -4,10 +4,10 @@
 #include <attn/attn.h>
 #include <benchmark/benchmark.h>
 
-#include <cmath>
 #include <string>
 
 #include "support/layer_by_hand.h"
+#include "support/layer_reference.h"
 #include "support/measure.h"
 #include "support/operands.h"
 #include "support/row.h"
@@ -33,31 +33,6 @@ constexpr double flops(const LayerWorkload& w) {
   return 8 * tokens * width * width + 4 * tokens * tokens * width;
 }
 
-/// The largest error of some rows, against the formula in double (whose own error is a millionth of float's).
-double max_error(const LayerWorkload& w, const LayerWeights& weights, const RowMatrix<float>& x,
-                 const RowMatrix<float>& y) {
-  const auto project = [](const Eigen::MatrixXd& in, const DenseWeights& dense) {
-    Eigen::MatrixXd out = in * dense.weight.cast<double>();
-    out.rowwise() += dense.bias.cast<double>();
-    return out;
-  };
-  const Eigen::MatrixXd wide = x.cast<double>();
-  const Eigen::MatrixXd q = project(wide, weights.query), k = project(wide, weights.key),
-                        v = project(wide, weights.value);
-  Eigen::MatrixXd o(w.tokens, w.d_model);
-  const Index d = w.d_model / w.heads;
-  for (Index h = 0; h < w.heads; ++h) {
-    const auto columns = [&](const Eigen::MatrixXd& m) { return m.middleCols(h * d, d); };
-    Eigen::MatrixXd p = columns(q) * columns(k).transpose() / std::sqrt(static_cast<double>(d));
-    for (Index i = 0; i < w.tokens; ++i) {
-      p.row(i) = (p.row(i).array() - p.row(i).maxCoeff()).exp();
-      p.row(i) /= p.row(i).sum();
-    }
-    o.middleCols(h * d, d) = p * columns(v);
-  }
-  return (project(o, weights.output) - y.cast<double>()).cwiseAbs().maxCoeff();
-}
-
 void measure(benchmark::State& state, const LayerWorkload& w) {
   Uniform uniform(3);
   const LayerWeights weights(w.d_model, uniform);
@@ -75,12 +50,12 @@ void measure(benchmark::State& state, const LayerWorkload& w) {
     }
   };
   library(w.threads);
-  state.counters["max_err"] = max_error(w, weights, x, y);
+  state.counters["max_err"] = max_error(layer_reference(weights, w.heads, x), y);
   if (w.threads > 1) return measure_threads(state, flops(w), w.threads, library);
 
   LayerByHand by_hand(weights, w.heads, {0, w.tokens});
   by_hand(x, y);
-  state.counters["textbook_max_err"] = max_error(w, weights, x, y);
+  state.counters["textbook_max_err"] = max_error(layer_reference(weights, w.heads, x), y);
   measure_beside(
       state, flops(w), [&] { library(1); }, [&] { by_hand(x, y); });
 }

@@ -431,19 +431,20 @@ TYPED_TEST(Kernel, ReduceLanesAddsThemAll) {
 TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
   using S = attn::detail::Simd<TypeParam>;
   using Size = kernel::TileSize<TypeParam>;
-  constexpr Index P = Size::panel, keys = 64;
+  constexpr Index P = Size::panel, keys = Size::max_key_block;
   std::mt19937 engine(5);
-  for (const Index features : {1, 4, 15, 16, 17, 59, 128, 160}) {
+  for (const Index features : {1, 4, 15, 16, 17, 40, 59, 100, 128, 160}) {
     const Index depth = kernel::round_up(features, Size::depth),
                 padded = kernel::round_up(features, P), stride = features + 3;
     Buffer<TypeParam> memory(keys * stride), q(Size::rows * depth);
     for (Index n = 0; n < keys * stride; ++n)
       memory[n] = static_cast<TypeParam>(engine() % 1000u) / TypeParam(317) - TypeParam(1.5);
     const kernel::Source<TypeParam> source{memory.data(), stride, 1};
+    const auto ahead = kernel::RowsAhead<S>::in_streams(source, features, keys);
     for (int R = 1; R <= Size::in_place_rows; ++R) {
       for (Index i = 0; i < R; ++i)
         kernel::pack_query<S>(source.token(i), 1, features, depth, TypeParam(0.3), i, R, q.data());
-      for (Index end = 1; end <= keys; end += end < 2 * P ? 1 : 7) {
+      for (Index end = 1; end <= keys; end += end < 2 * P ? 1 : 37) {
         Buffer<TypeParam> k(keys * depth), v(keys * padded);
         kernel::pack_keys<S>(source, 0, {0, end}, features, depth, k.data());
         kernel::pack_values<S>(source, 0, {0, end}, features, keys, v.data());
@@ -455,8 +456,8 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         lane_max2.fill(-100);
         kernel::scores<S>(R, q.data(), k.data(), depth, {0, last, end, true}, s.data(),
                           lane_max.data());
-        kernel::scores_of_few<S>(R, q.data(), kernel::KeysInPlace<S, TypeParam>{source, features},
-                                 0, end, s2.data(), lane_max2.data());
+        kernel::scores_in_place<S>(R, q.data(), source, 0, end, features, ahead, s2.data(),
+                                   lane_max2.data());
         const Index written = kernel::round_up(end, std::max<Index>(S::width, Size::depth));
         for (int i = 0; i < R; ++i) {
           for (Index j = 0; j < written; ++j)
@@ -472,9 +473,9 @@ TYPED_TEST(Kernel, InPlaceGivesTheBitsOfPanels) {
         kernel::weighted_sum<S>(R, features, true, s.data(), v.data(), keys * P, {&run, 1},
                                 rescale.data(), o.data(), padded);
         const kernel::DepthRange there{0, end};
-        kernel::weighted_sum_of_few<S>(R, s.data(),
-                                       kernel::ValuesInPlace<S, TypeParam>{source, features},
-                                       {&there, 1}, rescale.data(), o2.data(), padded);
+        kernel::weighted_sum_of_few<S>(
+            R, s.data(), kernel::ValuesInPlace<S, TypeParam>{source, features, ahead, end},
+            {&there, 1}, rescale.data(), o2.data(), padded);
         for (int i = 0; i < R; ++i) {
           for (Index c = 0; c < features; ++c)
             ASSERT_EQ(o2[i * padded + c], o[i * padded + c])

@@ -192,6 +192,18 @@ TEST(Xml, FindsWhatIsWrong) {
   EXPECT_NE(Xml("<a b=\"1></a>").problem, "");
 }
 
+TEST(Pictures, ChangeColoursOnDarkPages) {
+  examples::Svg picture(10, 10);
+  picture.text(1, 9, "small", "start", 0, "black", 11);
+  picture.in_the_dark("black", "#eee");
+  const Xml svg(picture.str());
+  EXPECT_EQ(svg.problem, "");
+  EXPECT_EQ(svg.elements.count("style"), 1u);
+  EXPECT_NE(picture.str().find("(prefers-color-scheme: dark) { [fill=\"black\"] { fill: #eee }"),
+            std::string::npos);
+  EXPECT_NE(picture.str().find("fill=\"black\" font-size=\"11\">small<"), std::string::npos);
+}
+
 TEST(Pictures, OfAttentionAreWellFormed) {
   training::HeatMap map{{"三", "<b>"}, {"x", "&", "\"q\""}, Matrix::Random(2, 3).cwiseAbs()};
   const Xml svg(training::draw(map, "a < b & c").str());

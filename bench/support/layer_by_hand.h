@@ -10,6 +10,10 @@
 
 namespace bench {
 
+/// Inputs and outputs: a matrix, or memory seen as one.
+using InRows = const Eigen::Ref<const RowMatrix<float>>&;
+using OutRows = Eigen::Ref<RowMatrix<float>>;
+
 /// A weight of unit scale (uniform, of variance 1 / its rows) and a bias.
 struct DenseWeights {
   RowMatrix<float> weight;
@@ -20,7 +24,7 @@ struct DenseWeights {
     weight *= std::sqrt(3.0f / static_cast<float>(in));
     fill(bias, uniform);
   }
-  void operator()(const RowMatrix<float>& x, RowMatrix<float>& y) const {
+  void operator()(InRows x, OutRows y) const {
     y.noalias() = x * weight;
     y.rowwise() += bias;
   }
@@ -55,7 +59,7 @@ class LayerByHand {
     sums_.resize(longest);
   }
 
-  void operator()(const RowMatrix<float>& x, RowMatrix<float>& y) {
+  void operator()(InRows x, OutRows y) {
     weights_.query(x, q_);
     weights_.key(x, k_);
     weights_.value(x, v_);
@@ -101,7 +105,7 @@ inline void layer_norm(const RowMatrix<float>& x, RowMatrix<float>& y) {
 }
 
 /// x/2 (1 + erf(x / √2)) of every number, in place.
-inline void gelu(RowMatrix<float>& x) {
+inline void gelu(OutRows x) {
   x.array() = 0.5f * x.array() * (1 + (x.array() * std::sqrt(0.5f)).erf());
 }
 

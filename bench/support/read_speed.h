@@ -97,9 +97,11 @@ class BesideReading {
     bandwidths_.add(bytes / reading);
     fractions_.add(reading / seconds);
   }
+  double bandwidth() const { return bandwidths_.median(); }
+  double fraction() const { return fractions_.median(); }
   void report(benchmark::UserCounters& counters) const {
-    counters["bandwidth_GBs"] = 1e-9 * bandwidths_.median();
-    counters["bandwidth_fraction"] = fractions_.median();
+    counters["bandwidth_GBs"] = 1e-9 * bandwidth();
+    counters["bandwidth_fraction"] = fraction();
     counters["read_streams"] = pattern_.streams;
     counters["read_ahead"] = pattern_.ahead;
   }

@@ -1,61 +1,17 @@
-// bench/support/report.h: the machine in one line, the summary table, and Google Benchmark's JSON.
+// bench/support/report.h: the summary table, and Google Benchmark's JSON.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <benchmark/benchmark.h>
 
-#include <Eigen/Core>
 #include <cstdio>
 #include <cstring>
-#include <ctime>
-#include <fstream>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "setting.h"
+
 namespace bench {
-
-inline std::string cpu_name() {
-  std::ifstream info("/proc/cpuinfo");
-  for (std::string line; std::getline(info, line);) {
-    if (line.rfind("model name", 0) == 0) return line.substr(line.find(':') + 2);
-  }
-  return "unknown CPU";
-}
-
-inline std::string compiler_name() {
-#if defined(__clang__)
-  return "clang++ " + std::to_string(__clang_major__) + "." + std::to_string(__clang_minor__) +
-         "." + std::to_string(__clang_patchlevel__);
-#elif defined(__GNUC__)
-  return "g++ " + std::to_string(__GNUC__) + "." + std::to_string(__GNUC_MINOR__) + "." +
-         std::to_string(__GNUC_PATCHLEVEL__);
-#else
-  return "unknown compiler";
-#endif
-}
-
-inline std::string eigen_version() {
-  return std::to_string(EIGEN_WORLD_VERSION) + "." + std::to_string(EIGEN_MAJOR_VERSION) + "." +
-         std::to_string(EIGEN_MINOR_VERSION);
-}
-
-inline std::string today() {
-  const std::time_t time = std::time(nullptr);
-  char text[16];
-  std::strftime(text, sizeof text, "%Y-%m-%d", std::localtime(&time));
-  return text;
-}
-
-/// What a figure is worthless without: key and value, in the order of the header line.
-inline std::vector<std::pair<std::string, std::string>> setting() {
-  return {{"cpu", cpu_name()},
-          {"compiler", compiler_name()},
-          {"flags", ATTN_BENCH_FLAGS},
-          {"eigen", "Eigen " + eigen_version()},
-          {"eigen_simd", Eigen::SimdInstructionSetsInUse()},
-          {"date", today()}};
-}
 
 /// A row of the table for each benchmark, as soon as it has run. Those with a length make tables of
 /// their own, to be plotted.
@@ -115,6 +71,8 @@ class SummaryTable : public benchmark::BenchmarkReporter {
           "the\n"
           "            forward one\n"
           "            at last, time over that without dropout, or without dbias\n"
+          "            bf16: time without native_bfloat16() / time with it, and how many of its\n"
+          "            instructions run in the time of one multiply-add of floats\n"
           "x textbook  time of the library / time of the formula by hand in Eigen, in this\n"
           "            run, both on one thread: below 1, the library is faster\n"
           "max err     largest absolute error, against long double\n"
@@ -185,6 +143,10 @@ class SummaryTable : public benchmark::BenchmarkReporter {
       return value(run, "visible_share") < 1
                  ? format("%.4f, %.2f x share", value(run, "vs_plain"), value(run, "vs_share"))
                  : format("%.3f x plain", value(run, "vs_plain"));
+    }
+    if (run.counters.count("native_rate") != 0) {
+      return format("%.2fx float, rate %.2f", value(run, "vs_float_products"),
+                    value(run, "native_rate"));
     }
     if (run.counters.count("vs_row_major") != 0)
       return format("%.3f x row-major", value(run, "vs_row_major"));

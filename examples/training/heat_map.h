@@ -13,11 +13,13 @@
 #include <string>
 #include <vector>
 
-#include "svg.h"
+#include "../support/svg.h"
 #include "types.h"
 #include "words.h"
 
 namespace training {
+
+using examples::Svg;
 
 struct HeatMap {
   std::vector<std::string> rows, columns;  ///< words: of queries, of keys

@@ -7,9 +7,11 @@
 #include <string>
 #include <vector>
 
-#include "svg.h"
+#include "../support/svg.h"
 
 namespace training {
+
+using examples::Svg;
 
 struct Curve {
   std::string name;

@@ -19,8 +19,8 @@
 //   visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is
 //   hidden.
 //   A row that sees one key returns that value row exactly.
-//   half and bfloat16 are storage types, for each operand separately, computed in float; every
-//   other scalar computes in itself.
+//   half and bfloat16 are storage types, for each operand separately, computed in float (but for
+//   native_bfloat16()); every other scalar computes in itself.
 //
 // The same bits: a row's result depends on its query, the keys it sees and the options; not on Lq,
 // the other rows, what hidden keys hold, the batch, the threads, the storage order, or fixed or
@@ -54,8 +54,8 @@ inline namespace ATTN_ABI {
 ///                         save_state() of attention_state.h, for attention_backward()
 ///            batch        sequences(), sequence_length()
 ///            training     dropout()
-///            means        parallel(n), on(pool), split_keys(), use(); all in any order, and
-///                         several as one value, options(…)
+///            means        parallel(n), on(pool), split_keys(), use(), native_bfloat16(); all in
+///                         any order, and several as one value, options(…)
 /// Requires   matching shapes, d_k > 0, H a multiple of H_kv (std::invalid_argument that names both
 ///            numbers, otherwise; outputs are then untouched). Empty inputs are valid
 /// Semantics  as in the head of this file. The output may be Q itself (or the residual);

@@ -37,4 +37,5 @@
 #include "option_list.h"   //   several options as one value
 #include "workspace.h"  //      scratch memory
 #include "parallel.h"   //      several threads for one call
+#include "native_bfloat16.h"       //    products of bfloat16 by the processor's own instruction
 // clang-format on

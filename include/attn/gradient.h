@@ -64,7 +64,8 @@ auto dlogsumexp(Matrix&& l) {
 /// Options    those of the forward call, all of them but into() and save_…(), and what to write
 ///            (the table above; nothing else is computed). use(workspace), parallel(n), on(pool)
 ///            need not be those of the forward call; residual(X) is accepted, its gradient is dY
-///            itself; split_keys() changes nothing
+///            itself; split_keys() changes nothing; native_bfloat16() is refused, as save_state()
+///            beside it is
 /// Requires   a state of this very call: sizes, sequences, query offsets, key lengths, scale,
 ///            softcap, dropout and kinds of options are compared; outputs that share memory neither
 ///            with one another nor with what is read (std::invalid_argument otherwise; outputs are

@@ -20,11 +20,12 @@ namespace kernel {
 
 #define ATTN_TESTS_TILES_OF(T)                                                                   \
   ATTN_TESTS_TILES template void scores<detail::Simd<T>>(int, const T*, const T*, Index,         \
-                                                         const Segment&, T*, T*);                \
+                                                         const Segment&, T*, T*, Absent);        \
   ATTN_TESTS_TILES template void weighted_sum<detail::Simd<T>>(                                  \
       int, Index, bool, const T*, const T*, Index, Runs, const T*, T*, Index);                   \
-  ATTN_TESTS_TILES template void scores_of_few<detail::Simd<T>>(                                 \
-      int, const T*, const KeysInPlace<detail::Simd<T>, const T>&, Index, Index, T*, T*);        \
+  ATTN_TESTS_TILES template void scores_in_place<detail::Simd<T>>(                               \
+      int, const T*, const Source<const T>&, Index, Index, Index,                                \
+      const RowsAhead<detail::Simd<T>>&, T*, T*);                                                \
   ATTN_TESTS_TILES template void weighted_sum_of_few<detail::Simd<T>>(                           \
       int, const T*, const ValuesInPlace<detail::Simd<T>, const T>&, Runs, const T*, T*, Index); \
   ATTN_TESTS_TILES template void OnlineSoftmax<detail::Simd<T>>::weigh<Hidden::zero>(            \

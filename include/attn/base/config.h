@@ -121,6 +121,10 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #define ATTN_WIDENS 0
 #endif
 
+// ---- Parts of packets ---------------------------------------------------------------------------
+// load_first(p, n, lanes): the first n of so many floats or doubles, zeros behind them, where the
+// target has one instruction for it, which does not read what lies past them.
+
 // ---- Multiply-adds in place ---------------------------------------------------------------------
 // ATTN_MULTIPLY_ADD(suffix, c, a, b): c += a·b, fused, in the register that holds c. g++ chooses
 // among three forms of the instruction as it goes, moves accumulators around for that, and where
@@ -136,6 +140,22 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 #if defined(ATTN_MULTIPLY_ADD) && defined(__AVX512F__)
 #define ATTN_MULTIPLY_ADD_ELEMENT(suffix, lanes, c, a, b) \
   asm("vfmadd231" suffix " %[x]%{1to" lanes "%}, %[y], %[z]" : [z] "+v"(c) : [x] "m"(a), [y] "v"(b))
+#endif
+
+// ---- Products of bfloat16 by pairs --------------------------------------------------------------
+// ATTN_BFLOAT_PAIRS: the target multiplies pairs of bfloat16 and adds them to packets of 16 floats
+// (base/bfloat_pairs.h). That it can does not say that it does so faster than it multiplies floats.
+// ATTN_MULTIPLY_ADD_PAIRS(c, a, b): the same as ATTN_MULTIPLY_ADD, of g++, which would fetch a
+// factor from memory for each of its products.
+#if defined(EIGEN_VECTORIZE_AVX512) && defined(__AVX512BW__) && defined(__AVX512BF16__) && \
+    ATTN_VECTOR_TYPES && ATTN_WIDENS
+#define ATTN_BFLOAT_PAIRS 1
+#else
+#define ATTN_BFLOAT_PAIRS 0
+#endif
+#if ATTN_BFLOAT_PAIRS && defined(ATTN_MULTIPLY_ADD)
+#define ATTN_MULTIPLY_ADD_PAIRS(c, a, b) \
+  asm("vdpbf16ps %[x], %[y], %[z]" : [z] "+v"(c) : [x] "v"(a), [y] "v"(b))
 #endif
 
 // ---- Tables in a register -----------------------------------------------------------------------
@@ -165,6 +185,8 @@ static_assert(EIGEN_VERSION_AT_LEAST(3, 4, 0), "attn needs Eigen 3.4 or newer");
 // -O0 Eigen's own functions still merge: that is Eigen's limit.)
 #if defined(EIGEN_DONT_VECTORIZE) || !defined(EIGEN_VECTORIZE)
 #define ATTN_ABI_ISA scalar
+#elif ATTN_BFLOAT_PAIRS
+#define ATTN_ABI_ISA avx512_bf16
 #elif defined(EIGEN_VECTORIZE_AVX512)
 #define ATTN_ABI_ISA avx512
 #elif defined(EIGEN_VECTORIZE_AVX2)
@@ -315,22 +337,20 @@ inline __m256 widen(const Eigen::half* p, lanes_t<8>) {
 #endif
 #endif
 
-// first_of(p, n, lanes): the first n ≥ 0 of so many scalars, zeros behind them, whose memory is not
-// read.
 #if ATTN_WIDENS && defined(__AVX512F__)
-ATTN_INLINE __m512 first_of(const float* p, Eigen::Index n, lanes_t<16>) {
+ATTN_INLINE __m512 load_first(const float* p, Eigen::Index n, lanes_t<16>) {
   return _mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
 }
-ATTN_INLINE __m512d first_of(const double* p, Eigen::Index n, lanes_t<8>) {
+ATTN_INLINE __m512d load_first(const double* p, Eigen::Index n, lanes_t<8>) {
   return _mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
 }
 #endif
 #if ATTN_WIDENS && defined(__AVX2__)
-ATTN_INLINE __m256 first_of(const float* p, Eigen::Index n, lanes_t<8>) {
+ATTN_INLINE __m256 load_first(const float* p, Eigen::Index n, lanes_t<8>) {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   return _mm256_maskload_ps(p, _mm256_cmpgt_epi32(_mm256_set1_epi32(int(n)), lane));
 }
-ATTN_INLINE __m256d first_of(const double* p, Eigen::Index n, lanes_t<4>) {
+ATTN_INLINE __m256d load_first(const double* p, Eigen::Index n, lanes_t<4>) {
   const __m256i lane = _mm256_setr_epi64x(0, 1, 2, 3);
   return _mm256_maskload_pd(p, _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), lane));
 }

@@ -22,7 +22,7 @@ struct loads_first : std::false_type {};
 template <class T, int Lanes>
 struct loads_first<
     T, Lanes,
-    std::void_t<decltype(sizeof(first_of(std::declval<const T*>(), 0, lanes_t<Lanes>{})))>>
+    std::void_t<decltype(sizeof(load_first(std::declval<const T*>(), 0, lanes_t<Lanes>{})))>>
     : std::true_type {};
 
 /// A packet from storage of another type.
@@ -48,7 +48,7 @@ ATTN_INLINE typename S::Packet load_strided(const T* from, Eigen::Index stride,
   if (stride == 0) return S::set(typename S::Scalar(*from));
   if constexpr (std::is_same_v<T, typename S::Scalar> && loads_first<T, S::width>::value) {
     // Through memory the packet would wait for all of its elements to be stored: 20 to 30 cycles.
-    if (stride == 1) return first_of(from, lanes > 0 ? lanes : 0, lanes_t<S::width>{});
+    if (stride == 1) return load_first(from, lanes > 0 ? lanes : 0, lanes_t<S::width>{});
   }
   alignas(64) typename S::Scalar values[S::width];
   for (Eigen::Index w = 0; w < S::width; ++w) {

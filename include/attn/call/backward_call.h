@@ -29,6 +29,13 @@ constexpr bool is_forward_output() {
   return is_of_kind_v<Option, IntoOption, WeightsOption, ScoresOption, StateOption> ||
          is_of_order_v<Option, kernel::RowNumbers>;
 }
+/// What a backward pass multiplies, of attention or of a layer.
+template <class... Options>
+constexpr void check_products() {
+  static_assert(!given_v<NativeBfloat16Option, Options...>,
+                "attn::native_bfloat16: a backward pass multiplies floats: it is an option of "
+                "forward calls that no backward pass follows");
+}
 /// check_options() of a backward pass.
 template <class... Options>
 constexpr void check_backward_options() {
@@ -39,6 +46,7 @@ constexpr void check_backward_options() {
       (!is_forward_output<Options>() && ...),
       "attn::attention_backward: into() and save_...() are outputs of the forward call: a "
       "backward pass writes gradients, dquery(dQ), dkey(dK), dvalue(dV)");
+  check_products<Options...>();
   constexpr bool known =
       (... && (is_attention_option<Options>() || is_attention_gradient<Options>() ||
                makes_option<Options>() || is_operand_v<Options>));

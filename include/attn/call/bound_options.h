@@ -45,6 +45,18 @@ auto rotation_of(const Source& source, const CallShape& shape, const Asked& aske
     return Absent{};
   }
 }
+/// What the products of a call multiply: BfloatProducts, or Absent.
+template <class Scalar, class Asked>
+constexpr auto products_of() {
+  if constexpr (Asked::template has<NativeBfloat16Option>()) {
+    check_native_bfloat16<Scalar>();
+    return std::conditional_t < has_native_bfloat16 && std::is_same_v<Scalar, float>,
+           kernel::BfloatProducts, Absent > {};
+  } else {
+    return Absent{};
+  }
+}
+
 template <class Rotation>
 Index angles_of(const Rotation& rotation) {
   return rotation.scalars();
@@ -104,7 +116,8 @@ struct BoundOptions {
                            saved,
                            Angles{},
                            parts,
-                           dropout};
+                           dropout,
+                           products_of<Scalar, Asked>()};
   }
 
  private:

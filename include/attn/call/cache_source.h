@@ -265,6 +265,10 @@ struct GivenCache {
     static_assert(!Asked::template has<StateOption>(),
                   "attn::save_state: gradients need the keys and values as matrices, which a "
                   "KeyValueCache is not: call attention(Q, K, V, save_state(state))");
+    static_assert(
+        !Asked::template has<NativeBfloat16Option>() || std::is_same_v<Storage, Eigen::bfloat16>,
+        "attn::native_bfloat16: on a KeyValueCache of bfloat16 alone, whose numbers are "
+        "multiplied as they are stored: KeyValueCache<Eigen::bfloat16>");
     constexpr KeysSeen seen =
         Asked::template has<AllKeysOption>() ? KeysSeen::all : KeysSeen::by_position;
     return CacheSource<Storage, seen>(function, store, chosen_list(asked));

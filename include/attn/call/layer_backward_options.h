@@ -17,6 +17,7 @@ template <int Inputs, class... Options>
 constexpr void check_layer_gradients() {
   check_given<Options...>();
   check_score_gradients<Options...>();
+  check_products<Options...>();
   static_assert((!(is_forward_output<Options>() || is_of_kind_v<Options, LayerStateOption>)&&...),
                 "attn::MultiHeadAttention::backward: into() and save_...() are outputs of the "
                 "forward call: a backward pass writes gradients, dweights(g), dquery(dX)");

@@ -14,7 +14,8 @@
 //   residual  (residual.h)   residual()
 //   training  (dropout.h)    dropout()
 //   cache     (kv_cache.h)   all_keys() cache_sequences(), on a key/value cache
-//   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys()
+//   means     (workspace.h)  use(), (parallel.h) parallel() on() split_keys(),
+//             (native_bfloat16.h) native_bfloat16()
 //
 // Each is a struct beside what makes it, which says its kind, binds itself to the shape of a call,
 // and names the memory that it reads (base/asked.h). A call reads its options once, as a record:
@@ -26,6 +27,7 @@
 #include "../mask/positions.h"
 #include "../mask/segments.h"
 #include "../mask/tree.h"
+#include "../native_bfloat16.h"
 #include "../output.h"
 #include "../parallel.h"
 #include "../residual.h"
@@ -77,7 +79,7 @@ constexpr bool is_attention_option() {
   return is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SinkOption, RotaryOption,
                       BatchOption, IntoOption, WeightsOption, ScoresOption, StateOption,
                       ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
-                      ExecutorOption, SplitKeysOption, DropoutOption> ||
+                      ExecutorOption, SplitKeysOption, DropoutOption, NativeBfloat16Option> ||
          is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
 }
 /// check_given() of a call of attention, and that its options are attention's, or of the caller's
@@ -93,6 +95,11 @@ constexpr void check_options_beside() {
       (... && (!is_of_kind_v<Options, LayerStateOption> || is_of_order_v<Options, OwnKinds>)),
       "attn::save_state: a MultiHeadState is of a layer, mha(X, save_state(state)): "
       "attention(Q, K, V, save_state(state)) fills an AttentionState");
+  static_assert(
+      !given_v<NativeBfloat16Option, Options...> ||
+          (!given_v<StateOption, Options...> && !given_v<LayerStateOption, Options...>),
+      "attn::native_bfloat16: a backward pass multiplies floats, and needs a forward pass that "
+      "did: leave out the option or save_state()");
   constexpr bool known =
       (... && (is_attention_option<Options>() || is_of_kind_v<Options, LayerStateOption> ||
                is_of_order_v<Options, OwnKinds> || is_gradient_option_v<Options> ||

@@ -45,7 +45,9 @@ struct CacheOperand {
 template <class Problem>
 class CachedKeys {
   using Scalar = typename Problem::Scalar;
+  using Element = typename Problem::Element;
   using S = detail::Simd<Scalar>;
+  using F = Factors<S, Element>;
   using Size = TileSize<Scalar>;
   using Memory = CacheMemory<typename Problem::Key::Stored>;
   using T = typename Problem::Key::Stored;
@@ -58,7 +60,7 @@ class CachedKeys {
     const Index sequence = problem_.key.sequence(chunk.sequence);
     state_ = memory_.sequence(sequence);
     head_ = layout_.of_head(sequence, chunk.kv_head);
-    few_ = rows <= Size::in_place_rows;
+    few_ = !kPairs && rows <= Size::in_place_rows;
   }
   /// Blocks that a ring has lost are passed over in one step.
   Index next(Index block) const {
@@ -83,24 +85,23 @@ class CachedKeys {
     if (end > tail_ * Size::panel) {
       pack_keys<S>(Source<const T>{memory_.tail(head_), layout_.key_dim, 1}, 0,
                    {0, end - tail_ * Size::panel}, layout_.key_dim, layout_.depth,
-                   work_.key + tail_ * Size::panel * layout_.depth);
+                   F::in(work_.key) + tail_ * Size::panel * (layout_.depth / F::numbers));
     }
     if constexpr (kNarrow) {
       if (few_) return;
-      const Index panel = Size::panel * layout_.depth;
-      widen_numbers<S>(keys_ + first * panel, (stored - first) * panel, work_.key + first * panel);
+      widen_steps<S>(keys_, {first * layout_.depth, stored * layout_.depth}, F::in(work_.key));
       if (what == Pack::keys) return;
-      const Index from = first * Size::panel, to = round_up(end, Size::depth);
       for (Index c = 0; c < layout_.value_dim; c += Size::panel) {
-        widen_numbers<S>(values_ + c * layout_.rows + from * Size::panel, (to - from) * Size::panel,
-                         work_.value + c * work_.size.keys + from * Size::panel);
+        widen_steps<S>(values_ + c * layout_.rows,
+                       {first * Size::panel, round_up(end, Size::depth)},
+                       F::in(work_.value) + c * (work_.size.keys / F::numbers));
       }
     }
   }
   bool packed(Index) const { return true; }
   bool finite(int, const Visit<Scalar>&, const Scalar*) const { return finite_; }
 
-  ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
+  ATTN_INLINE void scores(const Element* query, const Segment& segment,
                           const ScoreTile<Scalar>& tile) const {
     // The panels that are stored, then the tail. Maxima are those of the scores as they are scaled.
     const Index depth = layout_.depth;
@@ -108,38 +109,46 @@ class CachedKeys {
                          std::min(segment.end, tail_ * Size::panel), segment.full},
         newest{std::max(segment.first, tail_), segment.last, segment.end, segment.full};
     Scalar* const lane_max = kScaled ? nullptr : tile.lane_max;
-    if (few_) {
-      scores_of_few<S>(tile.strip.rows, query, StoredKeys<S, T>(keys_, next_keys_, depth),
-                       stored.first * Size::panel, stored.end, tile.scores, lane_max);
-    } else {
-      kernel::scores<S>(tile.strip.rows, query, wide_keys(), depth, stored, tile.scores, lane_max);
+    const auto scale = problem_.scale_of_sums();
+    if constexpr (!kPairs) {
+      if (few_)
+        scores_of_few<S>(tile.strip.rows, query, StoredKeys<S, T>(keys_, next_keys_, depth),
+                         stored.first * Size::panel, stored.end, tile.scores, lane_max);
     }
-    kernel::scores<S>(tile.strip.rows, query, work_.key, depth, newest, tile.scores, lane_max);
+    if (!few_) {
+      kernel::scores<S>(tile.strip.rows, query, wide_keys(), depth, stored, tile.scores, lane_max,
+                        scale);
+    }
+    kernel::scores<S>(tile.strip.rows, query, F::in(work_.key), depth, newest, tile.scores,
+                      lane_max, scale);
     if constexpr (kScaled) {
       scale_scores<S>(tile.strip.rows, key_scales_, segment.first * Size::panel, segment.end,
                       tile.scores, tile.lane_max);
     }
   }
-  void weighted_sum(int rows, const Visit<Scalar>& visit, Scalar* p, const Scalar* rescale,
+  void weighted_sum(int rows, const Visit<Scalar>& visit, Element* p, const Scalar* rescale,
                     Scalar* output) const {
     const Index features = layout_.value_dim;
     if constexpr (kScaled) scale_weights<S>(rows, value_scales_, visit.all(), p);
-    if (few_ && finite_) {
-      weighted_sum_of_few<S>(
-          rows, p, StoredValues<S, T>(values_, next_values_, layout_.rows * Size::panel, features),
-          visit.all(), rescale, output, work_.size.features);
-    } else if (few_) {
-      accumulate_visible<S>(rows, features, p, p,
-                            ValuesInPanels<S, T>{values_, layout_.rows * Size::panel}, visit.all(),
-                            rescale, output, work_.size.features);
-    } else {
-      kernel::weighted_sum<S>(rows, features, finite_, p, wide_values(), value_stride(),
-                              visit.all(), rescale, output, work_.size.features);
+    if constexpr (!kPairs) {
+      if (few_ && finite_)
+        return weighted_sum_of_few<S>(
+            rows, p,
+            StoredValues<S, T>(values_, next_values_, layout_.rows * Size::panel, features),
+            visit.all(), rescale, output, work_.size.features);
+      if (few_)
+        return accumulate_visible<S>(rows, features, p, p,
+                                     ValuesInPanels<S, T>{values_, layout_.rows * Size::panel},
+                                     visit.all(), rescale, output, work_.size.features);
     }
+    kernel::weighted_sum<S>(rows, features, finite_, p, wide_values(), value_stride(), visit.all(),
+                            rescale, output, work_.size.features);
   }
 
  private:
-  static constexpr bool kNarrow = !std::is_same_v<T, Scalar>, kScaled = is_scaled_v<T>;
+  static constexpr bool kNarrow = !std::is_same_v<T, Scalar>, kScaled = is_scaled_v<T>,
+                        kPairs = !std::is_same_v<Element, Scalar>;
+  static_assert(!kPairs || (kNarrow && !kScaled));
 
   /// Which block is likely read next: the one behind, or the first of the next head.
   void look_ahead(Index block) {
@@ -151,21 +160,23 @@ class CachedKeys {
     next_values_ = memory_.values(head, slot);
   }
 
-  const Scalar* wide_keys() const {
+  const Element* wide_keys() const {
     if constexpr (kNarrow) {
-      return work_.key;
+      return F::in(work_.key);
     } else {
       return keys_;
     }
   }
-  const Scalar* wide_values() const {
+  const Element* wide_values() const {
     if constexpr (kNarrow) {
-      return work_.value;
+      return F::in(work_.value);
     } else {
       return values_;
     }
   }
-  Index value_stride() const { return (kNarrow ? work_.size.keys : layout_.rows) * Size::panel; }
+  Index value_stride() const {
+    return (kNarrow ? work_.size.keys / F::numbers : layout_.rows) * Size::panel;
+  }
 
   const Problem& problem_;
   const Memory& memory_;

@@ -53,15 +53,18 @@ ATTN_INLINE void raise_lanes(const typename S::Packet (&scores)[R][C],
 // WHY      the maxima are folded, four rows (of double two) to a packet, and stay in registers from
 //          panel to panel: a load and a store of each row's behind every panel cost another 0.025.
 //          A pass of its own over the scores cost as much again.
-// NUMERICS scale is folded into q when it is packed: one rounding of q; a NaN score is never lost
-//          (exp keeps it)
+// NUMERICS scale is folded into q when it is packed: one rounding of q. Pairs of bfloat16 are left
+//          as they are, and their sums scaled. A NaN score is never lost (exp keeps it)
 template <class S, int R, int C, class Queries = PackedStrip<typename S::Scalar, R>>
-ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::Scalar* k,
-                                Index depth, Index first, Index last, typename S::Scalar* s,
-                                typename S::Scalar* lane_max) {
+ATTN_NOINLINE void score_panels(const typename Queries::Element* q,
+                                const typename Queries::Element* k, Index depth, Index first,
+                                Index last, typename S::Scalar* s, typename S::Scalar* lane_max,
+                                typename Factors<S, typename Queries::Element>::Scale scale = {}) {
   using Scalar = typename S::Scalar;
+  using Element = typename Queries::Element;
   using Packet = typename S::Packet;
   using Size = TileSize<Scalar>;
+  using F = Factors<S, Element>;
   constexpr int kFolded = S::folded, kFolds = (R + kFolded - 1) / kFolded;
   Packet largest[std::size_t{kFolds}];  // of rows kFolded·f, …, folded
   ATTN_UNROLL
@@ -70,7 +73,13 @@ ATTN_NOINLINE void score_panels(const typename S::Scalar* q, const typename S::S
     Packet acc[std::size_t{R}][std::size_t{C}];
     clear<S>(acc);
     const DepthRange all{0, depth};
-    multiply_accumulate<S>(acc, Queries{q}, k + panel * depth * Size::panel, Runs{&all, 1});
+    multiply_accumulate<S>(acc, Queries{q}, k + panel * (depth / F::numbers) * Size::panel,
+                           Runs{&all, 1});
+    ATTN_UNROLL
+    for (int i = 0; i < R; ++i) {
+      ATTN_UNROLL
+      for (int v = 0; v < C; ++v) acc[i][v] = F::scaled(acc[i][v], scale);
+    }
     ATTN_UNROLL
     for (int f = 0; f < kFolds; ++f) {
       Packet rows[std::size_t{kFolded}];
@@ -108,22 +117,24 @@ void hide_beyond(int rows, Index end, typename S::Scalar* s, typename S::Scalar*
 }
 
 /// score_panels() of panels of all packets, and of the first one alone, by row counts.
-template <class S>
+template <class S, class Element>
 struct ScoreTiles {
-  decltype(&score_panels<S, 1, 1>) wide, narrow;
+  decltype(&score_panels<S, 1, 1, PackedStrip<Element, 1>>) wide, narrow;
 };
-template <class S>
-inline constexpr auto score_tiles_v =
-    of_row_counts<TileSize<typename S::Scalar>::rows>([](auto rows) {
-      constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
-      return ScoreTiles<S>{&score_panels<S, R, C>, &score_panels<S, R, 1>};
-    });
+template <class S, class Element>
+inline constexpr auto score_tiles_v = of_row_counts<
+    TileSize<typename S::Scalar>::rows>([](auto rows) {
+  constexpr int R = decltype(rows)::value, C = TileSize<typename S::Scalar>::packets;
+  using Queries = PackedStrip<Element, R>;
+  return ScoreTiles<S, Element>{&score_panels<S, R, C, Queries>, &score_panels<S, R, 1, Queries>};
+});
 
 /// Scores of `rows` packed query rows against the panels of a segment of packed keys; see
 /// score_panels. lane_max, where it is given, is raised to the maxima.
-template <class S>
-void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, Index depth,
-            const Segment& segment, typename S::Scalar* s, typename S::Scalar* lane_max) {
+template <class S, class Element>
+void scores(int rows, const Element* q, const Element* k, Index depth, const Segment& segment,
+            typename S::Scalar* s, typename S::Scalar* lane_max,
+            typename Factors<S, Element>::Scale scale = {}) {
   using Size = TileSize<typename S::Scalar>;
   const Index first = segment.first, last = segment.last, end = segment.end;
   if (first >= last) return;
@@ -131,10 +142,11 @@ void scores(int rows, const typename S::Scalar* q, const typename S::Scalar* k, 
   const bool half = Size::packets == 2 && tail <= S::width;
   // Nothing to hide where keys fill the first packet, if that is a whole depth step.
   const bool hides = tail > 0 && !(half && tail == S::width && tail % Size::depth == 0);
-  const auto& tiles = score_tiles_v<S>[std::size_t(rows - 1)];
-  if (first < whole) tiles.wide(q, k, depth, first, whole, s, lane_max);
+  const auto& tiles = score_tiles_v<S, Element>[std::size_t(rows - 1)];
+  if (first < whole) tiles.wide(q, k, depth, first, whole, s, lane_max, scale);
   if (tail > 0)
-    (half ? tiles.narrow : tiles.wide)(q, k, depth, whole, last, s, hides ? nullptr : lane_max);
+    (half ? tiles.narrow : tiles.wide)(q, k, depth, whole, last, s, hides ? nullptr : lane_max,
+                                       scale);
   if (hides) hide_beyond<S>(rows, end, s, lane_max);
 }
 

@@ -19,11 +19,12 @@ namespace kernel {
 // EDGES    whole 32 keys at absolute multiples: what lies beside a run in p may be anything and
 //          remains unread; a block is whole 32 keys. Where hidden pairs are marked, dropped ones
 //          are: what their values hold (NaN) does not reach the sum
-template <class S, class Dropout, class Cursor>
+template <class S, class Element, class Dropout, class Cursor>
 ATTN_NOINLINE void drop_weights(const Dropout& dropout, Cursor cursor, int rows, Index block,
                                 Runs runs, Hidden hidden, typename S::Scalar* p) {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
+  using F = Factors<S, Element>;
   constexpr Index kKeys = 32;
   constexpr int kPackets = kKeys / S::width;
   static_assert(Size::key_block(0, 0) % kKeys == 0);
@@ -34,10 +35,10 @@ ATTN_NOINLINE void drop_weights(const Dropout& dropout, Cursor cursor, int rows,
       for (Index j = runs.first[n].begin / kKeys * kKeys; j < runs.first[n].end; j += kKeys) {
         typename S::Packet weights[std::size_t{kPackets}];
         ATTN_UNROLL
-        for (int v = 0; v < kPackets; ++v) weights[v] = S::load(p + j + v * S::width);
+        for (int v = 0; v < kPackets; ++v) weights[v] = F::load_weights(p, j + v * S::width);
         row.template keep<S>(block + j, weights, nothing);
         ATTN_UNROLL
-        for (int v = 0; v < kPackets; ++v) S::store(p + j + v * S::width, weights[v]);
+        for (int v = 0; v < kPackets; ++v) F::store_weights(p, j + v * S::width, weights[v]);
       }
     }
   }

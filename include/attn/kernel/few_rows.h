@@ -15,11 +15,14 @@ namespace kernel {
 
 // WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, of at
 //          most TileSize::in_place_rows rows: panels are worth their stores and loads only where
-//          several strips share them. How keys and values lie an operand says, KeysInPlace and
-//          ValuesInPlace (in_place.h) or StoredKeys and StoredValues (stored_panels.h):
+//          several strips share them. How keys and values lie an operand says, StoredKeys and
+//          StoredValues (stored_panels.h) or ValuesInPlace (in_place.h; its keys go their own way,
+//          keys_in_place.h):
 //            packets(R), rest(R)      packets of keys (of features) at a time; where fewer are left
+//            least(C)                 keys (features) from which on C packets are worth it
 //            add(acc, q, j, held)     acc += q · kᵀ of `held` keys from j on, 1 … packets · W
 //            add(acc, p, c, pieces)   acc += p · v of the features from c on, over these keys
+//            rows                     of weights that one of its tiles takes at most
 //            width()                  features that can be read: as many as there are, or padded
 // PICTURE  R rows × C packets in registers, one function for each: in a loop over them g++ carries
 //          the accumulators through the stack
@@ -41,37 +44,48 @@ ATTN_NOINLINE void score_few(const typename S::Scalar* q, const Keys& keys, Inde
   if (lane_max != nullptr && j + kKeys <= end) raise_lanes<S>(acc, lane_max);
 }
 
-/// A function of some number of rows and of packets that are so wide together.
+/// A function of some number of rows and of packets that are so wide together, for what is left if
+/// it is that much at least.
 template <class Function>
 struct FewRowTile {
   Function call;
-  Index width;
+  Index width, least;
 };
-/// Of as many packets as pay, of half of them, and where fewer are left.
+/// Of as many packets as pay, of half and a quarter of them, and where fewer are left.
 /// WHY  half: without it 64 features of one row, of which 128 pay, went by a packet at a time, in
 ///      one chain (32 heads of 4096 keys of 64 floats 20 % slower; Zen 4, g++)
 template <class Function>
 struct FewRowTiles {
-  FewRowTile<Function> whole, half, rest;
-  /// The widest that `left` fill.
+  FewRowTile<Function> whole, half, quarter, rest;
+  /// The widest that is worth it.
   const FewRowTile<Function>& of(Index left) const {
-    return left >= whole.width ? whole : left >= half.width ? half : rest;
+    return left >= whole.least     ? whole
+           : left >= half.least    ? half
+           : left >= quarter.least ? quarter
+                                   : rest;
   }
 };
-template <class Operand>
-constexpr int half_packets(int rows) {
-  return std::max(Operand::packets(rows) / 2, Operand::rest(rows));
+/// make(C) for C packets of an operand that R rows meet.
+template <class S, class Operand, int R, class Make>
+constexpr auto few_row_tiles(const Make& make) {
+  using Function = decltype(make(std::integral_constant<int, 1>()));
+  constexpr int kWhole = Operand::packets(R), kRest = Operand::rest(R);
+  const auto tile = [&](auto packets) {
+    constexpr int C = std::max(decltype(packets)::value, kRest);
+    return FewRowTile<Function>{make(std::integral_constant<int, C>()), C * S::width,
+                                Operand::least(C)};
+  };
+  return FewRowTiles<Function>{
+      tile(std::integral_constant<int, kWhole>()), tile(std::integral_constant<int, kWhole / 2>()),
+      tile(std::integral_constant<int, kWhole / 4>()), tile(std::integral_constant<int, kRest>())};
 }
 /// score_few() by row counts.
 template <class S, class Keys>
 inline constexpr auto score_few_v =
     of_row_counts<TileSize<typename S::Scalar>::in_place_rows>([](auto rows) {
       constexpr int R = decltype(rows)::value;
-      constexpr int C = Keys::packets(R), kHalf = half_packets<Keys>(R), kRest = Keys::rest(R);
-      return FewRowTiles<decltype(&score_few<S, 1, 1, Keys>)>{
-          {&score_few<S, R, C, Keys>, C * S::width},
-          {&score_few<S, R, kHalf, Keys>, kHalf * S::width},
-          {&score_few<S, R, kRest, Keys>, kRest * S::width}};
+      return few_row_tiles<S, Keys, R>(
+          [](auto packets) { return &score_few<S, R, decltype(packets)::value, Keys>; });
     });
 
 /// scores() of few rows: of keys [begin, end) of a block, `begin` being the first of a panel.
@@ -97,8 +111,7 @@ constexpr int most_few_sums() {
   return kHere;
 }
 template <class S, class Values>
-using FewSums =
-    BlockSums<S, 1, most_few_sums<Values, TileSize<typename S::Scalar>::in_place_rows>()>;
+using FewSums = BlockSums<S, 1, most_few_sums<Values, Values::rows>()>;
 
 /// The sums of C packets of features from c on, over one run of keys.
 template <class S, int R, int C, class Values>
@@ -111,27 +124,35 @@ ATTN_NOINLINE void sum_few_run(const typename S::Scalar* p, const Values& values
 }
 /// sum_few_run() by row counts.
 template <class S, class Values>
-inline constexpr auto sum_few_v =
-    of_row_counts<TileSize<typename S::Scalar>::in_place_rows>([](auto rows) {
-      constexpr int R = decltype(rows)::value;
-      constexpr int C = Values::packets(R), kHalf = half_packets<Values>(R),
-                    kRest = Values::rest(R);
-      return FewRowTiles<decltype(&sum_few_run<S, 1, 1, Values>)>{
-          {&sum_few_run<S, R, C, Values>, C * S::width},
-          {&sum_few_run<S, R, kHalf, Values>, kHalf * S::width},
-          {&sum_few_run<S, R, kRest, Values>, kRest * S::width}};
-    });
+inline constexpr auto sum_few_v = of_row_counts<Values::rows>([](auto rows) {
+  constexpr int R = decltype(rows)::value;
+  return few_row_tiles<S, Values, R>(
+      [](auto packets) { return &sum_few_run<S, R, decltype(packets)::value, Values>; });
+});
 
-/// weighted_sum() of few rows.
+/// weighted_sum() of few rows: a tile of features by tile, and run by run all rows, so that those
+/// behind the first tile of rows find the run in L1.
 template <class S, class Values>
 void weighted_sum_of_few(int rows, const typename S::Scalar* p, const Values& values, Runs runs,
                          const typename S::Scalar* rescale, typename S::Scalar* o, Index o_stride) {
-  const auto& tiles = sum_few_v<S, Values>[std::size_t(rows - 1)];
+  using Size = TileSize<typename S::Scalar>;
+  constexpr int kTiles = (Size::in_place_rows + Values::rows - 1) / Values::rows;
+  static_assert(kTiles <= 2);
+  const int more = std::max(rows - Values::rows, 0);
+  const auto& tiles = sum_few_v<S, Values>[std::size_t(rows - more - 1)];
+  const auto& behind = sum_few_v<S, Values>[std::size_t(std::max(more, 1) - 1)];
   for (Index c = 0; c < values.width();) {
     const auto& tile = tiles.of(values.width() - c);
     FewSums<S, Values> block(rescale, o + c, o_stride);
+    FewSums<S, Values> more_block(rescale == nullptr ? nullptr : rescale + Values::rows,
+                                  o + c + Values::rows * o_stride, o_stride);
     block.each_run(runs, [&](Runs pieces, bool first, bool last) {
       tile.call(p, values, c, pieces, first, last, block);
+      if (more > 0) {
+        behind.of(values.width() - c)
+            .call(p + Values::rows * Size::score_stride, values, c, pieces, first, last,
+                  more_block);
+      }
     });
     c += tile.width;
   }

@@ -54,6 +54,8 @@ namespace kernel {
 template <class Problem>
 class ForwardPass {
   using Scalar = typename Problem::Scalar;
+  using Element = typename Problem::Element;
+  using S = detail::Simd<Scalar>;
   using Softmax = SoftmaxRows<Scalar>;
 
  public:
@@ -143,12 +145,13 @@ class ForwardPass {
     auto& keys_and_values = strip_.keys_and_values();
     const bool finite = keys_and_values.finite(strip.rows, visit, s);
     const Hidden hidden = finite ? Hidden::zero : Hidden::marked;
-    softmax.weigh(strip, r, s, visit.all(), hidden);  // 3
+    softmax.template weigh<Element>(strip, r, s, visit.all(), hidden);  // 3
     if constexpr (Problem::kDrops) {
-      drop_weights<detail::Simd<Scalar>>(problem_.dropout, strip_.rows().from(strip.first),
-                                         strip.rows, block.first, visit.all(), hidden, s);
+      drop_weights<S, Element>(problem_.dropout, strip_.rows().from(strip.first), strip.rows,
+                               block.first, visit.all(), hidden, s);
     }
-    keys_and_values.weighted_sum(strip.rows, visit, s, r, softmax.output(strip.first));  // 4
+    keys_and_values.weighted_sum(strip.rows, visit, Factors<S, Element>::in(s), r,
+                                 softmax.output(strip.first));  // 4
   }
 
   /// Stage 5, then what is saved of pairs.

@@ -19,13 +19,6 @@ inline Scalar hidden_score() {
   return Scalar(-Eigen::NumTraits<Scalar>::infinity());
 }
 
-/// A weight that is no weight: the pair is hidden. Only written where a hidden pair may meet a
-/// value that is not finite.
-template <class Scalar>
-inline Scalar hidden_weight() {
-  return Scalar(-1);
-}
-
 /// Where a row's maximum starts: the neutral element of max over finite scores. Being finite, it
 /// needs no special case:
 /// −∞ − lowest = −∞, so hidden pairs weigh 0 also in a row that has seen nothing yet, and lowest −
@@ -52,6 +45,10 @@ inline Scalar log_sum(const Scalar& m, const Scalar& l) {
 //          (AVX-512), 5.3 cycles, where with d = 64 the two products cost 64
 // EDGES    whole packets: lanes of hidden keys hold −∞ and become +0; with Hidden::marked they
 //          become hidden_weight() after they have been summed as 0 (see weighted_sum.h)
+//          l sums the weights as they are multiplied, rounded to bfloat16 where those are: the
+//          weights p / l of a row then add up to 1. What rounding p leaves of a row's output is
+//          2⁻⁸ · Σ w|v − o|, less than 2⁻⁸ · Σ w|v| where values have a mean (half as much for
+//          values in [0, 2]; nothing where they are alike)
 // NUMERICS s − m' first, so that the maximum weighs exactly 1 and a row of one key returns that
 //          value row. Each row decides its own r. A lane's sum of the block starts from +0, and l
 //          goes on from block to block as in row_sums.h; lanes are reduced once, at the end.
@@ -84,15 +81,18 @@ struct OnlineSoftmax {
   /// l = r·l + Σ p and p = exp(s − m) in place, for the rows of a strip over runs of keys of one
   /// block; without r, l starts from 0.
   /// A run's last packet counts whole: lanes beyond its end hold −∞.
-  template <Hidden As>
+  /// As factors that are pairs they lie at the beginning of the row, each behind the scores that
+  /// are still to be read.
+  template <Hidden As, class Element = Scalar>
   static ATTN_NOINLINE void weigh(int rows, const Scalar* m, const Scalar* rescale, Scalar* s,
                                   Index row_stride, Runs runs, Scalar* lanes) {
     int i = 0;
     if constexpr (As == Hidden::zero) {  // the other one is rare
-      for (; i + kRowsAtOnce <= rows; i += kRowsAtOnce)
-        weigh_rows<kRowsAtOnce, As>(i, m, rescale, s, row_stride, runs, lanes);
+      constexpr int kRows = kRowsAtOnce<Element>;
+      for (; i + kRows <= rows; i += kRows)
+        weigh_rows<kRows, As, Element>(i, m, rescale, s, row_stride, runs, lanes);
     }
-    for (; i < rows; ++i) weigh_rows<1, As>(i, m, rescale, s, row_stride, runs, lanes);
+    for (; i < rows; ++i) weigh_rows<1, As, Element>(i, m, rescale, s, row_stride, runs, lanes);
   }
   /// The same of R rows, hidden pairs being zeros and l starting from 0, as part of the caller.
   template <int R>
@@ -108,12 +108,17 @@ struct OnlineSoftmax {
  private:
   /// Four exponentials are in flight: of four rows, or of two rows and two packets.
   /// WHY  of rows rather than of one row's packets: short runs have few, and their constants come
-  ///      from memory each time
-  static constexpr int kRowsAtOnce = S::width == 1 ? 1 : detail::kVectorRegisters >= 32 ? 4 : 2;
-  static constexpr int kPacketsAtOnce = kRowsAtOnce == 4 ? 1 : Size::packets;
+  ///      from memory each time. Of pairs two packets, of which one makes a packet of factors
+  template <class Element>
+  static constexpr int kRowsAtOnce = S::width == 1                      ? 1
+                                     : !std::is_same_v<Element, Scalar> ? 2
+                                     : detail::kVectorRegisters >= 32   ? 4
+                                                                        : 2;
+  template <class Element>
+  static constexpr int kPacketsAtOnce = kRowsAtOnce<Element> == 4 ? 1 : Size::packets;
 
   /// weigh() of rows i, …, i + R − 1.
-  template <int R, Hidden As>
+  template <int R, Hidden As, class Element>
   static ATTN_INLINE void weigh_rows(int i, const Scalar* m, const Scalar* rescale, Scalar* s,
                                      Index row_stride, Runs runs, Scalar* lanes) {
     s += i * row_stride;
@@ -123,13 +128,13 @@ struct OnlineSoftmax {
     for (int r = 0; r < R; ++r) maximum[r] = S::set(m[i + r]);
     clear<S>(sum);
     if constexpr (Size::lane_run == Size::max_key_block) {
-      weigh_run<R, As>(maximum, s, row_stride, runs, sum);
+      weigh_run<R, As, Element>(maximum, s, row_stride, runs, sum);
     } else {
       SumRuns<Scalar, Size::lane_run> run(runs);
       do {
         Packet part[std::size_t{R}][std::size_t{Size::packets}];
         clear<S>(part);
-        weigh_run<R, As>(maximum, s, row_stride, run.next(), part);
+        weigh_run<R, As, Element>(maximum, s, row_stride, run.next(), part);
         ATTN_UNROLL
         for (int r = 0; r < R; ++r) {
           ATTN_UNROLL
@@ -142,53 +147,59 @@ struct OnlineSoftmax {
   }
 
   /// The weights of R rows over runs of keys, and their sum by lanes.
-  template <int R, Hidden As>
+  template <int R, Hidden As, class Element>
   static ATTN_INLINE void weigh_run(const Packet (&maximum)[std::size_t{R}], Scalar* s,
                                     Index row_stride, Runs runs,
                                     Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}]) {
-    constexpr int kLast = Size::packets - 1;
+    constexpr int kLast = Size::packets - 1, kPackets = kPacketsAtOnce<Element>;
     for (int n = 0; n < runs.count; ++n) {
       Index j = runs.first[n].begin;
       const Index end = runs.first[n].end;
       // A panel whose last packet holds a key is a whole one.
       for (; j + kLast * S::width < end; j += Size::panel) {
         ATTN_UNROLL
-        for (int v = 0; v < Size::packets; v += kPacketsAtOnce)
-          exponentiate<R, kPacketsAtOnce, As>(maximum, s + j, row_stride, sum, v);
+        for (int v = 0; v < Size::packets; v += kPackets)
+          exponentiate<R, kPackets, As, Element>(maximum, s, j, row_stride, sum, v);
       }
       ATTN_UNROLL
       for (int v = 0; v < kLast; ++v) {
-        if (j + v * S::width < end) exponentiate<R, 1, As>(maximum, s + j, row_stride, sum, v);
+        if (j + v * S::width < end)
+          exponentiate<R, 1, As, Element>(maximum, s, j, row_stride, sum, v);
       }
     }
   }
 
-  /// Packets first, …, first + C − 1 of a panel at s, of R rows.
-  template <int R, int C, Hidden As>
-  static ATTN_INLINE void exponentiate(const Packet (&m)[std::size_t{R}], Scalar* s,
+  /// Packets first, …, first + C − 1 of the panel of keys from j on, of R rows at s.
+  template <int R, int C, Hidden As, class Element>
+  static ATTN_INLINE void exponentiate(const Packet (&m)[std::size_t{R}], Scalar* s, Index j,
                                        Index row_stride,
                                        Packet (&sum)[std::size_t{R}][std::size_t{Size::packets}],
                                        int first) {
+    using F = Factors<S, Element>;
     Packet p[std::size_t{R}][std::size_t{C}];
     ATTN_UNROLL
     for (int r = 0; r < R; ++r) {
       ATTN_UNROLL
       for (int v = 0; v < C; ++v) {
-        const Packet score = S::load(s + r * row_stride + (first + v) * S::width);
+        const Packet score = S::load(s + r * row_stride + j + (first + v) * S::width);
         p[r][v] = detail::exp_nonpositive<S>(S::sub(score, m[r]));
       }
     }
     ATTN_UNROLL
     for (int r = 0; r < R; ++r) {
-      ATTN_UNROLL
-      for (int v = 0; v < C; ++v) {
-        Scalar* at = s + r * row_stride + (first + v) * S::width;
-        sum[r][first + v] = S::add(sum[r][first + v], p[r][v]);
-        if constexpr (As == Hidden::marked) {
-          const auto hidden = S::less(S::load(at), S::set(no_maximum<Scalar>()));
-          p[r][v] = S::select(hidden, S::set(hidden_weight<Scalar>()), p[r][v]);
+      Scalar* const row = s + r * row_stride;
+      const Index at = j + first * S::width;
+      if constexpr (As == Hidden::marked) {
+        Packet marked[std::size_t{C}];  // before weights take the place of scores
+        for (int v = 0; v < C; ++v) {
+          const auto hidden =
+              S::less(S::load(row + at + v * S::width), S::set(no_maximum<Scalar>()));
+          marked[v] = S::select(hidden, S::set(hidden_weight<Scalar>()), p[r][v]);
         }
-        S::store(at, p[r][v]);
+        F::put_weights(row, at, p[r], sum[r] + first);
+        for (int v = 0; v < C; ++v) F::store_weights(row, at + v * S::width, marked[v]);
+      } else {
+        F::put_weights(row, at, p[r], sum[r] + first);
       }
     }
   }

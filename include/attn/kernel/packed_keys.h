@@ -3,6 +3,8 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
+
 #include "../mask/interval.h"
 #include "chunks.h"
 #include "in_place.h"
@@ -30,7 +32,9 @@ namespace kernel {
 template <class Problem>
 class PackedKeys {
   using Scalar = typename Problem::Scalar;
+  using Element = typename Problem::Element;
   using S = detail::Simd<Scalar>;
+  using F = Factors<S, Element>;
   using Size = TileSize<Scalar>;
 
  public:
@@ -49,6 +53,7 @@ class PackedKeys {
   /// is not even read. Does nothing where they are attended in place.
   void open(const QueryRows& rows, Index block, KeyRange keys, detail::Cover covered, Pack what) {
     block_ = block;
+    end_ = keys.end;
     finite_ = true;
     all_packed_ = covered == detail::Cover::all;
     in_place_ = attends_in_place(keys, covered);
@@ -73,20 +78,18 @@ class PackedKeys {
     return finite_;
   }
 
-  ATTN_INLINE void scores(const Scalar* query, const Segment& segment,
+  ATTN_INLINE void scores(const Element* query, const Segment& segment,
                           const ScoreTile<Scalar>& tile) const {
     if constexpr (kInPlace) {
-      using T = std::remove_pointer_t<decltype(source(problem_.key).data)>;
       if (in_place_)
-        return scores_of_few<S>(
-            tile.strip.rows, query,
-            KeysInPlace<S, T>{source(problem_.key, block_), problem_.shape.key_dim},
-            segment.first * Size::panel, segment.end, tile.scores, tile.lane_max);
+        return scores_in_place<S>(tile.strip.rows, query, source(problem_.key, block_),
+                                  segment.first * Size::panel, segment.end, problem_.shape.key_dim,
+                                  values_ahead(segment), tile.scores, tile.lane_max);
     }
-    kernel::scores<S>(tile.strip.rows, query, work_.key, work_.size.depth, segment, tile.scores,
-                      tile.lane_max);
+    kernel::scores<S>(tile.strip.rows, query, F::in(work_.key), work_.size.depth, segment,
+                      tile.scores, tile.lane_max, problem_.scale_of_sums());
   }
-  void weighted_sum(int rows, const Visit<Scalar>& visit, const Scalar* p, const Scalar* rescale,
+  void weighted_sum(int rows, const Visit<Scalar>& visit, const Element* p, const Scalar* rescale,
                     Scalar* output) const {
     if constexpr (kInPlace) {
       const DepthRange keys{visit.segments[0].first * Size::panel, visit.segments[0].end};
@@ -97,15 +100,15 @@ class PackedKeys {
         return accumulate_visible<S>(rows, problem_.shape.value_dim, p, p, values_in_place(),
                                      visit.all(), rescale, output, work_.size.features);
     }
-    kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, work_.value,
-                            work_.size.keys * Size::panel, visit.all(), rescale, output,
-                            work_.size.features);
+    kernel::weighted_sum<S>(rows, problem_.shape.value_dim, finite_, p, F::in(work_.value),
+                            work_.size.keys / F::numbers * Size::panel, visit.all(), rescale,
+                            output, work_.size.features);
   }
 
  private:
   static constexpr bool kRotates = Problem::kRotates;
-  static constexpr bool kInPlace =
-      !kRotates && !Problem::kDrops && detail::is_there_v<typename Problem::Output>;
+  static constexpr bool kInPlace = std::is_same_v<Element, Scalar> && !kRotates &&
+                                   !Problem::kDrops && detail::is_there_v<typename Problem::Output>;
 
   /// Keys and values are worth packing for several strips, not for one that sees them all:
   /// decoding. (Under dropout, in training, they are packed all the same: whether the values of
@@ -121,12 +124,34 @@ class PackedKeys {
   /// The keys or values of the chunk in memory, from token `first`.
   template <class T>
   Source<T> source(const Operand<T>& operand, Index first = 0) const {
-    return {operand.row(chunk_.sequence, chunk_.kv_head, first), operand.view.token_stride,
+    return source(operand, first, chunk_.kv_head);
+  }
+  template <class T>
+  Source<T> source(const Operand<T>& operand, Index first, Index head) const {
+    return {operand.row(chunk_.sequence, head, first), operand.view.token_stride,
             operand.view.feature_stride};
   }
   auto values_in_place() const {
     using T = std::remove_pointer_t<decltype(source(problem_.value).data)>;
-    return ValuesInPlace<S, T>{source(problem_.value, block_), problem_.shape.value_dim};
+    return ValuesInPlace<S, T>{source(problem_.value, block_), problem_.shape.value_dim,
+                               keys_ahead(), end_ - block_};
+  }
+  /// The values of a segment, which are read behind its keys.
+  RowsAhead<S> values_ahead(const Segment& segment) const {
+    const Index first = segment.first * Size::panel;
+    return RowsAhead<S>::in_order(source(problem_.value, block_ + first), problem_.shape.value_dim,
+                                  segment.end - first);
+  }
+  /// The keys that are likely read behind the values of the block: those of the next block or head.
+  RowsAhead<S> keys_ahead() const {
+    const Index length = problem_.shape.key_length(chunk_.sequence),
+                block = Size::key_block(problem_.shape.key_dim, problem_.shape.value_dim);
+    const bool here = block_ + block < length;
+    const Index first = here ? block_ + block : 0,
+                head = here ? chunk_.kv_head
+                            : std::min(chunk_.kv_head + 1, problem_.shape.kv_heads - 1);
+    return RowsAhead<S>::in_streams(source(problem_.key, first, head), problem_.shape.key_dim,
+                                    std::min(length - first, block));
   }
   void pack_run(KeyRange keys, Pack what) {
     if (keys.empty()) return;
@@ -135,19 +160,19 @@ class PackedKeys {
       const detail::CallShape& shape = problem_.shape;
       const Index first_token = shape.keys.begin(shape.shared_keys ? 0 : chunk_.sequence);
       pack_rotated_keys<S>(problem_.rotation, first_token, source(problem_.key), block_, keys,
-                           key_dim, depth, work_.rotated, work_.key);
+                           key_dim, depth, work_.rotated, F::in(work_.key));
     } else {
-      pack_keys<S>(source(problem_.key), block_, keys, key_dim, depth, work_.key);
+      pack_keys<S>(source(problem_.key), block_, keys, key_dim, depth, F::in(work_.key));
     }
     if (what == Pack::keys) return;
     finite_ &= pack_values<S>(source(problem_.value), block_, keys, problem_.shape.value_dim,
-                              work_.size.keys, work_.value);
+                              work_.size.keys, F::in(work_.value));
   }
 
   const Problem& problem_;
   const Scratch<Scalar>& work_;
   Chunk chunk_{};
-  Index rows_ = 0, block_ = 0;
+  Index rows_ = 0, block_ = 0, end_ = 0;    ///< the block's first key, and behind its last one
   bool packed_[Visit<Scalar>::kMost] = {};  ///< panels of the block
   bool all_packed_ = false;                 ///< every panel that holds keys of the block is packed
   bool finite_ = true;     ///< the packed values, or in place the strip's hidden ones

@@ -9,6 +9,7 @@
 #include "../base/operand.h"
 #include "../base/asked.h"
 #include "../score/rotary_table.h"
+#include "factors.h"
 #include "softmax_rows.h"
 
 namespace attn {
@@ -35,10 +36,13 @@ class OffsetOf {
   Index (*call_)(const void*, Index);
 };
 
+/// Both products multiply bfloat16 by pairs.
+struct BfloatProducts {};
+
 /// Everything one call computes from and to.
 template <class Query_, class Key_, class Value_, class Output_, class Mask_, class Modify_,
           class Residual_, class Saved_, class Rotation_ = Absent, class Parts_ = Absent,
-          class Dropout_ = Absent>
+          class Dropout_ = Absent, class Products_ = Absent>
 struct Problem {
   using Query = Query_;
   using Key = Key_;
@@ -52,6 +56,9 @@ struct Problem {
   using Parts = Parts_;
   using Dropout = Dropout_;
   using Scalar = compute_t<typename Query::Scalar>;
+  /// What is multiplied (factors.h).
+  using Element =
+      std::conditional_t<std::is_same_v<Products_, BfloatProducts>, detail::BfloatPair, Scalar>;
   /// The heads of a row are summed somewhere: one worker takes them one after the other.
   static constexpr bool kOverHeads = Saved::kOverHeads;
   static constexpr bool kSavesPairs = Saved::kWeights || Saved::kScores;
@@ -68,19 +75,30 @@ struct Problem {
   Mask mask;
   Modify modify;
   OffsetOf offset;
-  Residual residual;    ///< an operand shaped like the output, or Absent
-  Saved saved;          ///< outputs beside the output (row_outputs.h)
-  Rotation rotation{};  ///< of queries and keys by their positions, or Absent
-  Parts parts{};        ///< of the keys (key_parts.h), or Absent
-  Dropout dropout{};    ///< of weights (score/dropped_pairs.h), or Absent
+  Residual residual;     ///< an operand shaped like the output, or Absent
+  Saved saved;           ///< outputs beside the output (row_outputs.h)
+  Rotation rotation{};   ///< of queries and keys by their positions, or Absent
+  Parts parts{};         ///< of the keys (key_parts.h), or Absent
+  Dropout dropout{};     ///< of weights (score/dropped_pairs.h), or Absent
+  Products_ products{};  ///< BfloatProducts, or Absent
+
+  /// What finished sums q·k are multiplied by.
+  typename Factors<detail::Simd<Scalar>, Element>::Scale scale_of_sums() const {
+    if constexpr (std::is_same_v<Element, Scalar>) {
+      return Absent{};
+    } else {
+      return scale;
+    }
+  }
 };
 
 /// (Parts are taken where they are made: copies of fresh stores wait for these.)
 template <class Query, class Key, class Value, class Output, class Scalar, class Mask, class Modify,
-          class Residual, class Saved, class Rotation, class Parts, class Dropout>
+          class Residual, class Saved, class Rotation, class Parts, class Dropout, class Products>
 Problem(const detail::CallShape&, Query, Key, Value, Output, Scalar, Mask, Modify, OffsetOf,
-        Residual, Saved, Rotation, Parts, Dropout)
-    -> Problem<Query, Key, Value, Output, Mask, Modify, Residual, Saved, Rotation, Parts, Dropout>;
+        Residual, Saved, Rotation, Parts, Dropout, Products)
+    -> Problem<Query, Key, Value, Output, Mask, Modify, Residual, Saved, Rotation, Parts, Dropout,
+               Products>;
 
 /// Scratch of one worker, in scalars. Its size follows from the shapes alone: rows and keys of the
 /// largest sequence.

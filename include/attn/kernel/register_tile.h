@@ -6,13 +6,14 @@
 #include <array>
 #include <utility>
 
-#include "tile_size.h"
+#include "factors.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// Depth steps [begin, end) of a tile, both multiples of TileSize::depth; not empty.
+/// Depth steps [begin, end) of a tile, both multiples of TileSize::depth; not empty. Steps are
+/// numbers along the sum, whether factors hold one or two of them.
 struct DepthRange {
   Index begin, end;
 };
@@ -22,17 +23,18 @@ struct Runs {
   int count;
 };
 
-/// The left operand of a product where it lies: element (i, t) at i·Row + t % 4 · Step + t / 4 ·
-/// Group, 4 being TileSize::depth.
-template <class Scalar, Index Row, Index Step, Index Group>
+/// The left operand of a product where it lies: factor (i, t) at i·Row + t % 4 · Step + t / 4 ·
+/// Group, 4 being TileSize::depth (2, of pairs).
+template <class Factor, Index Row, Index Step, Index Group>
 struct Elements {
-  static constexpr Index depth = TileSize<Scalar>::depth, group = Group;
+  using Element = Factor;
+  static constexpr Index depth = TileSize<Factor>::depth, group = Group;
   static_assert(Group % depth == 0, "from() multiplies instead of dividing");
-  const Scalar* data;
+  const Factor* data;
 
   /// From step t on, a multiple of the depth.
   ATTN_INLINE Elements from(Index t) const { return {data + t * (Group / depth)}; }
-  ATTN_INLINE const Scalar& operator()(Index i, Index t) const {
+  ATTN_INLINE const Factor& operator()(Index i, Index t) const {
     return data[i * Row + t / depth * Group + t % depth * Step];
   }
 };
@@ -75,26 +77,27 @@ ATTN_INLINE void clear(typename S::Packet (&acc)[R][C]) {
 //          AVX-512 and 6 × 2 AVX2, g++ and clang, -O2 and -O3)
 // EDGES    none: depth is padded to a multiple of 4 with zeros on both sides, rows and packets are
 //          compile-time
-// NUMERICS each (row, lane) is one chain of fmadd in order of t, whatever R and C: the bits
-//          contract rests on it
+// NUMERICS each (row, lane) is one chain of fmadd (of pairs: of their fused steps) in order of t,
+//          whatever R and C: the bits contract rests on it
 // The accumulators are a local array of the caller's frame and everything here is inlined into it.
 // Loops carry ATTN_UNROLL, or g++ -O2 keeps the array in memory.
 template <class S, std::size_t R, std::size_t C, class Left>
 ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a,
-                                     const typename S::Scalar* b, Runs runs) {
-  using Scalar = typename S::Scalar;
+                                     const typename Left::Element* b, Runs runs) {
+  using Element = typename Left::Element;
   using Packet = typename S::Packet;
-  using Size = TileSize<Scalar>;
+  using F = Factors<S, Element>;
+  using Size = TileSize<Element>;
   if (runs.count == 0) return;
   // One loop over the steps of all runs: with a loop for each inside another clang carries the
   // accumulators from one to the next through the stack, 29 stores and loads around every four
   // steps (weighted sum 0.88 of the peak instead of 0.98).
   const DepthRange *run = runs.first, *const last = run + runs.count - 1;
-  const Scalar *x, *y, *end;
+  const Element *x, *y, *end;
   const auto enter = [&] {
-    x = a.from(run->begin).data;
-    y = b + run->begin * Size::panel;
-    end = b + run->end * Size::panel;
+    x = a.from(run->begin / F::numbers).data;
+    y = b + run->begin / F::numbers * Size::panel;
+    end = b + run->end / F::numbers * Size::panel;
   };
   enter();
   for (;;) {
@@ -102,15 +105,15 @@ ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a,
     for (int step = 0; step < Size::depth; ++step) {
       Packet column[C];
       ATTN_UNROLL
-      for (int v = 0; v < int(C); ++v) column[v] = S::load(y + step * Size::panel + v * S::width);
+      for (int v = 0; v < int(C); ++v) column[v] = F::load(y + step * Size::panel + v * S::width);
       ATTN_UNROLL
       for (int i = 0; i < int(R); ++i) {
         if constexpr (C == 1) {
-          S::accumulate_element(Left{x}(i, step), column[0], acc[i][0]);
+          F::accumulate_element(Left{x}(i, step), column[0], acc[i][0]);
         } else {
-          const Packet element = S::set(Left{x}(i, step));
+          const Packet element = F::set(Left{x}(i, step));
           ATTN_UNROLL
-          for (int v = 0; v < int(C); ++v) S::accumulate(element, column[v], acc[i][v]);
+          for (int v = 0; v < int(C); ++v) F::accumulate(element, column[v], acc[i][v]);
         }
       }
     }

@@ -93,10 +93,10 @@ void rotate_row_back(const Rotation<typename S::Scalar>& rotation, const typenam
 
 /// pack_keys with each key turned first: a panel's keys at a time, through `rotated`, panel × depth
 /// scalars that stay in L1.
-template <class S, class T>
+template <class S, class T, class Element>
 void pack_rotated_keys(const Rotation<typename S::Scalar>& rotation, Index first_token,
                        Source<T> keys, Index block, KeyRange range, Index features, Index depth,
-                       typename S::Scalar* rotated, typename S::Scalar* to) {
+                       typename S::Scalar* rotated, Element* to) {
   using Scalar = typename S::Scalar;
   constexpr Index kPanel = TileSize<Scalar>::panel;
   for (Index panel = block + (range.begin - block) / kPanel * kPanel; panel < range.end;
@@ -107,7 +107,7 @@ void pack_rotated_keys(const Rotation<typename S::Scalar>& rotation, Index first
                     keys.feature_stride, features, rotated + (j - panel) * depth);
     }
     pack_keys<S>(Source<const Scalar>{rotated, depth, 1}, 0, {held.begin - panel, held.end - panel},
-                 features, depth, to + (panel - block) * depth);
+                 features, depth, to + (panel - block) * (depth / Factors<S, Element>::numbers));
   }
 }
 

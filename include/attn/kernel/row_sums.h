@@ -160,8 +160,8 @@ class SumRuns {
 
 /// The sums of a block of keys while its runs go by: of R rows of C packets at most, in memory that
 /// stays in L1. The last run goes to o, with what came before it: o = r·o + block. Without r, o
-/// starts from 0.
-template <class S, int R, int C>
+/// starts from 0. Element: the factors that are summed.
+template <class S, int R, int C, class Element = typename S::Scalar>
 class BlockSums {
   using Scalar = typename S::Scalar;
 
@@ -173,7 +173,7 @@ class BlockSums {
   /// Calls f(what is visited of it, first, last) for each run of the block, one at least.
   template <class F>
   ATTN_INLINE void each_run(Runs visited, const F& f) const {
-    SumRuns<Scalar, TileSize<Scalar>::sum_run> run(visited);
+    SumRuns<Scalar, TileSize<Element>::sum_run> run(visited);
     bool first = true;
     do {
       const Runs pieces = run.next();

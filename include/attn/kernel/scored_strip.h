@@ -24,7 +24,7 @@ namespace kernel {
 // PICTURE  for each sequence, key/value head and chunk:      enter
 //            for each block that the mask lets some row see: each_block: covered? open k, v
 //              for each strip that sees some of it:          score
-//                s = scale · q · kᵀ                            dot_products.h (in_place.h, stored_panels.h)
+//                s = scale · q · kᵀ                            dot_products.h (keys_in_place.h, stored_panels.h)
 //                s = modify(s), hide(s)                        modify.h, where not known to be full
 // WHY      queries are packed a strip at a time, just before its first scores: the rows of the next
 //          one, asked for here, arrive while this one is computed (enc128, whose operands come from
@@ -38,6 +38,7 @@ class ScoredStrip {
 
  public:
   using Scalar = typename Problem::Scalar;
+  using Element = typename Problem::Element;
   using KeysAndValues =
       std::conditional_t<detail::is_instance_v<CacheOperand, typename Problem::Key>,
                          CachedKeys<Problem>, PackedKeys<Problem>>;
@@ -103,7 +104,7 @@ class ScoredStrip {
     const KeyRange seen = intersect(problem_.mask.keys(rows), block.keys);
     if (seen.empty()) return visit;
     plan(rows, block.first, seen, visit);
-    const Scalar* const query = packed(strip);
+    const Element* const query = packed(strip);
     Scalar* const lane_max = work_.lane_max;
     for (int i = 0; i < strip.rows; ++i)
       S::store(lane_max + i * S::width, S::set(no_maximum<Scalar>()));
@@ -124,9 +125,9 @@ class ScoredStrip {
   }
   /// The packed queries of a strip. Strips are asked for mostly in their order: those before it are
   /// packed with it.
-  const Scalar* packed(const Strip& strip) {
+  const Element* packed(const Strip& strip) {
     for (; packed_ <= strip.number; ++packed_) pack_queries(rows_.strips()[packed_]);
-    return work_.query + strip.first * work_.size.depth;
+    return queries(strip);
   }
   const Scalar* lane_max() const { return work_.lane_max; }
 
@@ -170,11 +171,15 @@ class ScoredStrip {
     }
   }
 
+  Element* queries(const Strip& strip) const {
+    using F = Factors<S, Element>;
+    return F::in(work_.query) + strip.first * (work_.size.depth / F::numbers);
+  }
   /// The query rows of a strip, turned where positions are rotary; the next strip's are asked for.
   void pack_queries(const Strip& strip) {
     const Index stride = problem_.query.view.feature_stride, features = problem_.shape.key_dim,
                 depth = work_.size.depth, rows = strip.rows;
-    Scalar* const to = work_.query + strip.first * depth;
+    Element* const to = queries(strip);
     auto cursor = rows_.from(strip.first);
     RowWalk<QueryStored> walk(problem_.query, cursor);
     if constexpr (Problem::kRotates) {

@@ -86,11 +86,12 @@ class SoftmaxRows {
   const Scalar* advance_with_moments(const Strip& strip, const Scalar* lane_max, const Scalar* s,
                                      Runs runs);
 
-  /// Scores of a strip become weights, and are summed.
+  /// Scores of a strip become weights, as factors of this type, and are summed.
+  template <class Element>
   ATTN_INLINE void weigh(const Strip& strip, const Scalar* rescale, Scalar* s, Runs runs,
                          Hidden hidden) {
-    const auto weigh = hidden == Hidden::zero ? Softmax::template weigh<Hidden::zero>
-                                              : Softmax::template weigh<Hidden::marked>;
+    const auto weigh = hidden == Hidden::zero ? Softmax::template weigh<Hidden::zero, Element>
+                                              : Softmax::template weigh<Hidden::marked, Element>;
     weigh(strip.rows, states_.maximum + strip.first, rescale, s, Size::score_stride, runs,
           states_.lanes + strip.first * Size::panel);
   }

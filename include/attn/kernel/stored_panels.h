@@ -13,12 +13,11 @@ namespace kernel {
 // WHAT     the operands of few_rows.h where keys and values lie in panels of half, bfloat16, int8
 //          or the scalar itself: widened in registers on the way
 // PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times
-//          the chains
+//          the chains (where memory is slower than one: one, see followed())
 // LIMIT    memory: each number is read once, from U streams. What a block costs when it lies in L2
 //          overlaps its reading only in part (Zen 5, 30 GB/s): with 4 rows on a head 2.4 to 3 µs
-//          beside 8.7, so gqa4k of floats reaches 0.84 (g++; clang 0.76) of the bandwidth; of
-//          bfloat16 1.1 µs beside 4.4, so dec4k, at 1.0 for floats, is 1.55 × as fast, not 2 ×; of
-//          int8 2.6 to 3 ×
+//          beside 8.7, so gqa4k of floats reaches 0.84 (g++; clang 0.76) of the bandwidth;
+//          int8 on dec4k is 2.6 to 3 × as fast as floats
 // TRAFFIC  while a block goes by, the same lines of the one that is read next are asked for: a
 //          block of the head, or the next head's
 // EDGES    as in dot_products.h and weighted_sum.h
@@ -32,16 +31,18 @@ struct StoredPanels {
   const T *data, *next;
   Index apart;
 
+  static constexpr int rows = Size::in_place_rows;
   /// Packets of whole panels for R rows.
   /// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the
   ///      registers; the narrower the numbers, the more of them memory brings a cycle.
   static constexpr int packets(int rows) {
-    int panels = kNarrow ? 4 : 2;
+    int panels = followed(rows) ? 1 : kNarrow ? 4 : 2;
     while (panels > 1 && rows * panels * Size::packets > detail::kVectorRegisters * 3 / 4)
       panels /= 2;
     return panels * Size::packets;
   }
   static constexpr int rest(int) { return Size::packets; }
+  static constexpr Index least(int packets) { return packets * Index(Size::width); }
 
   /// acc[i][u·packets + v] += Σ_t a(i, t) · b_u[t, v] over steps of panels from `panel` on; see
   /// multiply_accumulate.
@@ -61,7 +62,7 @@ struct StoredPanels {
                                                                        next + panel * apart;
     for (Index t = steps.begin; t < steps.end; t += Size::depth) {
       ATTN_UNROLL
-      for (int u = 0; u < U; ++u) {
+      for (int u = 0; u < U && !followed(int(R)); ++u) {
         const T* const stream = kNarrow ? ahead + t * U * Size::panel + u * kGroup
                                         : ahead + t * Size::panel + u * apart;
         ATTN_UNROLL
@@ -91,6 +92,14 @@ struct StoredPanels {
 
  private:
   static constexpr bool kNarrow = sizeof(T) < sizeof(Scalar);
+  /// One row goes over one panel, a line a step: nothing is asked for.
+  /// WHY  hardware runs far enough ahead of a single stream that is read no faster than memory
+  ///      brings it: bfloat16 and half dec4k 0.70 → 0.80 of the bandwidth, 1.65 to 1.8 → 1.9 to 2.1
+  ///      × as fast as float; two streams without asking 0.52. In L2 one chain a packet takes 13 %
+  ///      longer. Floats, two lines a step, outrun it: 0.74 for 0.86 (Zen 4, AVX-512, g++)
+  static constexpr bool followed(int rows) {
+    return kNarrow && rows == 1 && std::size_t(Size::panel) * sizeof(T) == 64;
+  }
 };
 
 /// Keys of a block, `depth` padded features to a panel.
@@ -123,10 +132,21 @@ struct StoredValues : StoredPanels<S, T> {
   }
 };
 
-/// n stored numbers in the compute scalar; n is a multiple of the packet.
-template <class S, class T>
-void widen_numbers(const T* from, Index n, typename S::Scalar* to) {
-  for (Index i = 0; i < n; i += S::width) S::store(to + i, detail::load_converted<S>(from + i));
+/// Steps of stored panels, at the same place in panels of factors.
+template <class S, class T, class Element>
+void widen_steps(const T* from, DepthRange steps, Element* to) {
+  using F = Factors<S, Element>;
+  using Size = TileSize<typename S::Scalar>;
+  for (Index t = steps.begin; t < steps.end; t += F::numbers) {
+    for (Index w = 0; w < Size::panel; w += S::width) {
+      typename S::Packet numbers[std::size_t{F::numbers}];
+      ATTN_UNROLL
+      for (Index n = 0; n < F::numbers; ++n)
+        numbers[n] =
+            F::template rounded<T>(detail::load_converted<S>(from + (t + n) * Size::panel + w));
+      F::store(to + t / F::numbers * Size::panel + w, F::interleave(numbers));
+    }
+  }
 }
 
 /// Scores of the keys [begin, end) of a block times the keys' scales, `begin` being the first of a

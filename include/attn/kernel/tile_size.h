@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 
-#include "../base/simd.h"
+#include "../base/bfloat_pairs.h"
 #include "../types.h"
 
 namespace attn {
@@ -45,10 +45,9 @@ struct TileSize {
   static constexpr int in_place_rows = width == 1 ? 1 : 4;
 
   /// Keys between asking for one and attending it in place.
-  /// WHY  dec4k and gqa4k (float, d = 128; Zen 4, g++): 0.68 and 0.62 of the bandwidth of the best
-  ///      of eight streams; 32 or 128 keys up to 0.05 below. A panel ahead into L1 0.44 and 0.33: a
-  ///      tile and the next fill it. With 64 the lines that a core may wait for are all in use
-  static constexpr Index in_place_ahead = 64;
+  /// WHY  two tiles of AVX-512. Of the bandwidth of the best of eight streams (float, d = 128; Zen
+  ///      4, g++): dec4k 16 keys 0.72 to 0.77, 32 0.74 to 0.83, 64 0.76 to 0.77; gqa4k alike
+  static constexpr Index in_place_ahead = 32;
 
   /// Keys (in Q·Kᵀ) or features (in P·V) across one tile, and so of one packed panel.
   static constexpr int panel = width * packets;
@@ -181,6 +180,19 @@ struct TileSize {
            : share < max_chunk_rows    ? share
                                        : max_chunk_rows;
   }
+};
+
+/// Of factors that are pairs of bfloat16, whose sums are floats: panels are as wide, and a depth
+/// step is as many numbers.
+template <>
+struct TileSize<detail::BfloatPair> {
+  using Sums = TileSize<float>;
+  static constexpr int panel = Sums::panel, depth = Sums::depth / 2;
+  static constexpr Index score_stride = Sums::score_stride;
+
+  /// WHY  as of floats: where weights are exact so is all but the sum. 64 and 256 keys take 1 and 2
+  ///      % less of bf1k (Zen 4, g++)
+  static constexpr Index sum_run = Sums::sum_run;
 };
 
 }  // namespace kernel

@@ -1,4 +1,4 @@
-// examples/training/svg.h: pictures: lines, rectangles and text as an SVG file.
+// examples/support/svg.h: pictures: lines, rectangles and text as an SVG file.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -10,15 +10,15 @@
 #include <utility>
 #include <vector>
 
-namespace training {
+namespace examples {
 
 class Svg {
  public:
   /// In pixels. White behind all: a page may be dark.
   Svg(double width, double height)
       : text_(format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"%.0f\" height=\"%.0f\" "
-                     "font-family=\"sans-serif\" font-size=\"13\">\n",
-                     width, height)) {
+                     "font-family=\"sans-serif\" font-size=\"%d\">\n",
+                     width, height, kFontSize)) {
     rectangle(0, 0, width, height, "white");
   }
 
@@ -36,12 +36,21 @@ class Svg {
   /// `anchor` says which end of the text is at (x, y): start, middle, end. Turned clockwise by
   /// `angle`.
   void text(double x, double y, const std::string& words, const char* anchor = "start",
-            double angle = 0, const std::string& colour = "black") {
+            double angle = 0, const std::string& colour = "black", int size = kFontSize) {
     text_ += format("<text x=\"%.1f\" y=\"%.1f\" text-anchor=\"%s\" fill=\"%s\"", x, y, anchor,
                     colour.c_str());
+    if (size != kFontSize) text_ += format(" font-size=\"%d\"", size);
     if (angle < 0 || angle > 0)
       text_ += format(" transform=\"rotate(%.0f %.1f %.1f)\"", angle, x, y);
     text_ += '>' + escaped(words) + "</text>\n";
+  }
+
+  /// Another colour in place of one, where a reader's pages are dark.
+  void in_the_dark(const std::string& colour, const std::string& instead) {
+    text_ += format(
+        "<style>@media (prefers-color-scheme: dark) { [fill=\"%s\"] { fill: %s } "
+        "[stroke=\"%s\"] { stroke: %s } }</style>\n",
+        colour.c_str(), instead.c_str(), colour.c_str(), instead.c_str());
   }
 
   std::string str() const { return text_ + "</svg>\n"; }
@@ -52,6 +61,8 @@ class Svg {
   }
 
  private:
+  static constexpr int kFontSize = 13;
+
   template <class... Parts>
   static std::string format(const char* pattern, const Parts&... parts) {
     char buffer[400];
@@ -76,4 +87,4 @@ class Svg {
   std::string text_;
 };
 
-}  // namespace training
+}  // namespace examples

@@ -1,0 +1,89 @@
+// tests/decode_in_place_test.cpp: one query row against keys where they lie in memory: the bits of the same row among many, for
+// any width, stride, storage and number of keys, and nothing read outside of the operands.
+// SPDX-License-Identifier: MIT
+
+#include <attn/attn.h>
+#include <gtest/gtest.h>
+
+#include <cstddef>
+#include <cstring>
+#include <random>
+#include <vector>
+
+namespace {
+
+using Index = Eigen::Index;
+
+/// Heads of tokens of features, `gap` numbers between two tokens and not a number behind the last: what reads there shows under a
+/// sanitizer.
+template <class T>
+class Tokens {
+ public:
+  Tokens(Index heads, Index tokens, Index features, Index gap, unsigned seed)
+      : heads_(heads), tokens_(tokens), features_(features), stride_(features + gap) {
+    std::mt19937 engine(seed);
+    memory_.resize(std::size_t((heads * tokens - 1) * stride_ + features));
+    for (T& x : memory_) x = T(float(engine() % 2001u) / 1000.0f - 1.0f);
+  }
+  /// Rows [0, n) of each head.
+  attn::TensorView<const T> view(Index n) const {
+    return {memory_.data(), 1, heads_, n, features_, 0, tokens_ * stride_, stride_, 1};
+  }
+
+ private:
+  Index heads_, tokens_, features_, stride_;
+  std::vector<T> memory_;
+};
+
+struct Shape {
+  Index group, key_heads, keys, key_dim, value_dim, gap;
+};
+
+/// Row 0 alone against row 0 of 24, whose keys are packed.
+template <class Scalar, class Key>
+void expect_same_bits(const Shape& x) {
+  constexpr Index kRows = 24;
+  const Index heads = x.group * x.key_heads;
+  const Tokens<Scalar> q(heads, kRows, x.key_dim, 0, 1);
+  const Tokens<Key> k(x.key_heads, x.keys, x.key_dim, x.gap, 2),
+      v(x.key_heads, x.keys, x.value_dim, x.gap, 3);
+  std::vector<Scalar> one(std::size_t(heads * x.value_dim)),
+      many(std::size_t(heads * kRows * x.value_dim));
+  attn::ScaledDotProductAttention<Scalar> attend;
+  attend(q.view(1), k.view(x.keys), v.view(x.keys),
+         attn::into(attn::bhld(one.data(), 1, heads, 1, x.value_dim)));
+  attend(q.view(kRows), k.view(x.keys), v.view(x.keys),
+         attn::into(attn::bhld(many.data(), 1, heads, kRows, x.value_dim)));
+  for (Index h = 0; h < heads; ++h) {
+    ASSERT_EQ(
+        std::memcmp(&one[std::size_t(h * x.value_dim)], &many[std::size_t(h * kRows * x.value_dim)],
+                    std::size_t(x.value_dim) * sizeof(Scalar)),
+        0)
+        << "head " << h << " of " << heads << ", " << x.keys << " keys of " << x.key_dim << " and "
+        << x.value_dim << ", gap " << x.gap;
+  }
+}
+
+TEST(DecodeInPlace, EveryWidthGivesTheBitsOfManyRows) {
+  for (Index width = 1; width <= 140; width += width < 36 ? 1 : 7) {
+    expect_same_bits<float, float>({1, 2, 67, width, width, 0});
+    expect_same_bits<double, double>({1, 1, 67, width, width, 1});
+    expect_same_bits<float, Eigen::bfloat16>({1, 1, 67, width, width, 0});
+  }
+}
+
+TEST(DecodeInPlace, EveryNumberOfKeysGivesTheBitsOfManyRows) {
+  for (Index keys = 1; keys <= 600; keys += keys < 70 ? 1 : 41)
+    expect_same_bits<float, float>({1, 2, keys, 20, 24, 0});
+}
+
+TEST(DecodeInPlace, HeadsThatShareKeysGiveTheBitsOfManyRows) {
+  for (const Index group : {2, 3, 4}) {
+    for (const Index width : {8, 33, 64, 100, 128, 130, 256}) {
+      expect_same_bits<float, float>({group, 3, 300, width, width, 5});
+      expect_same_bits<float, float>({group, 2, 513, 40, width, 0});
+    }
+  }
+}
+
+}  // namespace

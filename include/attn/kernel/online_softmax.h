@@ -98,11 +98,13 @@ struct OnlineSoftmax {
   template <int R>
   static ATTN_INLINE void weigh_here(const Scalar* m, Scalar* s, Index row_stride, Runs runs,
                                      Scalar* lanes) {
-    constexpr int together = R / kRowsAtOnce * kRowsAtOnce;
-    for (int i = 0; i < together; i += kRowsAtOnce)
-      weigh_rows<kRowsAtOnce, Hidden::zero>(i, m, nullptr, s, row_stride, runs, lanes);
-    if constexpr (together < R)
-      weigh_rows<R - together, Hidden::zero>(together, m, nullptr, s, row_stride, runs, lanes);
+    constexpr int most = kRowsAtOnce<Scalar>, together = R / most * most;
+    for (int i = 0; i < together; i += most)
+      weigh_rows<most, Hidden::zero, Scalar>(i, m, nullptr, s, row_stride, runs, lanes);
+    if constexpr (together < R) {
+      weigh_rows<R - together, Hidden::zero, Scalar>(together, m, nullptr, s, row_stride, runs,
+                                                     lanes);
+    }
   }
 
  private:

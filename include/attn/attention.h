@@ -28,8 +28,9 @@
 //
 // No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack
 // where the operands' types tell all sizes and it fits EIGEN_STACK_ALLOCATION_LIMIT; the free
-// function without use(ws) otherwise allocates its scratch for the call. Calls whose sizes are known
-// so and at most 64 each, without mask, rotary(), sink() or dropout(), are compiled for them.
+// function without use(ws) otherwise allocates its scratch for the call. Calls whose sizes are
+// known so and at most 64 each are compiled for them, where they have neither a mask nor rotary(),
+// sink() or dropout().
 #pragma once
 
 #include "call/attention_call.h"

@@ -98,13 +98,13 @@ struct OnlineSoftmax {
   template <int R>
   static ATTN_INLINE void weigh_here(const Scalar* m, Scalar* s, Index row_stride, Runs runs,
                                      Scalar* lanes) {
-    constexpr int most = kRowsAtOnce<Scalar>, together = R / most * most;
-    for (int i = 0; i < together; i += most)
-      weigh_rows<most, Hidden::zero, Scalar>(i, m, nullptr, s, row_stride, runs, lanes);
-    if constexpr (together < R) {
+    constexpr int kAtOnce = kRowsAtOnce<Scalar>;
+    constexpr int together = R / kAtOnce * kAtOnce;
+    for (int i = 0; i < together; i += kAtOnce)
+      weigh_rows<kAtOnce, Hidden::zero, Scalar>(i, m, nullptr, s, row_stride, runs, lanes);
+    if constexpr (together < R)
       weigh_rows<R - together, Hidden::zero, Scalar>(together, m, nullptr, s, row_stride, runs,
                                                      lanes);
-    }
   }
 
  private:

@@ -163,21 +163,23 @@ ATTN_INLINE void interleave_rows(const typename S::Packet (&rows)[S::width], Ele
     F::store(to + w / F::numbers * stride, F::interleave(rows + w));
 }
 
-/// A packet of features, from c on, of the keys of `there`, into a column of packets of a panel:
-/// zeros stand for features and keys that are not there.
+/// Features [c, depth) of W keys into a column of a panel. Only the keys of `there` are read, as far
+/// as they have features; zeros stand for the rest.
 template <class S, class T>
-void pack_rest(Source<T> keys, KeyRange there, Index c, Index features, Index depth,
-               typename S::Scalar* column) {
-  using Scalar = typename S::Scalar;
-  typename S::Packet rows[S::width];
-  for (Index x = 0; x < S::width; ++x) {
-    rows[x] = there.begin <= x && x < there.end
-                  ? detail::load_strided<S>(keys.token(x) + c, 1, features - c)
-                  : S::set(Scalar(0));
+void transpose_rest(Source<T> keys, KeyRange there, Index c, Index features, Index depth,
+                    typename S::Scalar* column) {
+  constexpr Index kPanel = TileSize<typename S::Scalar>::panel;
+  for (; c < depth; c += S::width) {
+    typename S::Packet rows[S::width];
+    for (int x = 0; x < S::width; ++x) {
+      rows[x] = there.begin <= x && x < there.end && c < features
+                    ? detail::load_strided<S>(keys.token(x) + c, 1, features - c)
+                    : S::set(typename S::Scalar(0));
+    }
+    S::transpose(rows);
+    for (Index t = 0; t < S::width && c + t < depth; ++t)
+      S::store(column + (c + t) * kPanel, rows[t]);
   }
-  S::transpose(rows);
-  for (Index t = 0; t < S::width && c + t < depth; ++t)
-    S::store(column + (c + t) * TileSize<Scalar>::panel, rows[t]);
 }
 
 /// Keys [begin, end) of a block into its panels; `to` is the block's first panel, `block` the
@@ -213,8 +215,9 @@ void pack_keys(Source<T> keys, Index block, KeyRange range, Index features, Inde
       }
       if (keys.feature_stride == 1) {
         if constexpr (F::numbers == 1) {
-          for (; c < features; c += S::width)
-            pack_rest<S>(keys.from(j + w), {first, last}, c, features, depth, column);
+          transpose_rest<S>(Source<T>{from, keys.token_stride, 1}, {first, last}, c, features,
+                            depth, column);
+          c = depth;
         }
       } else if (keys.token_stride == 1 && first == 0) {
         for (; c + F::numbers <= features; c += F::numbers) {

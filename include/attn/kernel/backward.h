@@ -165,8 +165,8 @@ class BackwardPass {
       modifiers_(strip, block, visit, ds);                  // 5
     } else if constexpr (Scored::kDrops) {
       if (finite) {
-        drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
-                        block.first, visit.all(), Hidden::zero, e);
+        drop_weights<S, Scalar>(problem_.scored.dropout, strip_.rows().from(strip.first),
+                                strip.rows, block.first, visit.all(), Hidden::zero, e);
       }
     }
     if constexpr (kQuerySums) add_query(strip, visit, e, ds, finite);  // 6
@@ -290,9 +290,9 @@ class BackwardPass {
     const DepthRange all{0, round_up(block.keys.end - block.first, Size::panel)};
     for (Index n = 0; n < strips; ++n) {
       const Strip strip = strip_.rows().strips()[first / Size::rows + n];
-      drop_weights<S>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
-                      block.first, Runs{&all, 1}, Hidden::marked,
-                      work_.scored.scores + (strip.first - first) * Size::score_stride);
+      drop_weights<S, Scalar>(problem_.scored.dropout, strip_.rows().from(strip.first), strip.rows,
+                              block.first, Runs{&all, 1}, Hidden::marked,
+                              work_.scored.scores + (strip.first - first) * Size::score_stride);
     }
   }
   /// The rows that visit a panel, as runs of whole depth steps; those in between that do not are

@@ -41,10 +41,10 @@ template <class Problem, class Sizes>
 inline constexpr bool has_fixed_pass_v =
     Sizes::within(1, TileSize<typename Problem::Scalar>::most_fixed) &&
     detail::Simd<typename Problem::Scalar>::width > 1 &&
-    std::is_same_v<typename Problem::Element, typename Problem::Scalar>&& std::is_same_v<
-        typename Problem::Mask, detail::SeeAll> &&
-    !Problem::kRotates && !Problem::kDrops && !Problem::kInParts && !Problem::kSavesPairs &&
-    !Problem::Modify::kSink && !Problem::Saved::kEntropy && !Problem::Saved::kState;
+    std::is_same_v<typename Problem::Mask, detail::SeeAll> && !Problem::kRotates
+    && std::is_same_v<typename Problem::Element, typename Problem::Scalar> && !Problem::kDrops &&
+    !Problem::kInParts && !Problem::kSavesPairs && !Problem::Modify::kSink &&
+    !Problem::Saved::kEntropy && !Problem::Saved::kState;
 
 // WHAT     forward.h's stages, in its order, on one sequence and head whose keys are one block; all
 //          trip counts are constants

@@ -21,7 +21,7 @@ namespace kernel {
 //          at most, 17 GB/s at 90 ns; what is more (28 in long streams of loads) hardware asks for
 //          ahead of streams that it follows. Keys and values in turns, 128 KiB each, that do
 //          nothing but read reach 0.90 of that in order and 0.86 in this order, tiles of
-//          neighbours 0.51; with the arithmetic 0.82 to 0.89 in this order, 0.42 in tiles of
+//          neighbours 0.51; with the arithmetic 0.78 to 0.89 in this order, 0.42 in tiles of
 //          neighbours, 0.78 with a prefetch for each line of those (Zen 4, one core, g++)
 // WHY      no order but a line of each row in turn lets W rows be transposed in registers. Rows
 //          copied in order to L1 first, or touched there a tile or a block ahead, are no faster

@@ -20,7 +20,11 @@ class Attn : public Peer {
 
   Attend<float> attention(const AttentionTask& task) override { return attend<float>(task); }
   Attend<Eigen::bfloat16> attention_bfloat16(const AttentionTask& task) override {
-    return attend<Eigen::bfloat16>(task);
+    if constexpr (attn::has_native_bfloat16) {
+      return attend<Eigen::bfloat16>(task, attn::native_bfloat16());
+    } else {
+      return attend<Eigen::bfloat16>(task);
+    }
   }
 
   Apply linear(const LinearTask& task) override {
@@ -45,11 +49,11 @@ class Attn : public Peer {
   }
 
  private:
-  template <class Stored>
-  Attend<Stored> attend(const AttentionTask& task) const {
+  template <class Stored, class... Options>
+  Attend<Stored> attend(const AttentionTask& task, const Options&... options) const {
     auto library = std::make_shared<Library<Stored>>(task.workload);
-    return [library, &bias = task.bias, n = threads_](const Operands<Stored>& x, Stored* y) {
-      (*library)(x, bias, y, n);
+    return [=, &bias = task.bias, n = threads_](const Operands<Stored>& x, Stored* y) {
+      (*library)(x, bias, y, n, options...);
     };
   }
 

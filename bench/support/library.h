@@ -24,20 +24,22 @@ class Library {
     for (Index b = 0; b < w.batch; ++b) key_lengths_.push_back(static_cast<int>(key_length(w, b)));
   }
 
-  void operator()(const Operands<Stored>& x, const RowMatrix<Scalar>& bias, Stored* y, int n) {
+  template <class... Options>
+  void operator()(const Operands<Stored>& x, const RowMatrix<Scalar>& bias, Stored* y, int n,
+                  const Options&... options) {
     constexpr Storage kStorage = storage_of<Stored>;
     switch (w_.mask) {
       case Mask::kNone:
-        return attend(x, y, n);
+        return attend(x, y, n, options...);
       case Mask::kCausal:
-        if constexpr (serves(kStorage, Mask::kCausal)) attend(x, y, n, attn::causal());
+        if constexpr (serves(kStorage, Mask::kCausal)) attend(x, y, n, attn::causal(), options...);
         return;
       case Mask::kBias:
-        if constexpr (serves(kStorage, Mask::kBias)) attend(x, y, n, attn::bias(bias));
+        if constexpr (serves(kStorage, Mask::kBias)) attend(x, y, n, attn::bias(bias), options...);
         return;
       case Mask::kKeyLengths:
         if constexpr (serves(kStorage, Mask::kKeyLengths)) {
-          attend(x, y, n, attn::key_lengths(key_lengths_));
+          attend(x, y, n, attn::key_lengths(key_lengths_), options...);
         }
         return;
     }

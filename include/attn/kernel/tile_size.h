@@ -46,8 +46,8 @@ struct TileSize {
 
   /// Keys between asking for one and attending it in place.
   /// WHY  two tiles of AVX-512. Of the bandwidth of the best of eight streams (float, d = 128; Zen
-  ///      4, g++): dec4k 16 keys 0.72 to 0.77, 32 0.74 to 0.83, 64 0.76 to 0.77: one
-  ///      is as good as the other within the noise; gqa4k alike
+  ///      4, g++): dec4k 16 keys 0.72 to 0.77, 32 0.74 to 0.83, 64 0.76 to 0.77: alike within the
+  ///      noise, as is gqa4k
   static constexpr Index in_place_ahead = 32;
 
   /// Keys (in Q·Kᵀ) or features (in P·V) across one tile, and so of one packed panel.

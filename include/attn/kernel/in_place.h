@@ -51,6 +51,9 @@ struct ValuesInPlace {
     using Size = TileSize<typename S::Scalar>;
     const Index held = features - c;
     const auto sum = [&](const auto& load) {
+      // Their own, in registers: clang stores what others know the address of in each turn.
+      Packet sums[R][C];
+      copy(acc, sums);
       const Index asks = c == 0 ? end - Size::in_place_ahead : end;
       for (Index j = pieces.first->begin; j < pieces.first->end; ++j) {
         if (j >= asks) then.ask(j - asks);
@@ -62,14 +65,25 @@ struct ValuesInPlace {
         for (int i = 0; i < int(R); ++i) {
           const auto weight = S::set(p.data[i * Size::score_stride + j]);
           ATTN_UNROLL
-          for (int x = 0; x < int(C); ++x) acc[i][x] = S::fmadd(weight, value[x], acc[i][x]);
+          for (int x = 0; x < int(C); ++x) sums[i][x] = S::fmadd(weight, value[x], sums[i][x]);
         }
       }
+      copy(sums, acc);
     };
     if (held >= Index(C) * S::width) {
       sum([](const T* row, Index x) { return detail::load_converted<S>(row + x); });
     } else {
       sum([held](const T* row, Index x) { return detail::load_strided<S>(row + x, 1, held - x); });
+    }
+  }
+
+ private:
+  template <std::size_t R, std::size_t C>
+  static ATTN_INLINE void copy(const Packet (&from)[R][C], Packet (&to)[R][C]) {
+    ATTN_UNROLL
+    for (int i = 0; i < int(R); ++i) {
+      ATTN_UNROLL
+      for (int x = 0; x < int(C); ++x) to[i][x] = from[i][x];
     }
   }
 };

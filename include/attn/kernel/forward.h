@@ -24,10 +24,10 @@
 //        reaches 0.85. Where rows see few keys more of that shows: pad512 (288 on average) 0.77,
 //        enc128 (128) 0.73 to 0.76; where the mask cuts through tiles their hidden half does:
 //        pre1kc 0.80, d128c 0.81 to 0.83.
-//        tiny is latency: each stage of a head waits for the one before. Of 2200 ns (Zen 4, g++)
-//        670 are the products, in tiles of one packet, 240 exp, 280 packing, 200 finishing, 90
-//        the call's options, shapes and overlaps; the other 700 are schedule and waiting. Where
-//        types tell the sizes those go (fixed_pass.h).
+//        tiny is latency: each stage of a head waits for the one before. Of 2200 ns (Zen 4, g++;
+//        the parts estimated from samples) 670 are the products, in tiles of one packet, 240 exp,
+//        280 packing, 200 finishing, 90 the call's options, shapes and overlaps; the 700 that are
+//        left are schedule and waiting. Where types tell the sizes those go (fixed_pass.h).
 //        Without gain: keys in blocks of 128, two strips in turns, row maxima in a pass of their
 //        own, asking ahead for the output's lines, the next chunk's operands or the bias, exp of 2,
 //        6 or 8 packets at a time.

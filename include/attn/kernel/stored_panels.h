@@ -61,12 +61,14 @@ struct StoredPanels {
     const T *b = data + panel * apart + steps.begin * Size::panel, *const ahead =
                                                                        next + panel * apart;
     for (Index t = steps.begin; t < steps.end; t += Size::depth) {
-      ATTN_UNROLL
-      for (int u = 0; u < U && !followed(int(R)); ++u) {
-        const T* const stream = kNarrow ? ahead + t * U * Size::panel + u * kGroup
-                                        : ahead + t * Size::panel + u * apart;
+      if constexpr (!followed(int(R))) {
         ATTN_UNROLL
-        for (Index line = 0; line < kGroup; line += kLine) S::prefetch_far(stream + line);
+        for (int u = 0; u < U; ++u) {
+          const T* const stream = kNarrow ? ahead + t * U * Size::panel + u * kGroup
+                                          : ahead + t * Size::panel + u * apart;
+          ATTN_UNROLL
+          for (Index line = 0; line < kGroup; line += kLine) S::prefetch_far(stream + line);
+        }
       }
       ATTN_UNROLL
       for (int step = 0; step < Size::depth; ++step) {

@@ -7,8 +7,8 @@
 #
 # WHAT    A call goes through one indirect jump to its variant, which is called f(int) [clone .avx2] by debuggers and
 #         profilers. Whatever else a variant has is its own: inline functions and templates, attn's, Eigen's, the
-#         standard library's and yours, and their static variables. So none runs where its instructions do not exist,
-#         which a linker, that keeps one of several equal inline functions, does not promise.
+#         standard library's and yours, and their static variables. So none runs where its instructions do not exist.
+#         (A linker alone keeps one of several equal inline functions: perhaps that of AVX-512.)
 # HOW     dispatch_link.cmake: `ld -r --force-group-allocation` dissolves the groups by which linkers merge inline
 #         functions, objcopy then makes every symbol local but those of the functions that are called. Initialisers of
 #         namespace-scope objects run for the chosen variant alone.
@@ -19,12 +19,17 @@
 #         types in each variant, and refused in words: keep them inside, behind a pointer to a type of your own.
 # LIMITS  Variables, classes with a virtual table and explicit instantiations that others use belong into other
 #         sources; a variable is refused in words. An inline variable of a header is one in the program and one in each
-#         variant. Each variant has its own bits, as builds have.
+#         variant. Each variant has its own bits, as builds have. No variant has AVX512_BF16: has_native_bfloat16 is
+#         false.
 # COST    Each source is compiled once for each instruction set, and each variant is in the program.
 # WHERE   g++ and clang, x86-64 ELF (Linux, BSD), with GNU binutils 2.29 or later at build time; the program may be
 #         linked by any linker. Elsewhere the sources are compiled once, as if they were the target's own.
 #
-# The target is one of the same directory. Its options, definitions, libraries and language standard are the variants'.
+# The target is one of the same directory. Its options, definitions, libraries and language standard are the variants';
+# its properties, as CXX_STANDARD, are to be set before the call. Two calls on one target begin with sources of different
+# names.
+cmake_policy(VERSION 3.22)
+
 function(attn_dispatch target)
   cmake_parse_arguments(PARSE_ARGV 1 asked "" "" "SOURCES;ISA")
   if(NOT TARGET ${target} OR NOT asked_SOURCES OR asked_UNPARSED_ARGUMENTS)
@@ -84,7 +89,8 @@ function(attn_dispatch target)
     COMMAND_EXPAND_LISTS VERBATIM)
   target_sources(${target} PRIVATE ${linked} "${folder}/choice.cpp")
   # Its symbols are named by assembly.
-  set_source_files_properties("${folder}/choice.cpp" PROPERTIES COMPILE_OPTIONS -fno-lto)
+  set_source_files_properties("${folder}/choice.cpp" PROPERTIES COMPILE_OPTIONS -fno-lto
+    SKIP_UNITY_BUILD_INCLUSION ON)
 endfunction()
 
 # Sets in the caller <problem>: why there can be no variants here, or nothing; and GNU's <objcopy> and <readelf>.

@@ -79,7 +79,11 @@ void measure_head(benchmark::State& state, Index length, Index size) {
   Matrix q(length, size), k(length, size), v(length, size), y(length, size);
   for (Matrix* m : {&q, &k, &v}) fill(*m, uniform);
   attn::ScaledDotProductAttention<float> attend;
-  measure(state, [&] { attend(q, k, v, attn::into(y)); });
+  measure(state, [&] {
+    attend(q, k, v, attn::into(y));
+    benchmark::DoNotOptimize(y.data());
+    benchmark::ClobberMemory();
+  });
 }
 
 /// The first of the named workloads: all its heads in one call.

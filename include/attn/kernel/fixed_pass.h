@@ -125,7 +125,8 @@ class FixedPass {
   /// Stages 1 to 4 of one strip.
   template <class First, class Rows>
   ATTN_INLINE void attend(First first, Rows rows) {
-    alignas(64) Scalar scores[Rows::value * Size::score_stride], lane_max[Rows::value * S::width];
+    alignas(64) Scalar scores[std::size_t{Rows::value * Size::score_stride}],
+        lane_max[std::size_t{Rows::value * S::width}];
     pack_queries(source(problem_.query).from(first), rows);
     score<Rows::value>(first, scores, lane_max);
     const RowStates<Scalar> states = softmax_.states().from(First::value);
@@ -188,10 +189,10 @@ class FixedPass {
   ChunkRows<Scalar> rows_;
   const SettledRows<Scalar> settled_;
   SoftmaxRows<Scalar> softmax_;
-  alignas(64) Scalar key_[kHeldKeys * kDepth];
-  alignas(64) Scalar value_[kHeldKeys * kFeatures];
-  alignas(64) Scalar query_[most_rows(kKeys) * kQueryStride];
-  alignas(64) Scalar states_[RowStates<Scalar>::total(kRows, kFeatures)];
+  alignas(64) Scalar key_[std::size_t{kHeldKeys * kDepth}];
+  alignas(64) Scalar value_[std::size_t{kHeldKeys * kFeatures}];
+  alignas(64) Scalar query_[std::size_t{most_rows(kKeys) * kQueryStride}];
+  alignas(64) Scalar states_[std::size_t{RowStates<Scalar>::total(kRows, kFeatures)}];
 };
 
 }  // namespace kernel

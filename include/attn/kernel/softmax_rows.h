@@ -87,7 +87,7 @@ class SoftmaxRows {
                                      Runs runs);
 
   /// Scores of a strip become weights, as factors of this type, and are summed.
-  template <class Element>
+  template <class Element = Scalar>
   ATTN_INLINE void weigh(const Strip& strip, const Scalar* rescale, Scalar* s, Runs runs,
                          Hidden hidden) {
     const auto weigh = hidden == Hidden::zero ? Softmax::template weigh<Hidden::zero, Element>

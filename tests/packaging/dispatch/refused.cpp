@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // Programs that attn_dispatch refuses.
 #if defined(A_VARIABLE)
-int counter = 0;  // each variant would have its own, and who else uses it none of these
+int counter = 0;  // each variant would have its own, and other sources would see none of them
 int main() { return counter; }
 #elif defined(OTHER_FUNCTIONS)
 #if defined(__AVX2__)

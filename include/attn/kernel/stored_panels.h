@@ -32,12 +32,12 @@ struct StoredPanels {
   Index apart;
 
   static constexpr int rows = Size::in_place_rows;
-  /// Packets of whole panels for R rows.
+  /// Packets of whole panels for r rows.
   /// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the
   ///      registers; the narrower the numbers, the more of them memory brings a cycle.
-  static constexpr int packets(int rows) {
-    int panels = followed(rows) ? 1 : kNarrow ? 4 : 2;
-    while (panels > 1 && rows * panels * Size::packets > detail::kVectorRegisters * 3 / 4)
+  static constexpr int packets(int r) {
+    int panels = followed(r) ? 1 : kNarrow ? 4 : 2;
+    while (panels > 1 && r * panels * Size::packets > detail::kVectorRegisters * 3 / 4)
       panels /= 2;
     return panels * Size::packets;
   }
@@ -99,8 +99,8 @@ struct StoredPanels {
   ///      brings it: bfloat16 and half dec4k 0.70 → 0.80 of the bandwidth, 1.65 to 1.8 → 1.9 to 2.1
   ///      × as fast as float; two streams without asking 0.52. In L2 one chain a packet takes 13 %
   ///      longer. Floats, two lines a step, outrun it: 0.74 for 0.86 (Zen 4, AVX-512, g++)
-  static constexpr bool followed(int rows) {
-    return kNarrow && rows == 1 && std::size_t(Size::panel) * sizeof(T) == 64;
+  static constexpr bool followed(int r) {
+    return kNarrow && r == 1 && std::size_t(Size::panel) * sizeof(T) == 64;
   }
 };
 

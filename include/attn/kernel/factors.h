@@ -21,7 +21,8 @@ inline Scalar hidden_weight() {
 // WHAT     factors of type Element, each of so many `numbers` along the sum, multiplied into
 //          packets of sums S:
 //            load, set, accumulate   packets of factors, one in all lanes, c += a · b
-//            accumulate_visible      the same without the products of hidden pairs
+//            accumulate_visible      the same without the products of hidden pairs, by value():
+//                                    what is hidden need not be there
 //            load_numbers, number    factors out of numbers in memory, along the sum
 //            rounded, interleave     packets of numbers that came from T as they are multiplied, and
 //                                    factors out of `numbers` of those, one behind the other along
@@ -53,10 +54,11 @@ struct Factors {
   static ATTN_INLINE void accumulate_element(const Element& a, const Packet& b, Packet& c) {
     S::accumulate_element(a, b, c);
   }
+  template <class Value>
   static ATTN_INLINE void accumulate_visible(const Element& weight, const Element& mark,
-                                             const Packet& value, Packet& c) {
+                                             const Value& value, Packet& c) {
     if (detail::equal(mark, hidden_weight<Element>())) return;
-    c = S::fmadd(S::set(weight), value, c);
+    c = S::fmadd(S::set(weight), value(), c);
   }
   static ATTN_INLINE const Packet& scaled(const Packet& sum, Scale) { return sum; }
 
@@ -101,13 +103,14 @@ struct Factors<S, detail::BfloatPair> : detail::BfloatPairs {
                                              Packet& c) {
     accumulate(set(a), b, c);
   }
+  template <class Value>
   static ATTN_INLINE void accumulate_visible(const detail::BfloatPair& weight,
-                                             const detail::BfloatPair& mark, const Packet& value,
+                                             const detail::BfloatPair& mark, const Value& value,
                                              Packet& c) {
     const auto hidden = Number(hidden_weight<float>());
     const std::uint32_t wanted =
         (mark.even == hidden ? 0u : 0xffffu) | (mark.odd == hidden ? 0u : 0xffff0000u);
-    accumulate(masked(set(weight), wanted), masked(value, wanted), c);
+    accumulate(masked(set(weight), wanted), masked(value(), wanted), c);
   }
   static ATTN_INLINE Packet scaled(const Packet& sum, float scale) {
     return S::mul(sum, S::set(scale));

@@ -95,7 +95,8 @@ void accumulate_visible(int rows, Index features, const Element* p, const Elemen
         for (int n = 0; n < pieces.count; ++n) {
           for (Index j = pieces.first[n].begin; j < pieces.first[n].end; j += F::numbers) {
             const Index at = j / F::numbers;
-            F::accumulate_visible(weights[at], mark[at], values(j, c), acc[0][0]);
+            F::accumulate_visible(
+                weights[at], mark[at], [&] { return values(j, c); }, acc[0][0]);
           }
         }
         block.add(acc, first, last);

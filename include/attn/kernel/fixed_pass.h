@@ -158,7 +158,7 @@ class FixedPass {
     constexpr Index whole = kKeys / Size::panel, tail = kKeys % Size::panel;
     constexpr bool half = Size::packets == 2 && tail <= S::width;
     constexpr int packets = half ? 1 : Size::packets;
-    constexpr bool hides = tail > 0 && !(half && tail == S::width);
+    constexpr bool hides = tail > 0 && !(half && tail == S::width && tail % Size::depth == 0);
     using Queries = Elements<Scalar, kQueryStride, 1, Size::depth>;
     for (int i = 0; i < R; ++i) S::store(lane_max + i * S::width, S::set(no_maximum<Scalar>()));
     Scalar* const raised = Problem::Modify::kIdentity ? lane_max : nullptr;

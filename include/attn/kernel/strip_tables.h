@@ -69,11 +69,13 @@ class StripTable {
     return S::load(numbers);
   }
 
-  static constexpr Index kRows = round_up(Size::rows, S::width);  ///< as whole tiles are turned
+  static constexpr int kMost = Size::narrow_rows;            ///< of a strip
+  static constexpr Index kRows = round_up(kMost, S::width);  ///< as whole tiles are turned
 
   alignas(64) Scalar tile_[std::size_t{kRows}][Size::panel];
-  const T* row_[Size::rows];  ///< of the matrix; one for all rows of the strip that share it
-  int row_of_[Size::rows];    ///< which of them is each of the strip's
+  const T*
+      row_[std::size_t{kMost}];     ///< of the matrix; one for all rows of the strip that share it
+  int row_of_[std::size_t{kMost}];  ///< which of them is each of the strip's
   int rows_ = 0;
   const Index key_stride_, row_stride_, readable_, keys_;
   const bool side_by_side_;

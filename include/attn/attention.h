@@ -18,7 +18,7 @@
 //   every path. A hidden pair contributes nothing, whatever its key and value hold. NaN in a
 //   visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is
 //   hidden.
-//   A row that sees one key returns that value row exactly.
+//   A row that sees one key returns that value row exactly (rounded under native_bfloat16()).
 //   half and bfloat16 are storage types, for each operand separately, computed in float (but for
 //   native_bfloat16()); every other scalar computes in itself.
 //
@@ -29,8 +29,8 @@
 // No allocation: scratch comes from the functor's workspace, the caller's (use(ws)), or the stack
 // where the operands' types tell all sizes and it fits EIGEN_STACK_ALLOCATION_LIMIT; the free
 // function without use(ws) otherwise allocates its scratch for the call. Calls whose sizes are
-// known so and at most 64 each are compiled for them, where they have neither a mask nor rotary(),
-// sink() or dropout().
+// known so and at most 64 each are compiled for them, where they ask for no more than scale, score
+// modifiers, a residual, log-sum-exp and largest logits.
 #pragma once
 
 #include "call/attention_call.h"

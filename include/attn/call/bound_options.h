@@ -50,8 +50,9 @@ template <class Scalar, class Asked>
 constexpr auto products_of() {
   if constexpr (Asked::template has<NativeBfloat16Option>()) {
     check_native_bfloat16<Scalar>();
-    return std::conditional_t < has_native_bfloat16 && std::is_same_v<Scalar, float>,
-           kernel::BfloatProducts, Absent > {};
+    // What is refused has said so: Absent spares it the errors that would follow.
+    constexpr bool kServed = has_native_bfloat16 && std::is_same_v<Scalar, float>;
+    return std::conditional_t<kServed, kernel::BfloatProducts, Absent>{};
   } else {
     return Absent{};
   }

@@ -22,7 +22,7 @@ inline Scalar hidden_weight() {
 //          packets of sums S:
 //            load, set, accumulate   packets of factors, one in all lanes, c += a · b
 //            accumulate_visible      the same without the products of hidden pairs, by value():
-//                                    what is hidden need not be there
+//                                    a hidden number's need not be there (of pairs: both's)
 //            load_numbers, number    factors out of numbers in memory, along the sum
 //            rounded, interleave     packets of numbers that came from T as they are multiplied, and
 //                                    factors out of `numbers` of those, one behind the other along

@@ -37,8 +37,7 @@ struct StoredPanels {
   ///      registers; the narrower the numbers, the more of them memory brings a cycle.
   static constexpr int packets(int r) {
     int panels = followed(r) ? 1 : kNarrow ? 4 : 2;
-    while (panels > 1 && r * panels * Size::packets > detail::kVectorRegisters * 3 / 4)
-      panels /= 2;
+    while (panels > 1 && r * panels * Size::packets > detail::kVectorRegisters * 3 / 4) panels /= 2;
     return panels * Size::packets;
   }
   static constexpr int rest(int) { return Size::packets; }

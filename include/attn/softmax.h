@@ -30,12 +30,13 @@ struct ColumnWise : option_base {
   using Kind = ColumnWiseOption;
 };
 
-/// The vectors that a softmax goes over: rows, or columns where the options say so.
+/// The matrix whose rows are the vectors that a softmax goes over: itself, or its transpose where
+/// the options say columns.
 template <class Asked, class T>
-kernel::Vectors<T> vectors_of(const MatrixView<T>& m, Index count, Index length) {
+MatrixView<T> by_vectors(const MatrixView<T>& m) {
   if (Asked::template has<ColumnWiseOption>())
-    return {m.data, count, length, m.col_stride, m.row_stride};
-  return {m.data, count, length, m.row_stride, m.col_stride};
+    return {m.data, m.cols, m.rows, m.col_stride, m.row_stride};
+  return m;
 }
 
 template <kernel::SoftmaxResult Result>
@@ -119,12 +120,9 @@ struct SoftmaxFunctor {
     });
     target.resizing(rows, cols).commit();
 
-    const Index count = columns ? scores.cols : scores.rows,
-                length = columns ? scores.rows : scores.cols;
-    const auto in = vectors_of<Asked, const In>(
-        {scores.data, scores.rows, scores.cols, scores.row_stride, scores.col_stride}, count,
-        length);
-    const auto out = vectors_of<Asked>(target.view(), count, length);
+    const auto in = by_vectors<Asked, const In>(
+        {scores.data, scores.rows, scores.cols, scores.row_stride, scores.col_stride});
+    const auto out = by_vectors<Asked>(target.view());
     kernel::SoftmaxPass<Result, Scalar, std::remove_const_t<In>, Output, bare_t<decltype(mask)>>(
         in, out, mask, offset)();
   }

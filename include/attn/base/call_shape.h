@@ -102,21 +102,20 @@ constexpr bool by_columns(Eigen::Index row_stride, Eigen::Index column_stride) {
   return distance(column_stride) > 1 && distance(row_stride) < distance(column_stride);
 }
 
-/// A matrix shaped like the scores (bool masks, biases), resolved to strides. Element (row, key):
-/// where `stacked`, rows count all the call's query tokens, else those of the row's own sequence.
+/// A matrix shaped like the scores (bool masks, biases), [sequence, head, query row, key], resolved
+/// to strides: 0 along what it serves as a whole.
 template <class T>
 struct ScoreTable {
   using Scalar = T;
-  const T* data = nullptr;
-  Eigen::Index sequence_stride = 0, head_stride = 0, row_stride = 0, key_stride = 0;
-  bool stacked = false;
+  TensorView<const T> view;
+  bool stacked = false;  ///< rows count all the call's query tokens, else those of a row's sequence
 
   template <class Row>
   const T* row(const Row& at) const {
-    return data + at.sequence * sequence_stride + at.head * head_stride +
-           (stacked ? at.token : at.row) * row_stride;
+    return view.at(at.sequence, at.head, stacked ? at.token : at.row);
   }
-  bool by_columns() const { return detail::by_columns(row_stride, key_stride); }
+  Eigen::Index key_stride() const { return view.feature_stride; }
+  bool by_columns() const { return detail::by_columns(view.token_stride, view.feature_stride); }
 };
 
 /// Lays a matrix of `heads` blocks of columns over the scores: Lq×Lk for all sequences, or all
@@ -143,12 +142,10 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<c
                   : std::string()));
   }
   const bool one_row = m.rows == 1, one_column = m.cols == heads;
-  return {m.data,
-          0,
-          heads == 1 ? 0 : m.cols / heads * m.col_stride,
-          one_row ? 0 : m.row_stride,
-          one_column ? 0 : m.col_stride,
-          m.rows != rows && !one_row};
+  return {
+      {m.data, 1, heads, m.rows, m.cols / heads, 0, heads == 1 ? 0 : m.cols / heads * m.col_stride,
+       one_row ? 0 : m.row_stride, one_column ? 0 : m.col_stride},
+      m.rows != rows && !one_row};
 }
 
 /// The same for memory of rank 4, [sequence, head, query, key]; a dimension of size 1 serves all.
@@ -162,11 +159,9 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, const Tensor
               v.features, "], needs [", shape.sequences(), ", ", shape.heads, ", ", rows, ", ",
               keys, "] (sequences, heads, queries, keys) or 1 in place of any"));
   }
-  return {v.data,
-          v.sequences == 1 ? 0 : v.sequence_stride,
-          v.heads == 1 ? 0 : v.head_stride,
-          v.tokens == 1 ? 0 : v.token_stride,
-          v.features == 1 ? 0 : v.feature_stride,
+  return {{v.data, v.sequences, v.heads, v.tokens, v.features,
+           v.sequences == 1 ? 0 : v.sequence_stride, v.heads == 1 ? 0 : v.head_stride,
+           v.tokens == 1 ? 0 : v.token_stride, v.features == 1 ? 0 : v.feature_stride},
           false};
 }
 

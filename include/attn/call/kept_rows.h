@@ -58,7 +58,7 @@ class LinearStateStore {
   }
   template <class T>
   static kernel::Rows<T> rows_in(T* memory, const LinearDigest& call) {
-    return {memory, std::max<Index>(call.rows, 1), 0, call.out_features, 1};
+    return {memory, call.rows, call.out_features};
   }
 
   AlignedBuffer<Scalar> memory_;

@@ -271,8 +271,7 @@ class LayerCall {
   void project_rows(const SinkOf& sink_of) const {
     using Sink = decltype(sink_of(static_cast<Scalar*>(nullptr)));
     using Target = kernel::Target<typename Layer::Panels, Sink>;
-    const kernel::Rows<const Scalar> from{mixed_, std::max<Index>(in_.query_rows(), 1), 0,
-                                          size_.mixed_stride, 1};
+    const kernel::Rows<const Scalar> from(mixed_, in_.query_rows(), size_.mixed_stride);
     std::atomic<Index> drawn{0};
     executor_.run(kernel::with_pieces(size_.project_back, size_.worker.pieces(in_.query_rows())),
                   [&](int worker) {

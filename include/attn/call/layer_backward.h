@@ -215,8 +215,7 @@ class LayerBackward {
     }
   }
   kernel::Rows<const Scalar> gradient_rows(int input, Index column) const {
-    return {gradients_[input] + column, std::max<Index>(inputs_[input].rows, 1), 0,
-            inputs_[input].stride, 1};
+    return {gradients_[input] + column, inputs_[input].rows, inputs_[input].stride};
   }
   template <int Input>
   auto prepare() const {
@@ -312,9 +311,8 @@ class LayerBackward {
   /// dW = Xᵀ · d and db = Σ d of all four projections.
   void weight_gradients(std::atomic<Index>& drawn, Scalar* memory) const {
     auto& g = *asked_.template get<WeightsGradientOption>().weights;
-    const kernel::Rows<const Scalar> mixed{state_.attention.rows().output,
-                                           std::max<Index>(size_.mixed_rows, 1), 0,
-                                           size_.mixed_width, 1};
+    const kernel::Rows<const Scalar> mixed(state_.attention.rows().output, size_.mixed_rows,
+                                           size_.mixed_width);
     kernel::WeightGradients<S>(size_.weights, memory)(
         drawn,
         weight_job(rows_of(in_.query.view), gradient_rows(Of::query, query_column()),

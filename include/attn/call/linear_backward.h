@@ -98,8 +98,7 @@ class LinearBackward {
       prepare(kernel::ActivationGradient<S, bare_t<decltype(slope)>, bare_t<decltype(through)>>{
           slope, through, state_.rows(), rows_, layer_.sizes.out_features(), gradient_,
           size_.stride});
-      finish(input_gradient,
-             kernel::Rows<const Scalar>{gradient_, std::max<Index>(rows_, 1), 0, size_.stride, 1});
+      finish(input_gradient, kernel::Rows<const Scalar>(gradient_, rows_, size_.stride));
     } else {
       prepare(NothingToFill{});
       finish(input_gradient, rows_of(output_gradient_));

@@ -13,8 +13,7 @@ namespace detail {
 /// The rows of an operand in order, those of all its sequences.
 template <class T>
 kernel::Rows<T> rows_of(const TensorView<T>& view) {
-  return {view.data, std::max<Index>(view.tokens, 1), view.sequence_stride, view.token_stride,
-          view.feature_stride};
+  return kernel::Rows<T>(view);
 }
 inline kernel::NoRows rows_of(Absent) { return {}; }
 

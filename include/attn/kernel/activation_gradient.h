@@ -46,17 +46,17 @@ struct ActivationGradient {
  private:
   /// Rows lie together, in one sequence.
   bool by_rows() const {
-    return output_gradient.row_stride == 1 && output_gradient.feature_stride != 1 &&
-           rows <= output_gradient.sequence_rows;
+    return output_gradient.row_stride() == 1 && output_gradient.feature_stride() != 1 &&
+           output_gradient.together(0, rows);
   }
   /// W rows from `first` on.
   void fill_tiles(Index first) const {
     Index n = 0;
     for (; n + S::width <= columns; n += S::width) {
       typename S::Packet tile[S::width];
-      const auto* from = output_gradient.row(first) + n * output_gradient.feature_stride;
+      const auto* from = output_gradient.row(first) + n * output_gradient.feature_stride();
       ATTN_UNROLL
-      for (int w = 0; w < S::width; ++w, from += output_gradient.feature_stride)
+      for (int w = 0; w < S::width; ++w, from += output_gradient.feature_stride())
         tile[w] = detail::load_converted<S>(from);
       S::transpose(tile);
       ATTN_UNROLL
@@ -66,7 +66,7 @@ struct ActivationGradient {
   }
   /// Features of a row from `n` on.
   void fill_row(Index i, Index n) const {
-    const Index step = output_gradient.feature_stride;
+    const Index step = output_gradient.feature_stride();
     const auto* const from = output_gradient.row(i);
     for (; n < columns; n += S::width)
       put(i, n, detail::load_strided<S>(from + n * step, step, columns - n));

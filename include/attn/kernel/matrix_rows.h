@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "../types.h"
@@ -10,23 +11,37 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// The rows of a matrix, or those of all sequences of a strided view one after the other.
+/// The rows of a strided view in order, those of all its sequences one after the other.
 template <class T>
-struct Rows {
+class Rows {
+ public:
   using Scalar = std::remove_const_t<T>;
-  T* data;
-  Index sequence_rows;  ///< of each sequence
-  Index sequence_stride, row_stride, feature_stride;
+  Rows() = default;
+  explicit Rows(const TensorView<T>& view) : view_(view) {
+    view_.tokens = std::max<Index>(view_.tokens, 1);  // row(0) is an address where there are none
+  }
+  /// Of a matrix in the library's own memory, whole rows one after the other.
+  Rows(T* data, Index count, Index stride)
+      : Rows(TensorView<T>{data, 1, 1, count, stride, 0, 0, stride, 1}) {}
 
+  Index row_stride() const { return view_.token_stride; }
+  Index feature_stride() const { return view_.feature_stride; }
   T* row(Index r) const {
-    if (r < sequence_rows) return data + r * row_stride;
-    return data + r / sequence_rows * sequence_stride + r % sequence_rows * row_stride;
+    if (r < view_.tokens) return view_.data + r * view_.token_stride;
+    return view_.at(r / view_.tokens, 0, r % view_.tokens);
+  }
+  /// Rows [begin, end) are of one sequence: row_stride() apart.
+  bool together(Index begin, Index end) const {
+    return end <= view_.tokens || begin / view_.tokens == (end - 1) / view_.tokens;
   }
   /// visit(address, stride) of a row from a column on.
   template <class Visit>
   ATTN_INLINE void each(Index r, Index column, const Visit& visit) const {
-    visit(row(r) + column * feature_stride, feature_stride);
+    visit(row(r) + column * view_.feature_stride, view_.feature_stride);
   }
+
+ private:
+  TensorView<T> view_;
 };
 
 // What is added to the rows of a product, one after the other: each() visits all of it.

@@ -296,7 +296,7 @@ struct MatrixSink {
   ///      linear512, asking for all of them at its beginning 2.5 % (Zen 4, AVX-512, g++)
   ATTN_INLINE void expect(Index row, Index begin, Index end, Index column) const {
     for (Index i = begin; i < end; ++i) {
-      expect_panel(element(row + i, column), output.feature_stride);
+      expect_panel(element(row + i, column), output.feature_stride());
       kept.each(row + i, column, [](const Scalar* to, Index step) { expect_panel(to, step); });
     }
   }
@@ -312,7 +312,7 @@ struct MatrixSink {
   /// Rows that have been through the activation. What is behind `columns` is read, not written.
   void write(const Scalar* from, Index from_stride, Index row, Index rows, Index column,
              Index columns) const {
-    if (detail::by_columns(output.row_stride, output.feature_stride)) {
+    if (detail::by_columns(output.row_stride(), output.feature_stride())) {
       for (Index n = 0; n < columns; ++n) {
         for (Index i = 0; i < rows; ++i)
           *element(row + i, column + n) =
@@ -328,7 +328,8 @@ struct MatrixSink {
         residual.each(row + i, column + n, [&](const auto* x, Index stride_of_x) {
           sum = S::add(detail::load_strided<S>(x, stride_of_x, lanes), sum);
         });
-        detail::store_strided<S>(y + n * output.feature_stride, output.feature_stride, sum, lanes);
+        detail::store_strided<S>(y + n * output.feature_stride(), output.feature_stride(), sum,
+                                 lanes);
       }
     }
   }
@@ -351,7 +352,7 @@ struct MatrixSink {
     if constexpr (kActivates) S::store(y, activation.template apply<S>(x, lanes));
   }
   Stored* element(Index row, Index column) const {
-    return output.row(row) + column * output.feature_stride;
+    return output.row(row) + column * output.feature_stride();
   }
   Scalar added(Scalar sum, Index row, Index column) const {
     residual.each(row, column, [&](const auto* x, Index) { sum = Scalar(Scalar(*x) + sum); });

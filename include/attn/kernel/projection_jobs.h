@@ -73,7 +73,7 @@ class Projector {
     const Index end = (part + 1) * panels / size_.column_parts;
     if (begin == end) return;
     const auto& shape = job.targets[0].weights;
-    pack_strips<S>([&](Index i) { return job.input.row(first + i); }, job.input.feature_stride,
+    pack_strips<S>([&](Index i) { return job.input.row(first + i); }, job.input.feature_stride(),
                    rows, shape.inputs, shape.depth(), strips_);
     Index before = 0;  // panels of the targets before
     for (int n = 0; n < job.count; ++n) {

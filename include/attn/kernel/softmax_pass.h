@@ -10,14 +10,6 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-/// n vectors of `length` scores in memory: element (vector, j) at data[vector·vector_stride +
-/// j·element_stride].
-template <class T>
-struct Vectors {
-  T* data;
-  Index count, length, vector_stride, element_stride;
-};
-
 enum class SoftmaxResult { weights, log_weights, logsumexp };
 
 // WHAT     weights p = exp(s − m) / l,  log-weights (s − m) − log l,  or log-sum-exp m + log l     of each vector
@@ -39,9 +31,11 @@ class SoftmaxPass {
   using Softmax = OnlineSoftmax<S>;
 
  public:
-  SoftmaxPass(Vectors<const Input> scores, Vectors<Output> results, const Mask& mask, Index offset)
+  /// Vectors are rows.
+  SoftmaxPass(detail::MatrixView<const Input> scores, detail::MatrixView<Output> results,
+              const Mask& mask, Index offset)
       : scores_(scores), results_(results), mask_(mask), offset_(offset) {
-    const Index whole = round_up(std::max<Index>(scores.length, 1), Size::panel);
+    const Index whole = round_up(std::max<Index>(scores.cols, 1), Size::panel);
     fits_ = whole <= kCapacity;
     block_length_ = fits_ ? whole : Size::max_key_block;
     row_stride_ = fits_ ? whole : Size::score_stride;
@@ -49,8 +43,8 @@ class SoftmaxPass {
   }
 
   void operator()() {
-    for (first_ = 0; first_ < scores_.count; first_ += strip_) {
-      count_ = int(std::min<Index>(strip_, scores_.count - first_));
+    for (first_ = 0; first_ < scores_.rows; first_ += strip_) {
+      count_ = int(std::min<Index>(strip_, scores_.rows - first_));
       fold();
       write();
     }
@@ -64,7 +58,7 @@ class SoftmaxPass {
   void fold() {
     for (int i = 0; i < count_; ++i) maximum_[i] = no_maximum<Scalar>();
     sums().clear(count_);
-    for (Index block = 0; block < scores_.length; block += block_length_) {
+    for (Index block = 0; block < scores_.cols; block += block_length_) {
       const Index end = load(block);
       Softmax::advance(count_, lane_max_, maximum_, rescale_);
       for (Index part = 0; part < end; part += Size::max_key_block) {
@@ -84,13 +78,13 @@ class SoftmaxPass {
     for (int i = 0; i < count_; ++i) sum[i] = reduce_lanes<S>(sums_ + i * Size::panel);
     if constexpr (Result == SoftmaxResult::logsumexp) {
       for (int i = 0; i < count_; ++i) {
-        results_.data[(first_ + i) * results_.vector_stride] = Output(log_sum(maximum_[i], sum[i]));
+        results_.data[(first_ + i) * results_.row_stride] = Output(log_sum(maximum_[i], sum[i]));
       }
     } else {
-      for (Index block = 0; block < scores_.length; block += block_length_) {
+      for (Index block = 0; block < scores_.cols; block += block_length_) {
         const bool weighed =
             Result == SoftmaxResult::weights && fits_;  // pass 1 has left the weights
-        const Index end = weighed ? round_up(scores_.length, Size::panel) : load(block);
+        const Index end = weighed ? round_up(scores_.cols, Size::panel) : load(block);
         const DepthRange all{0, end};
         for (int i = 0; i < count_; ++i) {
           Scalar* s = block_ + i * row_stride_;
@@ -136,27 +130,26 @@ class SoftmaxPass {
   /// Brings a block of the strip to scratch, hides, and finds the lanes' maxima; returns the
   /// block's end in whole panels.
   Index load(Index block) {
-    const Index length = std::min(block_length_, scores_.length - block),
+    const Index length = std::min(block_length_, scores_.cols - block),
                 end = round_up(length, Size::panel);
-    const Input* from =
-        scores_.data + first_ * scores_.vector_stride + block * scores_.element_stride;
-    if (scores_.element_stride == 1) {
+    const Input* from = scores_.data + first_ * scores_.row_stride + block * scores_.col_stride;
+    if (scores_.col_stride == 1) {
       for (int i = 0; i < count_; ++i) {
         for (Index j = 0; j < length; ++j)
-          block_[i * row_stride_ + j] = Scalar(from[i * scores_.vector_stride + j]);
+          block_[i * row_stride_ + j] = Scalar(from[i * scores_.row_stride + j]);
       }
     } else {
       for (Index j = 0; j < length; ++j) {
         for (int i = 0; i < count_; ++i) {
           block_[i * row_stride_ + j] =
-              Scalar(from[i * scores_.vector_stride + j * scores_.element_stride]);
+              Scalar(from[i * scores_.row_stride + j * scores_.col_stride]);
         }
       }
     }
     for (int i = 0; i < count_; ++i) {
       Scalar* s = block_ + i * row_stride_;
       for (Index j = length; j < end; ++j) s[j] = hidden_score<Scalar>();
-      hide(s, block, end, {0, 0, first_ + i, first_ + i, first_ + i + offset_, scores_.length});
+      hide(s, block, end, {0, 0, first_ + i, first_ + i, first_ + i + offset_, scores_.cols});
       auto largest = S::set(no_maximum<Scalar>());
       for (Index j = 0; j < end; j += S::width) largest = S::max(S::load(s + j), largest);
       S::store(lane_max_ + i * S::width, largest);
@@ -174,25 +167,25 @@ class SoftmaxPass {
   }
 
   void store(Index block) {
-    const Index length = std::min(block_length_, results_.length - block);
-    Output* to = results_.data + first_ * results_.vector_stride + block * results_.element_stride;
-    if (results_.element_stride == 1) {
+    const Index length = std::min(block_length_, results_.cols - block);
+    Output* to = results_.data + first_ * results_.row_stride + block * results_.col_stride;
+    if (results_.col_stride == 1) {
       for (int i = 0; i < count_; ++i) {
         for (Index j = 0; j < length; ++j)
-          to[i * results_.vector_stride + j] = Output(block_[i * row_stride_ + j]);
+          to[i * results_.row_stride + j] = Output(block_[i * row_stride_ + j]);
       }
     } else {
       for (Index j = 0; j < length; ++j) {
         for (int i = 0; i < count_; ++i) {
-          to[i * results_.vector_stride + j * results_.element_stride] =
+          to[i * results_.row_stride + j * results_.col_stride] =
               Output(block_[i * row_stride_ + j]);
         }
       }
     }
   }
 
-  Vectors<const Input> scores_;
-  Vectors<Output> results_;
+  detail::MatrixView<const Input> scores_;
+  detail::MatrixView<Output> results_;
   const Mask& mask_;
   Index offset_, first_ = 0;
   Index block_length_, row_stride_, strip_;

@@ -33,11 +33,11 @@ class StripTable {
   /// Of the rows from a cursor on; `length`: rows of their sequence.
   template <class Cursor>
   StripTable(const detail::ScoreTable<T>& table, Cursor cursor, int rows, Index length)
-      : key_stride_(table.key_stride),
-        row_stride_(table.row_stride),
+      : key_stride_(table.key_stride()),
+        row_stride_(table.view.token_stride),
         readable_(length - cursor.row.row),
         keys_(cursor.row.keys),
-        side_by_side_(cursor.group == 1 || table.head_stride == 0) {
+        side_by_side_(cursor.group == 1 || table.view.head_stride == 0) {
     for (int i = 0; i < rows; ++i, cursor.next()) {
       if (i == 0 || cursor.member == 0 || !side_by_side_) row_[rows_++] = table.row(cursor.row);
       row_of_[i] = rows_ - 1;

@@ -148,10 +148,10 @@ class WeightGradients {
   template <class T>
   static bool pack_tokens(const Rows<T>& rows, Index first, Index tokens, const Block& features,
                           Scalar* to) {
-    const Index stride = rows.feature_stride, column = features.first * stride;
-    if (first / rows.sequence_rows == (first + tokens - 1) / rows.sequence_rows) {
+    const Index stride = rows.feature_stride(), column = features.first * stride;
+    if (rows.together(first, first + tokens)) {
       using Stored = std::remove_const_t<T>;
-      return pack_values<S>(Source<Stored>{rows.row(first) + column, rows.row_stride, stride}, 0,
+      return pack_values<S>(Source<Stored>{rows.row(first) + column, rows.row_stride(), stride}, 0,
                             {0, tokens}, features.count, kRun, to);
     }
     FiniteCheck<S> check;

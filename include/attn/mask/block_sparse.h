@@ -10,11 +10,11 @@ inline namespace ATTN_ABI {
 namespace detail {
 
 struct BoundBlockSparse : mask_base {
-  ScoreTable<bool> table;  ///< rows and keys counted in blocks
+  TensorView<const bool> table;  ///< tokens and features: blocks of query rows and of keys
   Index block = 1, columns = 0;
 
   bool operator()(const QueryRow& row, Index key) const {
-    return table_row(row.sequence, row.head, row.row / block)[key / block * table.key_stride];
+    return table(row.sequence, row.head, row.row / block, key / block);
   }
   /// From the first column that some row sees to the last.
   KeyRange keys(const QueryRows& rows) const {
@@ -46,26 +46,22 @@ struct BoundBlockSparse : mask_base {
   }
   template <class S>
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
-    const bool* flags = table_row(row.sequence, row.head, row.row / block);
+    const bool* flags = table.at(row.sequence, row.head, row.row / block);
     const Index column = key / block, next = (column + 1) * block;
     if (next >= key + S::width)
-      return interval_lanes<S>({0, flags[column * table.key_stride] ? row.keys : 0}, key);
+      return interval_lanes<S>({0, flags[column * table.feature_stride] ? row.keys : 0}, key);
     return asked_lanes<S>(key, row.keys,
-                          [&](Index j) { return flags[j / block * table.key_stride]; });
+                          [&](Index j) { return flags[j / block * table.feature_stride]; });
   }
 
  private:
-  const bool* table_row(Index sequence, Index head, Index block_row) const {
-    return table.data + sequence * table.sequence_stride + head * table.head_stride +
-           block_row * table.row_stride;
-  }
   /// How many of the rows, under all of their heads, see a column of blocks.
   Cover seen(const QueryRows& rows, Index column) const {
     bool none = true, all = true;
     const Index heads = table.head_stride == 0 ? rows.head_begin + 1 : rows.head_end;
     for (Index head = rows.head_begin; head < heads; ++head) {
       for (Index r = rows.begin / block; r <= (rows.end - 1) / block; ++r) {
-        const bool flag = table_row(rows.sequence, head, r)[column * table.key_stride];
+        const bool flag = table(rows.sequence, head, r, column);
         (flag ? none : all) = false;
         if (!none && !all) return Cover::some;
       }
@@ -98,13 +94,11 @@ struct BlockSparse : mask_base {
     BoundBlockSparse bound;
     bound.block = block;
     bound.columns = columns;
-    bound.table.data = m.data;
+    bound.table = m;
     bound.table.sequence_stride = stacked            ? rows * m.token_stride
                                   : m.sequences == 1 ? 0
                                                      : m.sequence_stride;
     bound.table.head_stride = m.heads == 1 ? 0 : m.head_stride;
-    bound.table.row_stride = m.token_stride;
-    bound.table.key_stride = m.feature_stride;
     return bound;
   }
   template <class Visit>

@@ -295,7 +295,7 @@ template <class Sees>
 struct BoundBool : mask_base {
   ScoreTable<bool> table;
   bool operator()(const QueryRow& row, Index key) const {
-    return table.row(row)[key * table.key_stride] == Sees::value;
+    return table.row(row)[key * table.key_stride()] == Sees::value;
   }
   KeyRange keys(const QueryRows&) const { return {0, kUnbounded}; }
   KeyRange full_keys(const QueryRows&) const { return {0, 0}; }
@@ -304,7 +304,7 @@ struct BoundBool : mask_base {
   ATTN_INLINE typename S::Mask lanes(const QueryRow& row, Index key) const {
     const bool* from = table.row(row);
     return asked_lanes<S>(key, row.keys,
-                          [&](Index j) { return from[j * table.key_stride] == Sees::value; });
+                          [&](Index j) { return from[j * table.key_stride()] == Sees::value; });
   }
 };
 template <class Sees>

@@ -40,7 +40,7 @@ struct BoundBias : ScoreRule {
       return add_bias<S>(s, load_strided<S>(biases + key * stride, stride, row.keys - key));
     }
   };
-  Row of(const QueryRow& row) const { return {table.row(row), table.key_stride}; }
+  Row of(const QueryRow& row) const { return {table.row(row), table.key_stride()}; }
 };
 /// The biases of a row from key `first` on, brought to whole packets of scratch.
 template <class Scalar>

@@ -97,6 +97,21 @@ void expect_lanes(const attn::detail::Dropout& drop, const At& first) {
     }
   }
 }
+// The bits of a number, as the least that stay: it stays, and goes where one more is asked.
+TYPED_TEST(DropoutLanes, StayAtTheThresholdItself) {
+  using S = attn::detail::Simd<TypeParam>;
+  const attn::detail::KeyedBits bits(0x0123456789abcdef);
+  const auto kept = [&](std::uint32_t least, Index n) {
+    alignas(64) TypeParam lanes[S::width];
+    const auto mask = bits.template at_least<S>(least, n / S::width * S::width);
+    S::store(lanes, S::select(mask, S::set(TypeParam(1)), S::set(TypeParam(0))));
+    return lanes[n % S::width] > TypeParam(0);
+  };
+  for (Index n = 0; n < 64; ++n) {
+    EXPECT_TRUE(kept(bits(n), n)) << n;
+    EXPECT_TRUE(bits(n) == 0xffff || !kept(bits(n) + 1, n)) << n;
+  }
+}
 TYPED_TEST(DropoutLanes, AreTheDefinition) {
   using S = attn::detail::Simd<TypeParam>;
   constexpr int kAll = 32 / S::width;

@@ -80,6 +80,27 @@ TEST(MaskPictures, AreTheReadmes) {
 
 // ---- segments -------------------------------------------------------------------------------
 
+TEST(Union, KeepsTheGapWhicheverPartComesFirst) {
+  const std::vector<Case> cases = {{{0, 37}, {0, 37}}, {{0, 300}, {0, 300}}};
+  const Rule rule = [](const Pair& at) {
+    return at.key < 5 || (at.key >= at.position - 40 && at.key <= at.position);
+  };
+  expect_mask(cases, any(attn::key_lengths(5) || attn::window(40, 0)), rule);
+  expect_mask(cases, any(attn::window(40, 0) || attn::key_lengths(5)), rule);
+}
+
+// Two runs of keys with a gap between them, of which the first holds a NaN that one row sees.
+TEST(Union, KeepsANaNOfItsFirstPartFromRowsThatDoNotSeeIt) {
+  const MatrixXf Q = support::uniform<float>(20, 4, 1), K = support::uniform<float>(200, 4, 2);
+  MatrixXf V = support::uniform<float>(200, 4, 3), Y;
+  V(3, 1) = std::numeric_limits<float>::quiet_NaN();
+  attn::attention(Q, K, V, attn::into(Y),
+                  any((attn::key_lengths(4) || attn::key_range(128, 200)) &&
+                      attn::mask([](Index query, Index key) { return key != 3 || query == 0; })));
+  EXPECT_TRUE(std::isnan(Y(0, 1)));
+  EXPECT_TRUE(Y.bottomRows(19).allFinite());
+}
+
 TEST(Segments, SeeTheKeysOfTheirOwnId) {
   for (const bool ordered : {true, false}) {
     for (const Index most : {3, 40, 200}) {

@@ -60,9 +60,8 @@ class Linear {
       kFixed == (Out != Eigen::Dynamic),
       "attn::Linear: in_features and out_features are both compile-time sizes, or neither");
   static_assert(!kFixed || (In > 0 && Out > 0), "attn::Linear: sizes are at least 1");
-  static_assert(!kFixed || EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                    std::int64_t(In) * Out * std::int64_t(sizeof(Scalar)) <=
-                        EIGEN_STACK_ALLOCATION_LIMIT,
+  static_assert(!kFixed ||
+                    detail::fits_stack(std::int64_t(In) * Out * std::int64_t(sizeof(Scalar))),
                 "attn::Linear: weights of compile-time size lie in the object, which these are too "
                 "large for (EIGEN_STACK_ALLOCATION_LIMIT): write "
                 "Linear<Scalar>(LinearOptions(in_features, out_features))");

@@ -59,9 +59,8 @@ class MultiHeadAttention {
       "attn::MultiHeadAttention: d_model and heads are both compile-time sizes, or neither");
   static_assert(!kFixed || (DModel > 0 && Heads > 0 && DModel % (Heads > 0 ? Heads : 1) == 0),
                 "attn::MultiHeadAttention: d_model is a multiple of the heads");
-  static_assert(!kFixed || EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                    4 * std::int64_t(DModel) * DModel * std::int64_t(sizeof(Scalar)) <=
-                        EIGEN_STACK_ALLOCATION_LIMIT,
+  static_assert(!kFixed || detail::fits_stack(4 * std::int64_t(DModel) * DModel *
+                                              std::int64_t(sizeof(Scalar))),
                 "attn::MultiHeadAttention: weights of compile-time size lie in the object, which "
                 "these are too large for (EIGEN_STACK_ALLOCATION_LIMIT): write "
                 "MultiHeadAttention<Scalar>(MultiHeadOptions(d_model, heads))");

@@ -6,6 +6,7 @@
 // counts that were refused here if they passed kMostNumbers.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 
 #include "check.h"
@@ -18,6 +19,13 @@ namespace detail {
 /// whole blocks, still fit an Index, and a double counts them.
 inline constexpr Eigen::Index kMostNumbers = Eigen::Index(1)
                                              << (sizeof(Eigen::Index) >= 8 ? 50 : 29);
+
+/// Whether so many bytes may lie on the stack, or in an object that does. A limit of 0 is none, as
+/// Eigen reads it.
+constexpr bool fits_stack(std::int64_t bytes) {
+  constexpr std::int64_t limit = EIGEN_STACK_ALLOCATION_LIMIT;
+  return limit == 0 || bytes <= limit;
+}
 
 /// A size that may be given or not: a state of its own, so that no number stands for it.
 class OptionalSize {

@@ -152,9 +152,9 @@ struct StackScratch {
                  Asked::template has<WeightsOption>() || Asked::template has<ScoresOption>()},
                 1)
           : 0;
-  static constexpr bool kFits =
-      Sizes::kKnown && kTotal * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT) &&
-      !Asked::template has<ExecutorOption>();
+  static constexpr bool kFits = Sizes::kKnown &&
+                                fits_stack(kTotal * std::int64_t(sizeof(Scalar))) &&
+                                !Asked::template has<ExecutorOption>();
 };
 
 }  // namespace detail

@@ -124,10 +124,9 @@ struct LayerStack {
                       given_v<WeightsOption, Options...> || given_v<ScoresOption, Options...>},
                      1)
                : 0;
-  static constexpr bool kFits =
-      kBounded && !given_v<ExecutorOption, Options...> && !given_v<UseOption, Options...> &&
-      (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-       (kRows + kAttention) * Index(sizeof(Scalar)) <= Index(EIGEN_STACK_ALLOCATION_LIMIT));
+  static constexpr bool kFits = kBounded && !given_v<ExecutorOption, Options...> &&
+                                !given_v<UseOption, Options...> &&
+                                fits_stack((kRows + kAttention) * std::int64_t(sizeof(Scalar)));
 };
 
 }  // namespace detail

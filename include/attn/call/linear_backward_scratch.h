@@ -88,9 +88,8 @@ struct LinearBackwardStack {
                                                 LinearGradientsWanted::of<Options...>(), 1)
                      .total()
                : 1;
-  static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                                             kScalars * Index(sizeof(compute_t<Storage>)) <=
-                                                 Index(EIGEN_STACK_ALLOCATION_LIMIT));
+  static constexpr bool kFits =
+      kBounded && fits_stack(kScalars * std::int64_t(sizeof(compute_t<Storage>)));
 };
 
 }  // namespace detail

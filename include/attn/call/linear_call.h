@@ -83,9 +83,8 @@ struct LinearStack {
                                    !given_v<UseOption, Options...>;
   static constexpr Index kScalars =
       kBounded ? LinearScratch<Storage>(LinearOptions(In, Out), MaxRows, 1).total() : 1;
-  static constexpr bool kFits = kBounded && (EIGEN_STACK_ALLOCATION_LIMIT == 0 ||
-                                             kScalars * Index(sizeof(compute_t<Storage>)) <=
-                                                 Index(EIGEN_STACK_ALLOCATION_LIMIT));
+  static constexpr bool kFits =
+      kBounded && fits_stack(kScalars * std::int64_t(sizeof(compute_t<Storage>)));
 };
 
 /// What a call brings beside its operands: the layer's sizes and panels, and scratch of its own if

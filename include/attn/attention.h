@@ -72,6 +72,11 @@ template <class Query, class Key, class Value, class... Options,
           std::enable_if_t<!detail::is_cache_v<Key>, int> = 0>
 [[nodiscard]] auto attention(Query&& Q, Key&& K, Value&& V, Options&&... options) {
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;
+  // Here, where compilers reach them first: mistakes are said in the first lines of their output.
+  static_assert(detail::GivenMatrices<Key, Value>::template check_types<Query>());
+  static_assert(detail::check_words<Options...>());
+  static_assert(detail::check_functors_v<decltype(detail::result_on_lanes<Scalar>(
+                    std::declval<Options&>()))...>);
   return detail::attend_or_return<Scalar>(
       "attn::attention", nullptr, std::forward<Query>(Q),
       detail::given_matrices(std::forward<Key>(K), std::forward<Value>(V)),
@@ -80,9 +85,10 @@ template <class Query, class Key, class Value, class... Options,
 /// attention<float>(Q, K, V): the scalar is the matrices' own.
 template <class Scalar, class Query, class Key, class Value, class... Options,
           std::enable_if_t<std::is_arithmetic_v<Scalar>, int> = 0>
-void attention(const Query&, const Key&, const Value&, const Options&...) {
+auto attention(const Query&, const Key&, const Value&, const Options&...) {
   static_assert(detail::always_false_v<Scalar>,
                 "attn::attention: the scalar is that of the matrices: write attention(Q, K, V)");
+  return typename detail::result<Query, detail::GivenMatrices<Key, Value>>::type();
 }
 
 template <class Scalar>

@@ -10,6 +10,7 @@
 #include "mask.h"       //   1  which query sees which key
 #include "lanes.h"      //   2  what a score functor computes with
 #include "score.h"      //   2  what happens to a score before the mask
+#include "output.h"     //      where results go
 #include "softmax.h"    //   3  softmax over matrices, and what is mergeable: (max, sum)
 #include "rotary.h"     //      positions as rotations of queries and keys
 #include "dropout.h"    // 3-4  weights left out at random, in training
@@ -33,7 +34,6 @@
 #include "linear_gradient.h"       // 6  linear.backward(...), the gradients of weights and input
 #include "accumulate.h"            //    gradients added to what stands there
 #include "parameters.h"            //    weights and gradients by name, and as one vector
-#include "output.h"     //      where results go
 #include "option_list.h"   //   several options as one value
 #include "workspace.h"  //      scratch memory
 #include "parallel.h"   //      several threads for one call

@@ -253,9 +253,13 @@ class KeyValueCache {
 /// Cost       as attention(); no keys or values are packed but those of the newest panel
 template <class Query, class Storage, class... Options>
 [[nodiscard]] auto attention(Query&& Q, const KeyValueCache<Storage>& cache, Options&&... options) {
-  return detail::attend_or_return<kernel::cache_compute_t<Storage>>(
-      "attn::attention", nullptr, std::forward<Query>(Q), detail::given_cache(cache),
-      std::forward<Options>(options)...);
+  using Scalar = kernel::cache_compute_t<Storage>;
+  static_assert(detail::check_words<Options...>());  // as attention(Q, K, V) says it
+  static_assert(detail::check_functors_v<decltype(detail::result_on_lanes<Scalar>(
+                    std::declval<Options&>()))...>);
+  return detail::attend_or_return<Scalar>("attn::attention", nullptr, std::forward<Query>(Q),
+                                          detail::given_cache(cache),
+                                          std::forward<Options>(options)...);
 }
 
 }  // namespace ATTN_ABI

@@ -110,6 +110,14 @@ class Lanes {
                   "one_by_one(f) to be called one key at a time");
     return 0;
   }
+  /// As std::exp asks for it. (No other real, so that it chooses among its overloads.)
+  template <class Real, std::enable_if_t<std::is_same_v<Real, double>, int> = 0>
+  operator Real() const {  // NOLINT
+    static_assert(detail::always_false_v<Real>,
+                  "attn::score: functions of std:: take one number, not lanes: write exp, tanh, "
+                  "abs, min, max without std::, or one_by_one(f) to be called one key at a time");
+    return 0;
+  }
 
  private:
   struct Tag {};
@@ -132,6 +140,10 @@ class SameLanes : public Lanes<S> {
                              int> = 0>
   operator Integer() const {  // NOLINT
     return static_cast<Integer>(index_);
+  }
+  template <class Real, std::enable_if_t<std::is_same_v<Real, double>, int> = 0>
+  operator Real() const {  // NOLINT
+    return static_cast<Real>(index_);
   }
 
  private:

@@ -222,24 +222,28 @@ auto operator!(A&& a) {
   return detail::Not<detail::bare_t<A>>(std::forward<A>(a));
 }
 template <class A, class B, std::enable_if_t<detail::is_mask_v<A> != detail::is_mask_v<B>, int> = 0>
-void operator&&(A&&, B&&) {
+detail::SeeAll operator&&(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>,
                 "attn: && joins masks: a matrix of bool becomes one by keep(B) or hide(B); other "
                 "options are separated by commas");
+  return {};
 }
 template <class A, class B, std::enable_if_t<detail::is_mask_v<A> != detail::is_mask_v<B>, int> = 0>
-void operator||(A&&, B&&) {
+detail::SeeAll operator||(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>,
                 "attn: || joins masks: a matrix of bool becomes one by keep(B) or hide(B); other "
                 "options are separated by commas");
+  return {};
 }
 template <class A, class B, std::enable_if_t<detail::is_mask_v<A> || detail::is_mask_v<B>, int> = 0>
-void operator&(A&&, B&&) {
+detail::SeeAll operator&(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>, "attn: masks are joined by &&, not by &");
+  return {};
 }
 template <class A, class B, std::enable_if_t<detail::is_mask_v<A> || detail::is_mask_v<B>, int> = 0>
-void operator|(A&&, B&&) {
+detail::SeeAll operator|(A&&, B&&) {
   static_assert(detail::always_false_v<A, B>, "attn: masks are joined by ||, not by |");
+  return {};
 }
 
 }  // namespace ATTN_ABI

@@ -29,7 +29,7 @@ inline namespace ATTN_ABI {
 /// Refused at compile time: const, temporary or not directly writable outputs.
 template <class Output>
 auto into(Output&& Y) {
-  detail::check_output_type<Output>();
+  static_assert(detail::check_output_type<Output>());
   if constexpr (detail::is_dense_v<Output>) {
     auto target = detail::matrix_output(std::forward<Output>(Y));
     return detail::Into<decltype(target)>(target);

@@ -1,6 +1,6 @@
-# cmake -DNAME=<name> -DSOURCE=<file> -DCASES=<k,k,...> -DTOGETHER=<bool> -P check.cmake -- <compiler and flags>
+# cmake -DNAME=<name> -DSOURCE=<file> -DCASES=<k,k,...> -DLINES=<n> -DTOGETHER=<bool> -P check.cmake -- <compiler and flags>
 # The file must compile without a mistake. With each mistake alone it must not, and one of the error
-# lines must match the file's expectation for it.
+# lines must match the file's expectation for it: among the first LINES of all lines, unless that is 0.
 #
 # Most mistakes show together: an error that the compiler traces back to the line of a mistake is
 # that mistake's, whatever else is wrong in the file. TOGETHER: compile all of them at once first, and
@@ -24,6 +24,23 @@ foreach(case IN LISTS CASES)
   set(expected_${case} "${CMAKE_MATCH_2}")
 endforeach()
 
+# Leaves the first `count` lines of the output, if it has as many.
+function(keep_lines count)
+  set(rest "${output}")
+  set(kept "")
+  foreach(n RANGE 1 ${count})
+    string(FIND "${rest}" "\n" end)
+    if(end EQUAL -1)
+      return()
+    endif()
+    math(EXPR end "${end} + 1")
+    string(SUBSTRING "${rest}" 0 ${end} line)
+    string(APPEND kept "${line}")
+    string(SUBSTRING "${rest}" ${end} -1 rest)
+  endforeach()
+  set(output "${kept}" PARENT_SCOPE)
+endfunction()
+
 # English, whatever the user's locale.
 set(ENV{LC_ALL} C)
 function(compile_with case should_fail)
@@ -31,6 +48,9 @@ function(compile_with case should_fail)
     COMMAND ${compile} "-DCASE=${case}" -DSHOULD_FAIL=${should_fail} "${SOURCE}"
     RESULT_VARIABLE result OUTPUT_VARIABLE output ERROR_VARIABLE output)
   string(REPLACE ";" "," output "${output}")  # one element of a list
+  if(LINES GREATER 0)
+    keep_lines(${LINES})
+  endif()
   # Only lines with "error:"; notes quote the source, which may quote the message.
   string(REGEX MATCHALL "[^\n]*error:[^\n]*" errors "${output}")
   list(JOIN errors "\n" errors)
@@ -98,7 +118,7 @@ if(result EQUAL 0)
 endif()
 report(twins ${compiles} "must compile")
 
-if(TOGETHER)
+if(TOGETHER AND LINES EQUAL 0)
   find_cases()
   compile_with("1 || 1" 1)  # CASE == k holds for every k
   find_shown()

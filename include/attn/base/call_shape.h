@@ -139,6 +139,8 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, MatrixView<c
               "; one row, or one column a head, serves all",
               heads == 1 && shape.heads > 1 && m.cols == shape.heads * keys
                   ? text(". One for each head is named so: ", name, "(heads(B, ", shape.heads, "))")
+              : heads == 1 && m.rows == keys && m.cols == rows
+                  ? text(". Transposed it fits: ", name, "(B.transpose())")
                   : std::string()));
   }
   const bool one_row = m.rows == 1, one_column = m.cols == heads;

@@ -101,9 +101,9 @@ struct GivenMatrices {
   Key& K;
   Value& V;
 
-  /// Types that cannot attend together, said in words.
+  /// Types that cannot attend together, said in words; a bool as check_words() is one.
   template <class Query>
-  static constexpr void check_types() {
+  static constexpr bool check_types() {
     static_assert(is_operand_v<Query> && is_operand_v<Key> && is_operand_v<Value>,
                   "attn: query, key and value are Eigen matrices, heads(X, n) of them, or strided "
                   "views (bhld, blhd, lbhd)");
@@ -121,6 +121,7 @@ struct GivenMatrices {
     static_assert(may_be_equal(k::rows, v::rows),
                   "attn: the types of key and value have different numbers of rows: both need one "
                   "row per key");
+    return true;
   }
   template <class Asked>
   auto open(const char* function, const Asked&) const {

@@ -57,9 +57,9 @@ constexpr bool makes_option() {
          std::is_same_v<bare_t<T>, CausalMaker>;
 }
 
-/// Every mistake that the types of any call's options alone show, said in words.
+/// What is no option at all. As a bool, for a call to assert: it is then said before anything else.
 template <class... Options>
-constexpr void check_given() {
+constexpr bool check_words() {
   static_assert((!is_bool_matrix<Options>() && ...),
                 "attn: a matrix of bool among the options: write keep(B) (attend where true) or "
                 "hide(B) (attend where false)");
@@ -69,6 +69,12 @@ constexpr void check_given() {
   static_assert((!makes_option<Options>() && ...),
                 "attn: an option without its parentheses: write causal(), window(left, right), "
                 "alibi(slopes), ...");
+  return true;
+}
+/// Every mistake that the types of any call's options alone show, said in words.
+template <class... Options>
+constexpr void check_given() {
+  static_assert(check_words<Options...>());
   check_kinds<Options...>();
   check_positions<Options...>();
 }

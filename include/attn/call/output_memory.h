@@ -11,8 +11,9 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
+/// As a bool, for a static_assert: it is then said before anything that follows from it.
 template <class T>
-constexpr void check_output_type() {
+constexpr bool check_output_type() {
   if constexpr (is_dense_v<T>) {
     static_assert(has_memory<T>::value,
                   "attn: the output is an expression, which has no memory to write to: write "
@@ -36,6 +37,7 @@ constexpr void check_output_type() {
                   "attn: the output is an Eigen matrix, heads(Y, n) of one, or a strided view "
                   "(bhld, blhd, lbhd)");
   }
+  return true;
 }
 
 /// The memory of an output as it is before the call touches it. `stays`: it has the size it needs;
@@ -148,7 +150,7 @@ class ViewOutput {
 };
 template <class T>
 auto matrix_output(T&& y) {
-  check_output_type<T>();
+  static_assert(check_output_type<T>());
   using Bare = bare_t<T>;
   if constexpr (is_plain_v<Bare>) {
     return MatrixOutput<Bare>(y);
@@ -259,7 +261,7 @@ struct Into : option_base {
 /// What an output is written through: a matrix, or what lift() makes of heads and strided views.
 template <class T>
 auto output_target(T&& y) {
-  check_output_type<T>();
+  static_assert(check_output_type<T>());
   if constexpr (is_dense_v<T>) {
     return matrix_output(std::forward<T>(y));
   } else {

@@ -79,19 +79,23 @@ struct OperandShape {
   bool stacked;
 };
 
+/// What is likely meant where query and key have other numbers of features, as a sentence.
+inline std::string features_hint(const TensorExtent& q, const TensorExtent& k) {
+  if (q.heads > 1 && k.heads == 1 && q.features > 0 && k.features % q.features == 0)
+    return text(". Heads of keys are named too: heads(K, ", k.features / q.features, ")");
+  if (q.heads == 1 && k.heads == 1 && q.tokens == k.tokens)
+    return ". A row is a token: where tokens are columns, write Q.transpose(), K.transpose()";
+  return {};
+}
+
 /// The shape of a call from its operands' sizes; refuses what does not fit together.
 inline CallShape call_shape(const char* function, const OperandShape& query,
                             const OperandShape& key, const OperandShape& value,
                             const Batch& batch) {
   const TensorExtent &q = query.extent, &k = key.extent, &v = value.extent;
   if (k.features != q.features) {
-    const bool side_by_side =
-        q.heads > 1 && k.heads == 1 && q.features > 0 && k.features % q.features == 0;
     fail(text(function, ": key has ", k.features, " features, query has ", q.features,
-              "; both need d_k, for each head",
-              side_by_side
-                  ? text(". Heads of keys are named too: heads(K, ", k.features / q.features, ")")
-                  : std::string()));
+              "; both need d_k, for each head", features_hint(q, k)));
   }
   if (q.features < 1) fail(text(function, ": query has 0 features, needs at least 1"));
   if (v.heads != k.heads) {

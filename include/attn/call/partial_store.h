@@ -49,30 +49,43 @@ class PartialStore {
 
   /// Merges the state of keys behind its own.
   void merge(const PartialStore& next) {
-    const Index head = kernel::PartialRows<Scalar>::total(sizes_.rows(), sizes_.value_dim);
-    lost_.grow(sizes_.total());
-    scratch_.grow(kernel::PartialMerge<Scalar>::total(sizes_.value_dim));
-    const kernel::PartialMerge<Scalar> merging(scratch_.data(), sizes_.value_dim);
-    for (Index h = 0; h < sizes_.kv_heads; ++h) {
-      const auto sums = rows(memory_.data() + h * head), lost = rows(lost_.data() + h * head);
-      const auto of_next = next.rows(next.data() + h * head);
-      merging.each(sizes_.rows(), [&](Index first, Index count) {
-        const auto sums_here = sums.from(first), lost_here = lost.from(first);
-        merging.open(count, sums_here, merged_ ? &lost_here : nullptr);
-        merging.add(count, of_next.from(first));
-        merging.close(count, sums_here, lost_here);
-      });
-    }
-    merged_ = true;
+    open();
+    for (Index h = 0; h < sizes_.kv_heads; ++h) merge_head(h, next.data() + h * head_size());
   }
+  /// The state of no key, to merge others into, head by head. It is empty until complete().
+  void start(const Sizes& sizes) {
+    take(sizes, fresh(sizes));
+    for (Index h = 0; h < sizes.kv_heads; ++h) {
+      const auto nothing = rows(data() + h * head_size());
+      std::fill_n(nothing.maximum, sizes.rows(), kernel::no_maximum<Scalar>());
+      std::fill_n(nothing.sum, head_size() - sizes.rows(), Scalar(0));
+    }
+    open();
+  }
+  /// Merges the rows under one key/value head with `next`, head_size() numbers, once open().
+  void merge_head(Index h, const Scalar* next) {
+    const kernel::PartialMerge<Scalar> merging(scratch_.data(), sizes_.value_dim);
+    const auto sums = rows(data() + h * head_size()), lost = rows(lost_.data() + h * head_size());
+    const auto of_next = rows(next);
+    merging.each(sizes_.rows(), [&](Index first, Index count) {
+      const auto sums_here = sums.from(first), lost_here = lost.from(first);
+      merging.open(count, sums_here, &lost_here);
+      merging.add(count, of_next.from(first));
+      merging.close(count, sums_here, lost_here);
+    });
+  }
+  /// Numbers under a key/value head, and what those have lost since open(), which are as many.
+  Index head_size() const {
+    return kernel::PartialRows<Scalar>::total(sizes_.rows(), sizes_.value_dim);
+  }
+  Scalar* lost_data() { return lost_.data(); }
   /// Calls f(head, first, count) for some rows under a key/value head after the other, which
   /// `merging` has opened by then.
   template <class F>
   void each_opened(const kernel::PartialMerge<Scalar>& merging, const F& f) const {
-    const Index head = kernel::PartialRows<Scalar>::total(sizes_.rows(), sizes_.value_dim);
     for (Index h = 0; h < sizes_.kv_heads; ++h) {
-      const auto sums = rows(data() + h * head),
-                 lost = rows(merged_ ? lost_.data() + h * head : data());
+      const auto sums = rows(data() + h * head_size()),
+                 lost = rows((merged_ ? lost_.data() : data()) + h * head_size());
       merging.each(sizes_.rows(), [&](Index first, Index count) {
         const auto lost_here = lost.from(first);
         merging.open(count, sums.from(first), merged_ ? &lost_here : nullptr);
@@ -82,6 +95,14 @@ class PartialStore {
   }
 
  private:
+  /// Room for what is lost, which is nothing yet; where memory runs out all is as it was.
+  void open() {
+    scratch_.grow(kernel::PartialMerge<Scalar>::total(sizes_.value_dim));
+    if (merged_) return;
+    lost_.grow(sizes_.total());
+    std::fill_n(lost_.data(), sizes_.total(), Scalar(0));
+    merged_ = true;
+  }
   template <class T>
   kernel::PartialRows<T> rows(T* memory) const {
     return {memory, sizes_.rows(), sizes_.value_dim};

@@ -20,7 +20,7 @@ install(EXPORT attn NAMESPACE attn:: FILE attnTargets.cmake DESTINATION "${attn_
 # Before 1.0 a minor version may break users.
 write_basic_package_version_file("${PROJECT_BINARY_DIR}/attnConfigVersion.cmake"
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
-install(FILES .cmake/attnConfig.cmake .cmake/attnEigen.cmake .cmake/attnDispatch.cmake
+install(FILES .cmake/attnConfig.cmake .cmake/attnEigen.cmake .cmake/attnDispatch.cmake .cmake/attnMpi.cmake
   .cmake/dispatch_link.cmake .cmake/dispatch_choice.cpp.in
   "${PROJECT_BINARY_DIR}/attnConfigVersion.cmake" DESTINATION "${attn_package_dir}")
 

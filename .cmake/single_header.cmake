@@ -44,8 +44,9 @@ string(REPLACE "// \n" "//\n" license "${license}")
 put("// attn ${version}, the whole library as one header. Made of include/attn by the CMake target attn_single_header.\n")
 put("// SPDX-License-Identifier: MIT\n//\n// ${license}\n#pragma once\n")
 
-# The umbrella has the order; behind it what it leaves out, if anything.
+# The umbrella has the order; behind it what it leaves out, if anything: but what asks for more than Eigen.
 file(GLOB headers "${INCLUDE}/attn/*.h")
+list(REMOVE_ITEM headers "${INCLUDE}/attn/mpi.h")
 put_header("${INCLUDE}/attn/attn.h")
 foreach(header IN LISTS headers)
   put_header("${header}")

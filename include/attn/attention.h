@@ -51,7 +51,8 @@ inline namespace ATTN_ABI {
 ///                         score(f), sink()
 ///            results      into(Y) (then nothing is returned), residual(), save_logsumexp(),
 ///                         save_max_logit(), save_entropy(), save_weights(), save_scores();
-///                         save_state() of attention_state.h, for attention_backward()
+///                         save_state() of attention_state.h, for attention_backward();
+///                         save_partial() of partial.h in place of them: rows over part of the keys
 ///            batch        sequences(), sequence_length()
 ///            training     dropout()
 ///            means        parallel(n), on(pool), split_keys(), use(), native_bfloat16(); all in

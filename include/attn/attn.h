@@ -15,6 +15,7 @@
 #include "rotary.h"     //      positions as rotations of queries and keys
 #include "dropout.h"    // 3-4  weights left out at random, in training
 #include "attention.h"  // 1-4  attention(...), ScaledDotProductAttention
+#include "partial.h"    // 3-5  attention over part of the keys: merge(...), finish(...)
 #include "attention_state.h"       // what a backward pass needs of a forward one
 #include "gradient.h"   // 4-1  attention_backward(...), what it writes
 #include "kv_cache_options.h"  //   the sizes of a key/value cache

@@ -27,6 +27,9 @@
 
 namespace attn {
 inline namespace ATTN_ABI {
+namespace detail {
+struct SharedCache;
+}
 
 /// Option of a call on a cache: every query sees every key, whatever its position; row i is at
 /// position i + query_offset (0 unless named).
@@ -175,6 +178,7 @@ class KeyValueCache {
  private:
   template <class>
   friend struct detail::GivenCache;
+  friend struct detail::SharedCache;
   using Memory = kernel::CacheMemory<Storage>;
   static constexpr const char* kName = "attn::KeyValueCache";
 
@@ -186,6 +190,7 @@ class KeyValueCache {
                           detail::Count(x.depth) + x.features + 3);
     return x;
   }
+  explicit KeyValueCache(const kernel::CacheLayout& layout) : store_(layout, lines(layout)) {}
   static Index lines(const kernel::CacheLayout& layout) { return Memory::lines(layout); }
   static kernel::CacheStore make(const KeyValueCacheOptions& options) {
     const kernel::CacheLayout layout = layout_of(options);
@@ -239,6 +244,26 @@ class KeyValueCache {
 
   kernel::CacheStore store_;
 };
+
+namespace detail {
+
+/// One share of a cache that lies in several, part n of each sequence with share n mod `shares`:
+/// it counts all tokens and keeps its own. Attention on it is over the keys that it keeps.
+struct SharedCache {
+  /// Keys of a part: `chunk` rounded up to whole blocks, as split_keys(chunk) does.
+  template <class Storage>
+  static Index part(const KeyValueCacheOptions& options, Index chunk) {
+    return kernel::round_up(chunk, KeyValueCache<Storage>::layout_of(options).block);
+  }
+  template <class Storage>
+  static KeyValueCache<Storage> make(const KeyValueCacheOptions& options, Index share, Index shares,
+                                     Index part) {
+    return KeyValueCache<Storage>(
+        KeyValueCache<Storage>::layout_of(options).shared(share, shares, part));
+  }
+};
+
+}  // namespace detail
 
 /// attention() over a cache's keys and values; see the head of this file for which keys a row sees.
 ///

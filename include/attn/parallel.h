@@ -215,7 +215,8 @@ auto on(Pool& pool) -> decltype(detail::OnPool<Pool>(pool, int(pool.NumThreads()
 
 /// Cuts the keys of each sequence at multiples of chunk, rounded up to whole blocks of keys (256,
 /// or 128 or 64 where a key and its value together have more than 256 or 512 floats): each part is
-/// attended by itself, and the parts' results are merged in the order of the keys, as merge() does.
+/// attended by itself, and the parts' results are merged in the order of the keys, as states of
+/// partial.h are.
 /// Where a call has too few rows and heads for its threads (decoding), these share the parts.
 ///
 /// Requires   chunk ≥ 1                                      (std::invalid_argument from the call otherwise)

@@ -223,9 +223,10 @@ inline Findings leftovers(const Tree& tree) {
 /// the lowest may include one; an entry, none.
 inline Findings rising_includes(const Tree& tree) {
   static const std::map<std::string, int> floors = {{"base", 0},   {"mask", 1}, {"score", 1},
-                                                    {"kernel", 2}, {"call", 3}, {"", 4}};
+                                                    {"kernel", 2}, {"call", 3}, {"", 4},
+                                                    {"mpi", 4}};
   static const std::set<std::string> entries = {
-      "attn", "attention", "softmax", "kv_cache", "multi_head_attention", "linear"};
+      "attn", "attention", "softmax", "kv_cache", "multi_head_attention", "linear", "mpi"};
   Findings found;
   for (const auto& [file, lines] : tree) {
     if (floors.count(folder_of(file)) == 0) {

@@ -128,6 +128,10 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
     commit(output, saved);
     first();
   };
+  const auto complete = [&] {
+    output.complete();
+    saved.complete();
+  };
   auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
   using Problem = decltype(problem);
   if constexpr (kernel::has_fixed_pass_v<Problem, Sizes> &&
@@ -135,13 +139,13 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
     // Where it gives up, outputs have their sizes already: what follows takes no memory either.
     if (shape.sequences() == 1) {
       start();
-      if (kernel::FixedPass<Problem, Sizes>(problem)()) return saved.complete();
+      if (kernel::FixedPass<Problem, Sizes>(problem)()) return complete();
     }
   }
   const EngineRun<Problem, bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>> run(
       problem, bound.rotation, executor, source.scratch_keys(shape));
   with_scratch<Sizes>(own, asked, [&](const auto& reserve) { run(reserve, start); });
-  saved.complete();
+  complete();
 }
 
 }  // namespace detail

@@ -59,6 +59,16 @@ constexpr void check_residual() {
                 "write residual(X)");
 }
 
+/// Where a call writes to: into(Y), or save_partial(p).
+template <class Asked>
+const auto& output_of(const Asked& asked) {
+  if constexpr (Asked::template has<PartialOption>()) {
+    return asked.template get<PartialOption>();
+  } else {
+    return asked.template get<IntoOption>();
+  }
+}
+
 /// attend() on operands as they are given; the options hold the output.
 template <class Scalar, class Query, class Given, class Asked>
 void attend_given(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
@@ -67,17 +77,17 @@ void attend_given(const char* function, Workspace<Scalar>* own, Query&& Q, const
   const GivenCall<Query, Given, Asked> call(function, std::forward<Query>(Q), given, asked);
   const auto residual = bind<ResidualOption, Scalar>(call.shape, asked);
   attend<FixedSizes<q::rows, q::cols, Given::kKeys, Given::kValueDim>>(
-      own, call.shape, call.query(), call.source, asked, asked.template get<IntoOption>(),
-      residual);
+      own, call.shape, call.query(), call.source, asked, output_of(asked), residual);
 }
 
-/// With into(Y): writes there and returns nothing; else returns the matrix.
+/// With into(Y) or save_partial(p): writes there and returns nothing; else returns the matrix.
 template <class Scalar, class Query, class Given, class... Options>
 auto attend_opened(const char* function, Workspace<Scalar>* own, Query&& Q, const Given& given,
                    Options&... options) {
   check_options<Options...>();
   check_residual<Options...>();
-  if constexpr (given_v<IntoOption, Options...>) {
+  check_partial<Scalar, Options...>();
+  if constexpr (given_v<IntoOption, Options...> || given_v<PartialOption, Options...>) {
     attend_given(function, own, std::forward<Query>(Q), given, Asked(options...));
   } else {
     static_assert(!is_tensor_view_v<Query>,

@@ -8,7 +8,7 @@
 //   positions (rotary.h)     rotary()
 //   batch     (layout.h)     sequences() sequence_length()
 //   outputs   (output.h)     into() save_logsumexp() save_max_logit() save_entropy() save_weights() save_scores()
-//   state     (attention_state.h)  save_state(), for a backward pass
+//   state     (attention_state.h)  save_state(), for a backward pass; (partial.h) save_partial()
 //   gradients (gradient.h)   dquery() dkey() dvalue() dlogsumexp() accumulate(), of a backward pass alone;
 //             (score_gradient.h)  dbias() dalibi() dsink() dscale() dscore()
 //   residual  (residual.h)   residual()
@@ -83,8 +83,8 @@ constexpr void check_given() {
 template <class Option>
 constexpr bool is_attention_option() {
   return is_of_kind_v<Option, MaskOption, QueryOffsetOption, ScaleOption, SinkOption, RotaryOption,
-                      BatchOption, IntoOption, WeightsOption, ScoresOption, StateOption,
-                      ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
+                      BatchOption, IntoOption, PartialOption, WeightsOption, ScoresOption,
+                      StateOption, ResidualOption, AllKeysOption, CacheSequencesOption, UseOption,
                       ExecutorOption, SplitKeysOption, DropoutOption, NativeBfloat16Option> ||
          is_of_order_v<Option, ModifierOrder> || is_of_order_v<Option, kernel::RowNumbers>;
 }
@@ -113,6 +113,27 @@ constexpr void check_options_beside() {
   static_assert(known,
                 "attn: unknown option: options are made by causal(), window(), keep(), "
                 "key_lengths(), scale(), bias(), softcap(), residual(), into(), ...");
+}
+/// Refuses beside save_partial() what a state of part of the keys has no place for.
+template <class Scalar, class... Options>
+constexpr void check_partial() {
+  if constexpr (given_v<PartialOption, Options...>) {
+    static_assert(
+        !given_v<IntoOption, Options...> && !given_v<ResidualOption, Options...> &&
+            !given_v<SinkOption, Options...> && !given_v<kernel::LogSumExpOfRow, Options...> &&
+            !given_v<kernel::MaxLogitOfRow, Options...>,
+        "attn::save_partial: a partial state has no finished rows: give into(), residual(), "
+        "sink(), save_logsumexp() and save_max_logit() to finish()");
+    static_assert(!given_v<kernel::EntropyOfRow, Options...> &&
+                      !given_v<WeightsOption, Options...> && !given_v<ScoresOption, Options...> &&
+                      !given_v<StateOption, Options...> && !given_v<DropoutOption, Options...>,
+                  "attn::save_partial: without dropout(), save_entropy(), save_weights(), "
+                  "save_scores() and save_state(), which are of calls that see all keys");
+    static_assert((... && (!is_of_kind_v<Options, PartialOption> ||
+                           is_partial_of_v<Scalar, bare_t<Options>>)),
+                  "attn::save_partial: the partial state has another scalar than the call computes "
+                  "in: Partial<float> for float, half and bfloat16");
+  }
 }
 template <class... Options>
 constexpr void check_options() {

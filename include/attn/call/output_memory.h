@@ -199,6 +199,7 @@ struct PreparedOutput {
   Written to;
   Size size;
   void commit() { size.commit(); }
+  void complete() const {}
 };
 template <class Written, class Size>
 PreparedOutput<Written, Size> prepared(const Written& to, Size&& size) {
@@ -243,6 +244,18 @@ struct IntoOption {
     static_assert(Given <= 1, "attn: two outputs in one call");
   }
 };
+/// save_partial(p) in its place: the option is in partial.h.
+struct PartialOption {
+  template <int Given>
+  static constexpr void check() {
+    static_assert(Given <= 1, "attn: save_partial twice in one call");
+  }
+};
+template <class Scalar>
+struct SavePartial;
+template <class Scalar, class Option>
+inline constexpr bool is_partial_of_v = std::is_same_v<Option, SavePartial<Scalar>>;
+
 /// into(Y).
 template <class Target>
 struct Into : option_base {

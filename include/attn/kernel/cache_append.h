@@ -39,9 +39,14 @@ class CacheWriter {
   void append(Index head, Index first, Index count, Source<K> keys, Source<V> values) const {
     for (Index done = 0; done < count;) {
       const Index position = first + done, block = position / layout_.block,
-                  slot = layout_.slot(block), in_block = position - block * layout_.block,
-                  panel = in_block / kPanel, in_panel = in_block - panel * kPanel,
+                  in_block = position - block * layout_.block, panel = in_block / kPanel,
+                  in_panel = in_block - panel * kPanel,
                   part = std::min(kPanel - in_panel, count - done);
+      if (!layout_.is_here(block)) {
+        done += part;
+        continue;
+      }
+      const Index slot = layout_.slot(block);
       if (in_block == 0) memory_.not_finite(head)[slot] = 0;
       T* const tail = memory_.tail(head);
       for (Index n = 0; n < part; ++n) {
@@ -61,8 +66,9 @@ class CacheWriter {
   /// Makes `length` the end of a head's tokens: the rows of its tail, and zeros behind its values.
   void truncate(Index head, Index length, Index before) const {
     const Index block = length / layout_.block, in_block = length - block * layout_.block,
-                panel = in_block / kPanel, slot = layout_.slot(block);
-    if (length == before || in_block == 0) return;
+                panel = in_block / kPanel;
+    if (length == before || in_block == 0 || !layout_.is_here(block)) return;
+    const Index slot = layout_.slot(block);
     if (before / kPanel != length / kPanel) {
       unpack_tail(memory_.keys(head, slot) + panel * kPanel * layout_.depth,
                   in_block - panel * kPanel, memory_.tail(head));
@@ -78,7 +84,7 @@ class CacheWriter {
     for (Index slot = 0; slot < layout_.blocks(); ++slot) {
       const bool in_ring = slot >= layout_.pinned_blocks;
       const Index ahead =
-          state.written - slot * layout_.block;  // in a ring: whole slots, of any block
+          state.written - layout_.first_of(slot);  // in a ring: whole slots, of any block
       if (ahead <= 0) break;
       const Index rows = in_ring ? layout_.rows : std::min(layout_.rows, round_up(ahead, kPanel));
       number(memory_.keys(from, slot), rows * layout_.depth, memory_.keys(to, slot));

@@ -12,6 +12,8 @@
 //   scratch:                     angles and turned keys of a piece of an append
 //
 // In a ring block b takes the slot pinned + (b − pinned) mod ring; what was there before is lost.
+// One share of several (a cache over processes) has memory for every shares-th part of a sequence,
+// part_blocks blocks each, and passes over the tokens of all others.
 #pragma once
 
 #include <algorithm>
@@ -63,6 +65,7 @@ struct CacheLayout {
   Index panel, depth, features;  ///< padded d_k and d_v
   Index block, rows;             ///< keys of a block, and those it has memory for
   Index pinned_blocks, ring_blocks;
+  Index shares = 1, share = 0, part_blocks = 1;
 
   /// Tokens that are turned together on their way in. WHY the angles of so many follow from as many
   /// sines.
@@ -95,10 +98,33 @@ struct CacheLayout {
     return x;
   }
 
+  /// The same cache, part n of each sequence lying with share n mod `of`: this is one of them.
+  /// Without a ring, which lies in one piece.
+  CacheLayout shared(Index which, Index of, Index part) const {
+    CacheLayout x = *this;
+    const Index parts = (capacity + part - 1) / part;
+    x.shares = of;
+    x.share = which;
+    x.part_blocks = part / block;
+    x.rows = block;
+    x.pinned_blocks = (parts - which + of - 1) / of * x.part_blocks;
+    return x;
+  }
+  Index part_of(Index b) const { return b / part_blocks; }
+  /// Whether block b is of this share.
+  bool is_here(Index b) const { return shares == 1 || part_of(b) % shares == share; }
+
   Index blocks() const { return pinned_blocks + ring_blocks; }
   Index heads() const { return sequences * kv_heads; }
+  /// Where block b lies, which is here.
   Index slot(Index b) const {
+    if (shares > 1) return part_of(b) / shares * part_blocks + b % part_blocks;
     return b < pinned_blocks ? b : pinned_blocks + (b - pinned_blocks) % ring_blocks;
+  }
+  /// The first token of a slot that is in no ring.
+  Index first_of(Index slot) const {
+    if (shares == 1) return slot * block;
+    return ((slot / part_blocks * shares + share) * part_blocks + slot % part_blocks) * block;
   }
   Index of_head(Index sequence, Index head) const { return sequence * kv_heads + head; }
 
@@ -123,7 +149,7 @@ struct CacheLayout {
   /// forgotten.
   CacheSequence ended_at(CacheSequence s, Index n) const {
     s.length = n;
-    if (n <= pinned_blocks * block) s.written = n;
+    if (ring_blocks == 0 || n <= pinned_blocks * block) s.written = n;
     return s;
   }
   /// The first key that a query at `position` sees behind the pinned ones.

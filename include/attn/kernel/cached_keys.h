@@ -67,7 +67,10 @@ class CachedKeys {
     const Index pinned = layout_.pinned_blocks * layout_.block;
     return block < pinned ? block : std::max(block, layout_.first_held(state_));
   }
-  bool holds(Index block) const { return layout_.holds(state_, block, block + layout_.block); }
+  bool holds(Index block) const {
+    return layout_.is_here(block / layout_.block) &&
+           layout_.holds(state_, block, block + layout_.block);
+  }
 
   void open(const QueryRows&, Index block, KeyRange keys, detail::Cover, Pack what) {
     const Index slot = layout_.slot(block / layout_.block);
@@ -153,7 +156,7 @@ class CachedKeys {
   /// Which block is likely read next: the one behind, or the first of the next head.
   void look_ahead(Index block) {
     const Index behind = block + layout_.block;
-    const bool here = behind < state_.length;
+    const bool here = behind < state_.length && layout_.is_here(behind / layout_.block);
     const Index head = here ? head_ : std::min(head_ + 1, layout_.heads() - 1),
                 slot = here ? layout_.slot(behind / layout_.block) : 0;
     next_keys_ = memory_.keys(head, slot);

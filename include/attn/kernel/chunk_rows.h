@@ -30,6 +30,9 @@ class ChunkRows {
   }
 
   Index count() const { return count_; }
+  Index kv_head() const { return chunk_.kv_head; }
+  /// Which row the first one is of all that the call has under its key/value head.
+  Index first() const { return first_token_ * group_ + chunk_.begin; }
   Index keys() const { return keys_; }  ///< Lk of their sequence
   const Strips& strips() const { return strips_; }
   /// Calls f with each of them.

@@ -44,7 +44,7 @@ inline constexpr bool has_fixed_pass_v =
     std::is_same_v<typename Problem::Mask, detail::SeeAll> && !Problem::kRotates
     && std::is_same_v<typename Problem::Element, typename Problem::Scalar> && !Problem::kDrops &&
     !Problem::kInParts && !Problem::kSavesPairs && !Problem::Modify::kSink &&
-    !Problem::Saved::kEntropy && !Problem::Saved::kState;
+    !Problem::Saved::kEntropy && !Problem::Saved::kState && !Problem::kPartial;
 
 // WHAT     forward.h's stages, in its order, on one sequence and head whose keys are one block; all
 //          trip counts are constants

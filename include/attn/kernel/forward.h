@@ -42,6 +42,7 @@
 #include "finish.h"
 #include "key_parts.h"
 #include "pair_outputs.h"
+#include "partial_rows.h"
 #include "problem.h"
 #include "row_outputs.h"
 #include "scored_strip.h"
@@ -70,6 +71,7 @@ class ForwardPass {
         attend_part(n, part);
         softmax_.settle(part.states());
       });
+      see_sinks_last();
     } else {
       attend(strip_.visible(), softmax_);
     }
@@ -89,6 +91,7 @@ class ForwardPass {
   void merge_parts(const Chunk& chunk, const StatesOf& states_of) {
     enter(chunk);
     each_part([&](Index n) { softmax_.settle(states_of(n)); });
+    see_sinks_last();
     finish();
   }
 
@@ -96,16 +99,24 @@ class ForwardPass {
   using Modify = typename Problem::Modify;
   using Saved = typename Problem::Saved;
   /// Rows have sums before they have seen a key, or are asked for them.
-  static constexpr bool kStartsBefore = Modify::kSink || Saved::kEntropy || Problem::kInParts;
+  static constexpr bool kStartsBefore =
+      Modify::kSink || Saved::kEntropy || Problem::kInParts || Problem::kPartial;
 
   void enter(const Chunk& chunk) {
     strip_.enter(chunk, Strips::even<Scalar>(chunk.end - chunk.begin));
     softmax_.clear(strip_.rows().count());
     if constexpr (kStartsBefore) softmax_.start();
-    if constexpr (Modify::kSink) {
-      auto cursor = strip_.rows().from(0);
-      for (Index r = 0; r < strip_.rows().count(); ++r, cursor.next())
-        softmax_.see(r, problem_.modify.sink.logit(cursor.row));
+    if constexpr (Modify::kSink && !Problem::kInParts)
+      softmax_.see_sinks(strip_.rows(), problem_.modify.sink);
+  }
+  /// A sink is of no part: what is merged of them, here or by merge(), is of keys alone.
+  void see_sinks_last() {
+    if constexpr (Modify::kSink && Problem::kInParts) {
+      Softmax sinks(work_.part);
+      sinks.clear(strip_.rows().count());
+      sinks.start();
+      sinks.see_sinks(strip_.rows(), problem_.modify.sink);
+      softmax_.settle(sinks.states());
     }
   }
 
@@ -120,14 +131,17 @@ class ForwardPass {
   void attend_part(Index part, Softmax& softmax) {
     softmax.clear(strip_.rows().count());
     softmax.start();
-    attend(intersect(strip_.visible(), problem_.parts[part]), softmax);
+    const KeyRange keys = problem_.parts[part];
+    attend(intersect(strip_.visible(), keys), softmax, keys.begin);
     softmax.complete();
+    softmax.states().reduce(strip_.rows().count());
   }
 
-  /// Attends keys that some row of the chunk may see, block by block.
-  void attend(const KeyRange& keys, Softmax& softmax) {
+  /// Attends keys that some row of the chunk may see, block by block. `from`: where the part
+  /// begins that they are of.
+  void attend(const KeyRange& keys, Softmax& softmax, Index from = 0) {
     strip_.each_block(keys, Pack::keys_and_values, [&](const KeyBlock& block) {
-      softmax.reach(block.first);
+      softmax.reach(block.first - from);
       strip_.rows().each_strip([&](const Strip& strip) { attend(strip, block, softmax); });
     });
   }
@@ -154,11 +168,15 @@ class ForwardPass {
                                  softmax.output(strip.first));  // 4
   }
 
-  /// Stage 5, then what is saved of pairs.
+  /// Stage 5, then what is saved of pairs; or the rows as they are, for merge().
   void finish() {
     softmax_.complete();
-    Finish<Problem>{problem_, softmax_}(strip_.rows());
-    PairOutputs<Problem>{problem_, work_, strip_, softmax_}();
+    if constexpr (Problem::kPartial) {
+      problem_.output.keep(strip_.rows(), softmax_.states());
+    } else {
+      Finish<Problem>{problem_, softmax_}(strip_.rows());
+      PairOutputs<Problem>{problem_, work_, strip_, softmax_}();
+    }
   }
 
   const Problem& problem_;

@@ -36,6 +36,9 @@ class OffsetOf {
   Index (*call_)(const void*, Index);
 };
 
+template <class Scalar>
+struct PartialTarget;  // partial_rows.h
+
 /// Both products multiply bfloat16 by pairs.
 struct BfloatProducts {};
 
@@ -64,6 +67,8 @@ struct Problem {
   static constexpr bool kSavesPairs = Saved::kWeights || Saved::kScores;
   static constexpr bool kInParts = !std::is_same_v<Parts, Absent>;
   static constexpr bool kRotates = !std::is_same_v<Rotation, Absent>;
+  /// The rows are kept unfinished, as a state that merges with those of other keys.
+  static constexpr bool kPartial = detail::is_instance_v<PartialTarget, Output>;
   static constexpr bool kDrops = !std::is_same_v<Dropout, Absent>;
 
   const detail::CallShape& shape;

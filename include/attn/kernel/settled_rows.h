@@ -55,6 +55,16 @@ struct RowStates {
       S::store(moment + r, S::set(Scalar(0)));
     }
   }
+  /// l of each row in its first lane, zeros in the others: what is handed on of a part of the keys
+  /// is m, l and o, whatever the lanes of a panel are.
+  void reduce(Index rows) const {
+    using S = detail::Simd<Scalar>;
+    for (Index r = 0; r < rows; ++r) {
+      Scalar* const row = lanes + r * TileSize<Scalar>::panel;
+      row[0] = reduce_lanes<S>(row);
+      std::fill_n(row + 1, TileSize<Scalar>::panel - 1, Scalar(0));
+    }
+  }
   /// Zeros in place of the sums.
   void clear_sums(Index rows) const {
     std::fill_n(moment, rows, Scalar(0));
@@ -94,6 +104,9 @@ class SettledRows {
   }
   /// Adds what the first `rows` rows have seen since.
   ATTN_NOINLINE void add(Index rows, const RowStates<Scalar>& states) const;
+  /// The rows as they are settled, and (but for the maxima) what rounding has taken from them.
+  RowStates<Scalar> sums() const { return states(maximum_, &RowSums<Scalar>::sum); }
+  RowStates<Scalar> lost() const { return states(nullptr, &RowSums<Scalar>::lost); }
   /// Leaves the first `rows` rows as they are settled.
   void copy_to(const RowStates<Scalar>& to, Index rows) const {
     std::copy_n(maximum_, rows, to.maximum);
@@ -103,6 +116,16 @@ class SettledRows {
   }
 
  private:
+  RowStates<Scalar> states(Scalar* maximum, Scalar* RowSums<Scalar>::*of) const {
+    RowStates<Scalar> rows;
+    rows.maximum = maximum;
+    rows.moment = moment_.*of;
+    rows.lanes = lanes_.*of;
+    rows.output = output_.*of;
+    rows.features = output_.stride;
+    return rows;
+  }
+
   Scalar* maximum_ = nullptr;
   RowSums<Scalar> moment_, lanes_, output_;
 };
@@ -111,7 +134,7 @@ class SettledRows {
 //          o, the entropy's t) is x_a · exp(m_a − m) + x_b · exp(m_b − m): the merge of
 //          softmax_state.h
 // WHY      of the keys that settle together while blocks go by, m_b never being less; and of parts
-//          of the keys. Once in several blocks, since a compensated addition is 14 operations where
+//          of the keys, whose l is reduced first. Once in several blocks, since a compensated addition is 14 operations where
 //          a plain one is one
 // EDGES    a part that a row does not see is the identity: m_b is the lowest number and all sums
 //          are +0

@@ -56,6 +56,12 @@ class SoftmaxRows {
   }
   /// All rows have zeros before they have seen a key, or are asked for them.
   void start() { start(rows_); }
+  /// Rows start as if each had seen a key with its sink as score and no value; after start().
+  template <class Rows, class Sink>
+  void see_sinks(const Rows& rows, const Sink& sink) {
+    auto cursor = rows.from(0);
+    for (Index r = 0; r < rows_; ++r, cursor.next()) see(r, sink.logit(cursor.row));
+  }
   /// A row starts as if it had seen a key of this score and no value; after start().
   void see(Index row, const Scalar& logit) {
     if (!(no_maximum<Scalar>() < logit)) return;

@@ -1,0 +1,192 @@
+// tests/mpi/ranks_test.cpp: ranks that agree, rows that are dealt and gathered, messages of any size.
+// SPDX-License-Identifier: MIT
+#include <attn/mpi.h>
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "support/error_of.h"
+#include "support/random.h"
+
+namespace {
+
+using attn::Index;
+namespace mpi = attn::mpi;
+
+mpi::Ranks all_ranks() { return mpi::Ranks(MPI_COMM_WORLD); }
+
+std::exception_ptr failure(const char* text) {
+  return std::make_exception_ptr(std::invalid_argument(text));
+}
+
+TEST(Ranks, ReturnWhereAllAreWell) {
+  const auto ranks = all_ranks();
+  for (int n = 0; n < 3; ++n) ranks.agree(nullptr);
+}
+
+TEST(Ranks, EachHearOfTheOneThatFailed) {
+  const auto ranks = all_ranks();
+  for (int failing = 0; failing < ranks.size(); ++failing) {
+    const bool mine = ranks.rank() == failing;
+    try {
+      ranks.agree(mine ? failure("seven is not five") : nullptr);
+      ADD_FAILURE() << "nothing was thrown";
+    } catch (const std::invalid_argument& error) {
+      EXPECT_TRUE(mine);
+      EXPECT_STREQ(error.what(), "seven is not five");
+    } catch (const mpi::RankFailed& error) {
+      EXPECT_FALSE(mine);
+      EXPECT_EQ(error.rank, failing);
+      EXPECT_EQ(error.text, "seven is not five");
+      EXPECT_STREQ(
+          error.what(),
+          ("attn::mpi: rank " + std::to_string(failing) + " failed: seven is not five").c_str());
+    }
+    ranks.agree(nullptr);  // the communicator is as before
+  }
+}
+
+TEST(Ranks, ThrowTheirOwnWhereAllFail) {
+  const auto ranks = all_ranks();
+  const std::string own = "rank " + std::to_string(ranks.rank());
+  EXPECT_EQ(support::error_of([&] { ranks.agree(failure(own.c_str())); }), own);
+}
+
+TEST(Ranks, ShortenALongTextAndNameWhatIsNoException) {
+  const auto ranks = all_ranks();
+  const auto text_of = [&](const std::exception_ptr& thrown) {
+    std::string text;
+    try {
+      ranks.agree(ranks.rank() == 0 ? thrown : nullptr);
+    } catch (const mpi::RankFailed& error) {
+      text = error.text;
+    } catch (...) {
+    }
+    return text;
+  };
+  const std::string longest = text_of(failure(std::string(2000, 'x').c_str()));
+  const std::string other = text_of(std::make_exception_ptr(7));
+  if (ranks.rank() == 0) return;
+  EXPECT_EQ(longest, std::string(511, 'x'));
+  EXPECT_EQ(other, "an exception that is no std::exception");
+}
+
+TEST(Deal, GivesEachTokenToOneRank) {
+  const auto ranks = all_ranks();
+  for (const Index tokens : {0, 1, 2, 5, 64, 100, 1001}) {
+    for (const Index block : {1, 3, 16, 2000}) {
+      const auto dealt = ranks.deal(tokens, mpi::block(block));
+      ASSERT_EQ(dealt.offsets().size(), dealt.own().size() + 1);
+      Index rows = 0;
+      for (const Index k : dealt.own()) {
+        EXPECT_EQ(dealt.owner(k), ranks.rank());
+        EXPECT_GT(dealt.length(k), 0);
+        rows += dealt.length(k);
+      }
+      EXPECT_EQ(dealt.rows(), rows);
+      long long mine = rows, all = 0;
+      MPI_Allreduce(&mine, &all, 1, MPI_LONG_LONG, MPI_SUM, MPI_COMM_WORLD);
+      EXPECT_EQ(all, tokens);
+    }
+  }
+}
+
+TEST(Deal, GoesToAndFro) {
+  const auto ranks = all_ranks();
+  const auto dealt = ranks.deal(100, mpi::block(2));
+  std::vector<int> owners;
+  for (Index k = 0; k < 4 * ranks.size(); ++k) owners.push_back(dealt.owner(k));
+  const auto ranks_up = [&] {
+    std::vector<int> up(std::size_t(ranks.size()));
+    std::iota(up.begin(), up.end(), 0);
+    return up;
+  }();
+  std::vector<int> expected;
+  for (int turn = 0; turn < 2; ++turn) {
+    expected.insert(expected.end(), ranks_up.begin(), ranks_up.end());
+    expected.insert(expected.end(), ranks_up.rbegin(), ranks_up.rend());
+  }
+  EXPECT_EQ(owners, expected);
+}
+
+TEST(Deal, SharesACausalTriangleEvenly) {
+  const auto ranks = all_ranks();
+  const auto dealt = ranks.deal(8192);
+  double pairs = 0;
+  for (const Index k : dealt.own())
+    for (Index i = 0; i < dealt.length(k); ++i) pairs += double(dealt.begin(k) + i + 1);
+  EXPECT_NEAR(pairs * ranks.size() / (0.5 * 8192 * 8193), 1, 0.02);
+}
+
+TEST(Deal, GathersWhatWasLocal) {
+  const auto ranks = all_ranks();
+  for (const Index tokens : {0, 1, 3, 50, 333}) {
+    const Eigen::MatrixXf whole = support::numbers(tokens, 5, 3);
+    for (const Index block : {1, 7, 400}) {
+      const auto dealt = ranks.deal(tokens, mpi::block(block));
+      const Eigen::MatrixXf mine = dealt.local(whole);
+      ASSERT_EQ(mine.rows(), dealt.rows());
+      for (int root = 0; root < ranks.size(); ++root) {
+        const Eigen::MatrixXf all = dealt.gather(mine, root);
+        ASSERT_EQ(all.rows(), ranks.rank() == root ? tokens : 0);
+        if (ranks.rank() == root) {
+          EXPECT_TRUE(all == whole);
+        }
+      }
+    }
+  }
+}
+
+TEST(Deal, RefusesInWords) {
+  const auto ranks = all_ranks();
+  EXPECT_EQ(support::error_of([&] { ranks.deal(-1); }),
+            "attn::mpi::Ranks::deal: tokens is -1, needs at least 0");
+  EXPECT_EQ(support::error_of([&] { ranks.deal(5, mpi::block(0)); }),
+            "attn::mpi::Ranks::deal: block is 0, needs at least 1");
+  const auto dealt = ranks.deal(10);
+  EXPECT_EQ(support::error_of([&] { dealt.local(support::numbers(9, 2)); }),
+            "attn::mpi::Dealt::local: the matrix has 9 rows, needs 10 (one for each token)");
+  const Eigen::MatrixXf mine = support::numbers(dealt.rows(), 2);
+  EXPECT_EQ(support::error_of([&] { (void)dealt.gather(mine, ranks.size()); }),
+            "attn::mpi::Dealt::gather: root is " + std::to_string(ranks.size()) +
+                ", needs a rank from 0 to " + std::to_string(ranks.size() - 1));
+  if (ranks.size() == 1) return;
+  // One rank is refused: all throw, and go on.
+  const Eigen::MatrixXf odd = support::numbers(dealt.rows() + (ranks.rank() == 1 ? 1 : 0), 2);
+  if (ranks.rank() == 1) {
+    EXPECT_NE(support::error_of([&] { (void)dealt.gather(odd, 0); }).find("(those of this rank)"),
+              std::string::npos);
+  } else {
+    EXPECT_THROW((void)dealt.gather(odd, 0), mpi::RankFailed);
+  }
+  const Eigen::MatrixXf wide = support::numbers(dealt.rows(), ranks.rank() == 0 ? 3 : 2);
+  EXPECT_EQ(
+      support::error_of([&] { (void)dealt.gather(wide, 0); }),
+      "attn::mpi::Dealt::gather: the matrices of the ranks have from 2 to 3 columns, need one "
+      "number");
+  EXPECT_EQ(dealt.gather(mine, 0).rows(), ranks.rank() == 0 ? 10 : 0);
+}
+
+// A count that MPI cannot be given, at a limit that a test can reach.
+TEST(RowMessages, PassCountsBeyondTheLimit) {
+  const auto ranks = all_ranks();
+  const int next = (ranks.rank() + 1) % ranks.size(),
+            before = (ranks.rank() + ranks.size() - 1) % ranks.size();
+  for (const Index most : {2, 7, 1000}) {
+    for (const Index numbers : {0, 1, 2, 7, 8, 49, 50, 997}) {
+      std::vector<float> sent(std::size_t(numbers) + 1), got(std::size_t(numbers) + 1, -1.f);
+      for (std::size_t i = 0; i < sent.size(); ++i)
+        sent[i] = float(i) + 1000.f * float(ranks.rank());
+      attn::detail::RowMessages messages(ranks.comm(), most);
+      messages.receive(got.data(), numbers, before, 3);
+      messages.send(sent.data(), numbers, next, 3);
+      messages.poll();
+      messages.wait();
+      for (std::size_t i = 0; i < std::size_t(numbers); ++i)
+        ASSERT_EQ(got[i], float(i) + 1000.f * float(before));
+      EXPECT_EQ(got.back(), -1.f);
+    }
+  }
+}
+
+}  // namespace

@@ -63,7 +63,8 @@ inline detail::ExchangedHeads exchanged_heads() { return {}; }
 /// Reference  the rows of a sequence as context-parallel training deals them (Llama 3, arXiv:2407.21783, §3.3.2).
 ///            Example: examples/13_mpi
 template <class Query, class Key, class Value, class... Options>
-auto attention(const Dealt& dealt, Query&& Q, Key&& K, Value&& V, Options&&... options) {
+[[nodiscard]] auto attention(const Dealt& dealt, Query&& Q, Key&& K, Value&& V,
+                             Options&&... options) {
   detail::GivenMatrices<Key, Value>::template check_types<Query>();
   detail::check_dealt_operands<Query, Key, Value>();
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;

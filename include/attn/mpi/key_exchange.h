@@ -78,14 +78,6 @@ class KeyExchange {
 
   /// Notes that this rank sees keys of block k.
   void see(Index k) { seen_[std::size_t(k)] = 1; }
-  /// Numbers of keys and values that come from other ranks for a head.
-  Index received() const {
-    Index tokens = 0;
-    for (Index k = 0; k < dealt_.blocks(); ++k)
-      if (wants(dealt_.ranks().rank(), k)) tokens += dealt_.length(k);
-    return tokens * (key_.features() + value_.features());
-  }
-
   /// Tells all ranks what this one sees. Called by all, once.
   void announce() {
     MPI_Allgather(seen_.data(), int(seen_.size()), MPI_BYTE, seen_by_.data(), int(seen_.size()),

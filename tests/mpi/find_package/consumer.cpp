@@ -16,8 +16,8 @@ int main() {
   const Eigen::MatrixXf Y = dealt.gather(y, 0);
 
   if (ranks.rank() != 0) return 0;
-  const Eigen::MatrixXf one = attn::attention(attn::heads(Q, 2), attn::heads(K, 2),
-                                              attn::heads(V, 2), attn::causal());
+  const Eigen::MatrixXf one =
+      attn::attention(attn::heads(Q, 2), attn::heads(K, 2), attn::heads(V, 2), attn::causal());
   std::printf("%d ranks, %s\n", ranks.size(), Y == one ? "the same bits" : "other bits");
   return Y == one ? 0 : 1;
 }

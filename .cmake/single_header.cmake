@@ -46,7 +46,7 @@ put("// SPDX-License-Identifier: MIT\n//\n// ${license}\n#pragma once\n")
 
 # The umbrella has the order; behind it what it leaves out, if anything: but what asks for more than Eigen.
 file(GLOB headers "${INCLUDE}/attn/*.h")
-list(REMOVE_ITEM headers "${INCLUDE}/attn/mpi.h")
+list(FILTER headers EXCLUDE REGEX "/mpi[.]h$")
 put_header("${INCLUDE}/attn/attn.h")
 foreach(header IN LISTS headers)
   put_header("${header}")

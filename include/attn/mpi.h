@@ -30,6 +30,18 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace mpi {
 
+/// Option of mpi::attention(): each rank attends all rows under its share of the key/value heads, for
+/// which the ranks exchange what they have (all to all), and the output back.
+///
+/// Requires   a number of ranks that divides the key/value heads           (std::invalid_argument otherwise)
+/// Semantics  the same bits
+/// Cost       a rank receives (P − 1)/P of rows · (H·(d_k + d_v) + H_kv·(d_k + d_v)) scalars, where
+///            gathering takes P times as many rows of H_kv·(d_k + d_v): worth it where the query heads
+///            are few beside ranks · key/value heads. Memory: the operands and outputs of its rows and
+///            of its heads once more; addresses, not memory, of those of all heads
+/// Reference  Jacobs et al. 2023, DeepSpeed Ulysses (arXiv:2309.14509)
+inline detail::ExchangedHeads exchanged_heads() { return {}; }
+
 /// attention(Q, K, V, options…) of a sequence whose rows are dealt to ranks: called by all of them,
 /// each with its own rows.
 ///
@@ -37,8 +49,8 @@ namespace mpi {
 /// Options    those of attention(), of the whole sequence: what is a list by token or a matrix of
 ///            pairs (segments(), keep(), hide(), block_sparse()) is that of all its tokens. Rows that
 ///            are read or written beside Y are this rank's: residual(X), save_logsumexp(l), …
-///            Not bias(), sequences(), sequence_length(), save_weights(), save_scores() and
-///            save_state()
+///            Beside them exchanged_heads(). Not bias(), sequences(), sequence_length(),
+///            save_weights(), save_scores() and save_state()
 /// Requires   the same options on all ranks; shapes as attention()'s (std::invalid_argument on a rank
 ///            where they are not, RankFailed with its text on the others; outputs are then untouched)
 /// Semantics  as attention(): the same bits, whatever the number of ranks and the length of blocks.
@@ -51,7 +63,8 @@ namespace mpi {
 /// Reference  the rows of a sequence as context-parallel training deals them (Llama 3, arXiv:2407.21783, §3.3.2).
 ///            Example: examples/13_mpi
 template <class Query, class Key, class Value, class... Options>
-auto attention(const Dealt& dealt, Query&& Q, Key&& K, Value&& V, Options&&... options) {
+[[nodiscard]] auto attention(const Dealt& dealt, Query&& Q, Key&& K, Value&& V,
+                             Options&&... options) {
   detail::GivenMatrices<Key, Value>::template check_types<Query>();
   detail::check_dealt_operands<Query, Key, Value>();
   using Scalar = compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>;

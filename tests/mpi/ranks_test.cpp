@@ -1,5 +1,6 @@
 // tests/mpi/ranks_test.cpp: ranks that agree, rows that are dealt and gathered, messages of any size.
 // SPDX-License-Identifier: MIT
+#include <attn/attn.h>
 #include <attn/mpi.h>
 #include <gtest/gtest.h>
 
@@ -167,6 +168,41 @@ TEST(Deal, RefusesInWords) {
   EXPECT_EQ(dealt.gather(mine, 0).rows(), ranks.rank() == 0 ? 10 : 0);
 }
 
+// Under a window a rank is sent what its rows see; what nobody here sees is not touched.
+TEST(KeyExchange, FetchesTheBlocksThatRowsSee) {
+  using Matrix = support::DynamicMatrix<float>;
+  const auto ranks = all_ranks();
+  const auto dealt = ranks.deal(96, mpi::block(4));
+  const Matrix K = support::uniform<float>(96, 2 * 3, 1), V = support::uniform<float>(96, 2 * 5, 2);
+  const Matrix k = dealt.local(K), v = dealt.local(V);
+  const auto view = [](const Matrix& m, Index heads) {
+    return attn::TensorView<const float>{
+        m.data(), 1, heads, m.rows(), m.cols() / heads, 0, m.cols() / heads, m.cols(), 1};
+  };
+  attn::detail::KeyExchange<float, float> exchange(dealt, view(k, 2), view(v, 2));
+  attn::detail::CallShape whole;
+  whole.queries = whole.keys = {1, 96, nullptr};
+  const auto window =
+      attn::causal() && attn::window(5, 0);  // a block sees itself and two before it
+  attn::detail::see_blocks(exchange, whole, window.bind(whole), 0);
+  exchange.announce();
+  exchange.start(0);
+  for (Index head = 0; head < 2; ++head) {
+    exchange.finish();
+    if (head == 0) exchange.start(1);
+    for (Index b = 0; b < dealt.blocks(); ++b) {
+      bool seen = dealt.owner(b) == ranks.rank();
+      for (const Index own : dealt.own()) seen = seen || (own - 2 <= b && b <= own);
+      for (Index token = dealt.begin(b); token < dealt.begin(b) + 4; ++token) {
+        for (Index c = 0; c < 3; ++c)
+          EXPECT_EQ(exchange.key().token(head, token)[c], seen ? K(token, head * 3 + c) : 0.f);
+        for (Index c = 0; c < 5; ++c)
+          EXPECT_EQ(exchange.value().token(head, token)[c], seen ? V(token, head * 5 + c) : 0.f);
+      }
+    }
+  }
+}
+
 // A count that MPI cannot be given, at a limit that a test can reach.
 TEST(RowMessages, PassCountsBeyondTheLimit) {
   const auto ranks = all_ranks();
@@ -180,7 +216,6 @@ TEST(RowMessages, PassCountsBeyondTheLimit) {
       attn::detail::RowMessages messages(ranks.comm(), most);
       messages.receive(got.data(), numbers, before, 3);
       messages.send(sent.data(), numbers, next, 3);
-      messages.poll();
       messages.wait();
       for (std::size_t i = 0; i < std::size_t(numbers); ++i)
         ASSERT_EQ(got[i], float(i) + 1000.f * float(before));

@@ -71,4 +71,35 @@ TEST(SameBits, OfDouble) {
   for (const DealtCase& c : dealt_cases()) expect_same_bits<double>(ranks(), c, attn::causal());
 }
 
+// What the comparison is worth: results of parts of the keys, each merged as it arrives at a rank, are right, and have other bits.
+TEST(Witnesses, MergedOnArrivalHasOtherBits) {
+  using Matrix = support::DynamicMatrix<float>;
+  const DealtCase c{800, 1, 1, 16, 16, 0};
+  const support::DealtOperands<float> all(c);
+  const Index parts = 4, length = c.tokens / parts;
+  Matrix one;
+  attn::attention(all.query, all.key, all.value, attn::into(one));
+  int others = 0;
+  for (Index first = 0; first < parts; ++first) {
+    Matrix y, lse;
+    for (Index n = 0; n < parts; ++n) {
+      const Index begin = (first + n) % parts * length;
+      Matrix part, part_lse;
+      attn::attention(all.query, all.key.middleRows(begin, length),
+                      all.value.middleRows(begin, length), attn::into(part),
+                      attn::save_logsumexp(part_lse));
+      if (n == 0) {
+        y = part, lse = part_lse;
+      } else {
+        Matrix both, both_lse;
+        attn::merge(y, lse, part, part_lse, attn::into(both), attn::save_logsumexp(both_lse));
+        y = both, lse = both_lse;
+      }
+    }
+    EXPECT_TRUE(support::near(y, one, 1e-5));
+    others += int(!support::same_bits(y, one));
+  }
+  EXPECT_EQ(others, parts);
+}
+
 }  // namespace

@@ -222,9 +222,8 @@ inline Findings leftovers(const Tree& tree) {
 /// Entries and words (the headers that users include) → call → kernel → mask, score → base. Words are below the call, so that any floor but
 /// the lowest may include one; an entry, none.
 inline Findings rising_includes(const Tree& tree) {
-  static const std::map<std::string, int> floors = {{"base", 0},   {"mask", 1}, {"score", 1},
-                                                    {"kernel", 2}, {"call", 3}, {"", 4},
-                                                    {"mpi", 4}};
+  static const std::map<std::string, int> floors = {
+      {"base", 0}, {"mask", 1}, {"score", 1}, {"kernel", 2}, {"call", 3}, {"", 4}, {"mpi", 4}};
   static const std::set<std::string> entries = {
       "attn", "attention", "softmax", "kv_cache", "multi_head_attention", "linear", "mpi"};
   Findings found;

@@ -8,7 +8,10 @@
 #include <utility>
 
 #include "../call/attention_call.h"
+#include "dealt_shape.h"
+#include "exchanged_call.h"
 #include "key_exchange.h"
+#include "meeting.h"
 #include "whole_sequence.h"
 
 namespace attn {
@@ -42,32 +45,6 @@ constexpr void check_dealt_operands() {
       "attn::mpi::attention: query, key and value are this rank's rows: Eigen matrices or "
       "heads(X, n) of them");
 }
-
-/// The shapes of a call: of this rank's rows, each block a sequence over all keys, and of the whole
-/// sequence, which options speak of.
-struct DealtShape {
-  IndexList offsets;
-  CallShape whole, local;
-
-  DealtShape(const mpi::Dealt& dealt, const CallShape& given) : offsets(dealt.offsets()) {
-    check_rows(given, "query", given.queries.total(), dealt.rows());
-    check_rows(given, "key", given.keys.total(), dealt.rows());
-    whole = local = given;
-    whole.queries = whole.keys = {1, dealt.tokens(), nullptr};
-    local.queries = {Index(dealt.own().size()), 0, &offsets};
-    local.keys = whole.keys;
-    local.shared_keys = true;
-  }
-  DealtShape(const DealtShape&) = delete;  // refers to its own offsets
-
- private:
-  static void check_rows(const CallShape& shape, const char* name, Index has, Index needs) {
-    if (has != needs) {
-      fail(text(shape.function, ": ", name, " has ", has, " rows, needs ", needs,
-                " (those of this rank)"));
-    }
-  }
-};
 
 /// Keys and values that come from all ranks, as the source of a call (matrix_source.h).
 template <class Key, class Value>
@@ -131,95 +108,90 @@ void see_blocks(Exchange& exchange, const CallShape& whole, const Mask& mask, In
 template <class Exchange>
 class GatheredRounds {
  public:
-  explicit GatheredRounds(const mpi::Ranks& ranks) : ranks_(ranks) {}
-  /// Behind the local checks that need no exchange.
-  void open(Exchange& exchange) { exchange_ = &exchange; }
-  bool met() const { return met_; }
+  GatheredRounds(Exchange& exchange, Meeting& meeting) : exchange_(exchange), meeting_(meeting) {}
 
-  void meet(const std::exception_ptr& failure = nullptr) const {
-    met_ = true;
-    ranks_.agree(failure);
-  }
+  void meet() const { meeting_.hold(); }
   template <class Problem, class F>
   void each(Problem& problem, const F& f) const {
-    const Index heads = problem.shape.kv_heads, tokens = exchange_->dealt().tokens();
+    const Index heads = problem.shape.kv_heads, tokens = exchange_.dealt().tokens();
     std::exception_ptr failure;
-    exchange_->announce();
-    exchange_->start(0);
+    exchange_.announce();
+    exchange_.start(0);
     for (Index head = 0; head < heads; ++head) {
-      exchange_->finish();
-      if (head + 1 < heads) exchange_->start(head + 1);
+      exchange_.finish();
+      if (head + 1 < heads) exchange_.start(head + 1);
       if (failure) continue;
-      problem.key = exchange_->key().gathered(head, tokens);
-      problem.value = exchange_->value().gathered(head, tokens);
+      problem.key = exchange_.key().gathered(head, tokens);
+      problem.value = exchange_.value().gathered(head, tokens);
       try {
         f(kernel::HeadRange{head, head + 1});
       } catch (...) {
         failure = std::current_exception();
       }
     }
-    ranks_.agree(failure);
+    meeting_.hold(failure);
   }
 
  private:
-  const mpi::Ranks& ranks_;
-  Exchange* exchange_ = nullptr;
-  mutable bool met_ = false;
+  Exchange& exchange_;
+  Meeting& meeting_;
 };
 
 /// A call whose options are known: checked, met by all ranks, computed.
-template <class Scalar, class Query, class Key, class Value, class Asked, class Rounds>
-void attend_dealt_rows(const char* function, const mpi::Dealt& dealt, const GivenRows<Query>& query,
-                       const GivenRows<Key>& key, const GivenRows<Value>& value, const Asked& asked,
-                       Rounds& rounds) {
-  using Exchange = KeyExchange<std::remove_const_t<Key>, std::remove_const_t<Value>>;
-  const DealtShape shape(
-      dealt, call_shape(function, {query.view.extent(), true}, {key.view.extent(), true},
-                        {value.view.extent(), true}, Batch()));
-  Exchange exchange(dealt, key.view, value.view);
+template <class Scalar, class Query, class Key, class Value, class... Options>
+void attend_gathered(const mpi::Dealt& dealt, const DealtShape& shape,
+                     const TensorView<const Query>& Q, const TensorView<const Key>& K,
+                     const TensorView<const Value>& V, Meeting& meeting, Options&&... options) {
+  using Exchange = KeyExchange<Key, Value>;
+  const Asked asked(options...);
+  Exchange exchange(dealt, K, V);
   const DealtSource source(exchange, shape.whole);
   see_blocks(exchange, shape.whole, bind_masks(shape.whole, asked),
              query_offset_of(shape.whole, 0, asked));
-  rounds.open(exchange);
   const auto residual = bind<ResidualOption, Scalar>(shape.local, asked);
   Workspace<Scalar> workspace;
-  attend<DynamicSizes>(&workspace, shape.local, place(query.view, true, shape.local.queries),
-                       source, asked, asked.template get<IntoOption>(), residual, NothingFirst(),
-                       rounds);
+  attend<DynamicSizes>(&workspace, shape.local, place(Q, true, shape.local.queries), source, asked,
+                       asked.template get<IntoOption>(), residual, NothingFirst(),
+                       GatheredRounds<Exchange>(exchange, meeting));
 }
 
-/// The same on operands as they are given. Whoever fails before all have met, meets with that.
+/// The same on operands as they are given.
 template <class Scalar, class Query, class Key, class Value, class... Options>
-void attend_dealt(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Options&&... options) {
+void attend_dealt(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Options&... options) {
   constexpr const char* function = "attn::mpi::attention";
+  using QueryScalar = typename operand_traits<bare_t<Query>>::Scalar;
   using KeyScalar = typename operand_traits<bare_t<Key>>::Scalar;
   using ValueScalar = typename operand_traits<bare_t<Value>>::Scalar;
-  GatheredRounds<KeyExchange<KeyScalar, ValueScalar>> rounds(dealt.ranks());
-  try {
+  with_meetings(dealt.ranks(), [&](Meeting& meeting) {
     const auto q = lift(std::forward<Query>(Q));
     const auto k = lift(std::forward<Key>(K));
     const auto v = lift(std::forward<Value>(V));
-    attend_dealt_rows<Scalar>(function, dealt, given_rows(function, "query", q),
-                              given_rows(function, "key", k), given_rows(function, "value", v),
-                              Asked(options...), rounds);
-  } catch (...) {
-    if (!rounds.met()) rounds.meet(std::current_exception());
-    throw;
-  }
+    const TensorView<const QueryScalar> query = read_only(q.view(function, "query"));
+    const TensorView<const KeyScalar> key = read_only(k.view(function, "key"));
+    const TensorView<const ValueScalar> value = read_only(v.view(function, "value"));
+    const DealtShape shape(dealt, call_shape(function, {query.extent(), true}, {key.extent(), true},
+                                             {value.extent(), true}, Batch()));
+    if constexpr (given_v<ExchangedHeadsOption, Options...>) {
+      attend_exchanged<Scalar>(dealt, shape, query, key, value, meeting, options...);
+    } else {
+      attend_gathered<Scalar>(dealt, shape, query, key, value, meeting,
+                              of_whole_sequence(options)...);
+    }
+  });
 }
 
 /// With into(Y): writes there and returns nothing; else returns this rank's rows.
 template <class Scalar, class Query, class Key, class Value, class... Options>
 auto attend_dealt_opened(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Options&... options) {
-  check_options<Options...>();
+  check_options_beside<Order<ExchangedHeadsOption>, Options...>();
   check_residual<Options...>();
   check_dealt_options<Options...>();
   if constexpr (given_v<IntoOption, Options...>) {
-    attend_dealt<Scalar, Query, Key, Value>(dealt, Q, K, V, of_whole_sequence(options)...);
+    attend_dealt<Scalar, Query, Key, Value>(dealt, Q, K, V, options...);
   } else {
     typename result<bare_t<Query>, GivenMatrices<Key, Value>>::type Y;
     auto target = into(Y);
-    attend_dealt<Scalar, Query, Key, Value>(dealt, Q, K, V, of_whole_sequence(options)..., target);
+    attend_dealt<Scalar, Query, Key, Value>(dealt, Q, K, V, options..., target);
     return Y;
   }
 }

@@ -2,39 +2,17 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <type_traits>
 #include <vector>
 
 #include "../base/operand.h"
 #include "../base/sizes.h"
 #include "deal.h"
+#include "lazy_zeros.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
-
-/// Memory of zeros that is there once it is touched: blocks that nobody sees cost none.
-template <class T>
-class LazyZeros {
-  static_assert(std::is_trivially_copyable_v<T>,
-                "attn::mpi: messages carry scalars as bytes: float, double, half, bfloat16, ...");
-
- public:
-  explicit LazyZeros(Index numbers)
-      : memory_(static_cast<T*>(std::calloc(std::size_t(numbers) + 1, sizeof(T)))) {
-    if (memory_ == nullptr) throw std::bad_alloc();
-  }
-  T* data() const { return memory_.get(); }
-
- private:
-  struct Free {
-    void operator()(T* memory) const { std::free(memory); }
-  };
-  std::unique_ptr<T[], Free> memory_;
-};
 
 /// One of the two operands: this rank's rows of all heads, and two slots for all ranks' rows of one.
 template <class T>
@@ -100,14 +78,6 @@ class KeyExchange {
 
   /// Notes that this rank sees keys of block k.
   void see(Index k) { seen_[std::size_t(k)] = 1; }
-  /// Numbers of keys and values that come from other ranks for a head.
-  Index received() const {
-    Index tokens = 0;
-    for (Index k = 0; k < dealt_.blocks(); ++k)
-      if (wants(dealt_.ranks().rank(), k)) tokens += dealt_.length(k);
-    return tokens * (key_.features() + value_.features());
-  }
-
   /// Tells all ranks what this one sees. Called by all, once.
   void announce() {
     MPI_Allgather(seen_.data(), int(seen_.size()), MPI_BYTE, seen_by_.data(), int(seen_.size()),

@@ -56,11 +56,6 @@ class RowMessages {
     const Typed message(numbers * Index(sizeof(T)), most_);
     MPI_Irecv(to, message.count, message.type, rank, tag, comm_, &next());
   }
-  /// Lets what is under way go on: MPI mostly moves while it is called.
-  void poll() {
-    int done = 0;
-    MPI_Testall(int(requests_.size()), requests_.data(), &done, MPI_STATUSES_IGNORE);
-  }
   void wait() {
     MPI_Waitall(int(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
     requests_.clear();

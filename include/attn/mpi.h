@@ -4,5 +4,6 @@
 #pragma once
 
 #include "mpi/deal.h"
+#include "mpi/key_value_cache.h"
 #include "mpi/ranks.h"
 #include "mpi/session.h"

@@ -285,9 +285,6 @@ class MultiHeadAttention {
     static_assert(!detail::given_v<detail::StateOption, Options...>,
                   "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
                   "layer: save_state() of a MultiHeadState");
-    static_assert(!detail::given_v<detail::PartialOption, Options...>,
-                  "attn::MultiHeadAttention: a Partial is of attention(Q, K, V), not of a layer, "
-                  "which goes on from finished rows");
     if constexpr (detail::given_v<detail::IntoOption, Options...>) {
       write(detail::Asked(options...));
     } else {

@@ -62,15 +62,18 @@ struct EngineRun {
     if constexpr (Problem::kSavesPairs) size.save_pairs();
   }
   /// reserve(n): memory of n scalars. Then all memory is there: commit() has the outputs take
-  /// theirs, and from here on only what the user gave can throw.
-  template <class Reserve, class Commit>
-  void operator()(const Reserve& reserve, const Commit& commit) const {
+  /// theirs, and from here on only what the user gave can throw. `rounds`: HeadsAtOnce, or another.
+  template <class Reserve, class Commit, class Rounds>
+  void operator()(const Reserve& reserve, const Commit& commit, const Rounds& rounds) const {
     const Index all =
         size.total() * workers + kernel::shared_parts(problem, size, workers).total(size.features);
     Scalar* const memory = reserve(all + angles_of(rotation));
+    rounds.meet();
     commit();
     problem.rotation = fill_angles(rotation, memory + all);
-    kernel::forward(problem, size, memory, workers, executor);
+    rounds.each(problem, [&](const kernel::HeadRange& heads) {
+      kernel::forward(problem, size, memory, workers, executor, heads);
+    });
   }
 
  private:
@@ -102,15 +105,27 @@ struct NothingFirst {
   void operator()() const {}
 };
 
+/// How a call goes through its key/value heads: all in one round. meet() comes where nothing can be
+/// refused any more and nothing is written yet; each() calls f with the heads of one round after
+/// the other.
+struct HeadsAtOnce {
+  void meet() const {}
+  template <class Problem, class F>
+  void each(Problem& problem, const F& f) const {
+    f(kernel::HeadRange{0, problem.shape.kv_heads});
+  }
+};
+
 /// Attends: understands the options, refuses what cannot be, and runs the engine.
 /// `Sizes`: FixedSizes; `own`: scratch of the caller's object, or null; `into`, `residual`: the
 /// output, and an operand like it or Absent, whatever the options say of them; first(): what is
-/// done once nothing can be refused any more, before an operand is read.
+/// done once nothing can be refused any more, before an operand is read; `rounds`: HeadsAtOnce, or
+/// another way through the heads.
 template <class Sizes, class Scalar, class Query, class Source, class Asked, class Into,
-          class Residual, class First = NothingFirst>
+          class Residual, class First = NothingFirst, class Rounds = HeadsAtOnce>
 void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>& query,
             const Source& source, const Asked& asked, const Into& into, const Residual& residual,
-            const First& first = {}) {
+            const First& first = {}, const Rounds& rounds = {}) {
   const auto& executor = executor_of(shape.function, asked);
   check_amounts(shape, executor.workers(), Asked::template has<SplitKeysOption>());
   const BoundOptions<Scalar, Source, Asked> bound(shape, source, asked);
@@ -134,7 +149,7 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   };
   auto problem = bound.problem(query, output.to, residual, saved.targets(), parts);
   using Problem = decltype(problem);
-  if constexpr (kernel::has_fixed_pass_v<Problem, Sizes> &&
+  if constexpr (std::is_same_v<Rounds, HeadsAtOnce> && kernel::has_fixed_pass_v<Problem, Sizes> &&
                 StackScratch<Scalar, Sizes, Asked>::kFits) {
     // Where it gives up, outputs have their sizes already: what follows takes no memory either.
     if (shape.sequences() == 1) {
@@ -144,7 +159,7 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   }
   const EngineRun<Problem, bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>> run(
       problem, bound.rotation, executor, source.scratch_keys(shape));
-  with_scratch<Sizes>(own, asked, [&](const auto& reserve) { run(reserve, start); });
+  with_scratch<Sizes>(own, asked, [&](const auto& reserve) { run(reserve, start, rounds); });
   complete();
 }
 

@@ -17,6 +17,12 @@ struct Chunk {
   Index begin, end;
 };
 
+/// Key/value heads [begin, end), of which a call does those of one round.
+struct HeadRange {
+  Index begin, end;
+  Index count() const { return end - begin; }
+};
+
 /// The workers that find a piece to do: one at least, which sees that there is none.
 inline int with_pieces(int workers, Index pieces) {
   return int(std::clamp<Index>(pieces, 1, workers));

@@ -28,14 +28,15 @@ auto shared_parts(const Problem& problem, const ScratchSize<typename Problem::Sc
   }
 }
 
-/// Attends all rows of the problem, up to `workers` at a time; `memory` holds ScratchSize::total()
-/// scalars for each, and those of shared_parts().
+/// Attends all rows of the problem under some of its key/value heads, up to `workers` at a time;
+/// `memory` holds ScratchSize::total() scalars for each, and those of shared_parts().
 template <class Problem, class Executor>
 void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>& size,
-             typename Problem::Scalar* memory, int workers, const Executor& executor) {
+             typename Problem::Scalar* memory, int workers, const Executor& executor,
+             const HeadRange& heads) {
   using Scalar = typename Problem::Scalar;
   using Pass = ForwardPass<Problem>;
-  const Index kv_heads = problem.shape.kv_heads;
+  const Index kv_heads = heads.count();
   // body(pass, chunk, n) for every chunk and n < each; `together` heads of a chunk by one worker.
   const auto run = [&](Index together, Index each, const auto& body) {
     // A locked addition waits for all stores before it: not where there is no other worker.
@@ -49,6 +50,7 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
       ChunkWalk walk(problem.shape, std::max<Index>(size.rows, 1), kv_heads / together);
       for (Index number = drawn++; walk.seek(number / each); number = drawn++) {
         Chunk chunk = walk.chunk();
+        chunk.kv_head += heads.begin;
         for (Index n = 0; n < together; ++n, ++chunk.kv_head) body(pass, chunk, number % each);
       }
     });
@@ -58,7 +60,8 @@ void forward(const Problem& problem, const ScratchSize<typename Problem::Scalar>
     const auto shared = shared_parts(problem, size, workers);
     if (shared.parts > 0) {
       const auto states = [&](const Chunk& chunk, Index part) {
-        const Index slot = (chunk.sequence * kv_heads + chunk.kv_head) * shared.parts + part;
+        const Index head = chunk.sequence * kv_heads + chunk.kv_head - heads.begin,
+                    slot = head * shared.parts + part;
         return RowStates<Scalar>(
             memory + workers * size.total() + slot * shared.state(size.features), shared.rows,
             size.features);

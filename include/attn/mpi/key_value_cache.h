@@ -19,7 +19,7 @@
 
 #include "../kv_cache.h"
 #include "../partial.h"
-#include "ranks.h"
+#include "meeting.h"
 #include "row_messages.h"
 
 namespace attn {
@@ -69,17 +69,6 @@ constexpr void check_cache_options() {
                 "keys on one rank, which a mpi::KeyValueCache has not");
 }
 
-/// f(), and what it threw.
-template <class F>
-std::exception_ptr caught(const F& f) {
-  try {
-    f();
-  } catch (...) {
-    return std::current_exception();
-  }
-  return nullptr;
-}
-
 /// Which rank merges which key/value heads: rank r those from first(r) on, before first(r + 1).
 struct HeadShares {
   Index heads, ranks;
@@ -95,7 +84,7 @@ namespace mpi {
 ///
 /// \tparam Storage  as of KeyValueCache
 /// Shapes     as KeyValueCache; capacity counts the tokens of all ranks together
-/// Requires   no ring, chunk ≥ 1 (std::invalid_argument otherwise)
+/// Requires   no ring, chunk ≥ 1; the same on all ranks (std::invalid_argument otherwise)
 /// Semantics  a value; what is done to it is done on all ranks alike: append() and attention() are
 ///            collective, and throw on all ranks where one throws, which leaves the cache as it was
 /// Cost       about 1/P of the memory on each rank. A call sends the states of its parts, (L / C)
@@ -117,14 +106,15 @@ class KeyValueCache {
   void append(Key&& K, Value&& V, const Options&... options) {
     std::vector<Index> before;
     for (Index b = 0; b < sequences(); ++b) before.push_back(length(b));
-    const auto failure = detail::caught(
-        [&] { here_.append(std::forward<Key>(K), std::forward<Value>(V), options...); });
-    try {
-      ranks_.agree(failure);
-    } catch (...) {
-      for (Index b = 0; b < sequences(); ++b) here_.truncate(b, before[std::size_t(b)]);
-      throw;
-    }
+    detail::with_meetings(ranks_, [&](detail::Meeting& meeting) {
+      here_.append(std::forward<Key>(K), std::forward<Value>(V), options...);
+      try {
+        meeting.hold();
+      } catch (...) {
+        for (Index b = 0; b < sequences(); ++b) here_.truncate(b, before[std::size_t(b)]);
+        throw;
+      }
+    });
   }
 
   /// As of KeyValueCache, of the sequences as a whole; to be called on all ranks alike.
@@ -179,20 +169,25 @@ class KeyValueCache {
 
   template <class Query, class... Options>
   void attend(Query& Q, Options&... options) {
-    detail::RowMessages messages(ranks_.comm());
-    ranks_.agree(detail::caught([&] {
-      const auto attend = [&](auto&... own) { attend_parts(Q, own...); };
-      std::apply(attend, std::tuple_cat(detail::taken_if(
-                             std::bool_constant<!detail::finishes_v<Options>>(), options)...));
+    detail::with_meetings(ranks_, [&](detail::Meeting& meeting) {
+      detail::RowMessages messages(ranks_.comm());
+      std::apply([&](auto&... own) { attend_parts(Q, own...); },
+                 std::tuple_cat(detail::taken_if(std::bool_constant<!detail::finishes_v<Options>>(),
+                                                 options)...));
       prepare(messages);
-    }));
-    check_alike();
-    exchange(messages);
-    ranks_.agree(detail::caught([&] {
-      const auto finish = [&](auto&... own) { attn::finish(merged_, own...); };
-      std::apply(finish, std::tuple_cat(detail::taken_if(
-                             std::bool_constant<detail::finishes_v<Options>>(), options)...));
-    }));
+      meeting.hold();
+      check_alike();
+      exchange(messages);
+      std::exception_ptr failure;
+      try {
+        std::apply([&](auto&... own) { attn::finish(merged_, own...); },
+                   std::tuple_cat(detail::taken_if(
+                       std::bool_constant<detail::finishes_v<Options>>(), options)...));
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      meeting.hold(failure);
+    });
   }
   /// The states of this rank's parts; of no key where it has none, which tells the sizes.
   template <class Query, class... Options>
@@ -302,7 +297,9 @@ void KeyValueCache<Storage>::exchange(detail::RowMessages& messages) {
 /// Options    those of attention(Q, cache) that need no pair of all keys: not save_weights(),
 ///            save_scores(), save_entropy(), split_keys(), save_partial()
 /// Requires   as attention(Q, cache), on each rank (std::invalid_argument there otherwise; all
-///            others then throw RankFailed)
+///            others then throw RankFailed); as many rows, heads and cached tokens on all ranks
+///            (std::invalid_argument on all otherwise). What only finish() refuses, an output or
+///            a residual of another shape, is found last: other ranks have written theirs
 /// Semantics  the bits of attention(Q, cache, split_keys(cache.part())) in one process, on any
 ///            number of ranks. Positions are those of the whole sequence in every option
 /// Cost       the pairs of the rank's own parts; two exchanges

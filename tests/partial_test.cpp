@@ -17,6 +17,7 @@
 #include "support/random.h"
 #include "support/scalar_names.h"
 #include "support/special_values.h"
+#include "support/threads.h"
 
 namespace {
 
@@ -188,6 +189,23 @@ TEST(Partial, SelectsPartsOfKeysInOneMatrix) {
   MatrixXf wide = X;
   attn::finish(merged, attn::into(attn::heads(wide, 4)), attn::residual(X), sinks);
   EXPECT_TRUE(same_bits(wide, Y));
+}
+
+TEST(Partial, IsKeptByAnyNumberOfThreads) {
+  support::Threads pool;
+  for (const Index rows : {1, 300}) {
+    const MatrixXf Q = uniform<float>(rows, 4 * 8, 1), K = uniform<float>(3000, 2 * 8, 2),
+                   V = uniform<float>(3000, 2 * 5, 3);
+    const auto finished = [&](int workers) -> MatrixXf {
+      Partial<float> p;
+      attn::attention(attn::heads(Q, 4), attn::heads(K, 2), attn::heads(V, 2),
+                      attn::on(pool, workers), split_keys(256), save_partial(p));
+      return attn::finish(p);
+    };
+    const MatrixXf Y =
+        attn::attention(attn::heads(Q, 4), attn::heads(K, 2), attn::heads(V, 2), split_keys(256));
+    for (const int workers : {1, 3, 5}) EXPECT_TRUE(same_bits(finished(workers), Y)) << workers;
+  }
 }
 
 TEST(Partial, IsComputedInFloatOfNarrowKeys) {

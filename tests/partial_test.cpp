@@ -1,8 +1,5 @@
 // tests/partial_test.cpp: states of attention over parts of the keys: merged and finished they have the bits of split_keys().
 // SPDX-License-Identifier: MIT
-// build: -Og
-#include "support/allocations.h"
-
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
@@ -17,6 +14,7 @@
 #include "support/random.h"
 #include "support/scalar_names.h"
 #include "support/special_values.h"
+#include "support/threads.h"
 
 namespace {
 
@@ -190,6 +188,23 @@ TEST(Partial, SelectsPartsOfKeysInOneMatrix) {
   EXPECT_TRUE(same_bits(wide, Y));
 }
 
+TEST(Partial, IsKeptByAnyNumberOfThreads) {
+  support::Threads pool;
+  for (const Index rows : {1, 300}) {
+    const MatrixXf Q = uniform<float>(rows, 4 * 8, 1), K = uniform<float>(3000, 2 * 8, 2),
+                   V = uniform<float>(3000, 2 * 5, 3);
+    const auto finished = [&](int workers) -> MatrixXf {
+      Partial<float> p;
+      attn::attention(attn::heads(Q, 4), attn::heads(K, 2), attn::heads(V, 2),
+                      attn::on(pool, workers), split_keys(256), save_partial(p));
+      return attn::finish(p);
+    };
+    const MatrixXf Y =
+        attn::attention(attn::heads(Q, 4), attn::heads(K, 2), attn::heads(V, 2), split_keys(256));
+    for (const int workers : {1, 3, 5}) EXPECT_TRUE(same_bits(finished(workers), Y)) << workers;
+  }
+}
+
 TEST(Partial, IsComputedInFloatOfNarrowKeys) {
   using Narrow = Eigen::Matrix<Eigen::bfloat16, Eigen::Dynamic, Eigen::Dynamic>;
   const Narrow Q = uniform<float>(7, 8, 1).cast<Eigen::bfloat16>(),
@@ -244,6 +259,11 @@ TEST(Partial, IsARegularValue) {
   EXPECT_TRUE(same_bits(MatrixXf(attn::finish(copy)), Y));
   EXPECT_TRUE(same_bits(MatrixXf(attn::finish(moved)), Y));
   p = copy;
+  p.clear();
+  EXPECT_TRUE(p.empty());
+  EXPECT_EQ(p.queries(), 0);
+  p.merge(copy);
+  EXPECT_TRUE(same_bits(MatrixXf(attn::finish(p)), Y));
   EXPECT_TRUE(
       same_bits(MatrixXf(attn::finish(p.merge(copy))), MatrixXf(attn::finish(moved.merge(copy)))));
 }
@@ -296,30 +316,6 @@ TEST(Partial, IsRefusedInWords) {
   EXPECT_TRUE(same_bits(MatrixXf(attn::finish(p)), Y));
   EXPECT_THROW(attend(MatrixXf::Zero(300, 5), true), std::domain_error);
   EXPECT_TRUE(p.empty());
-}
-
-TEST(Partial, AllocatesNothingFromTheSecondCallOn) {
-  const Call<float> call(9, 600, 8, 5, 4, 2, 591);
-  attn::ScaledDotProductAttention<float> sdpa;
-  attn::Workspace<float> workspace;
-  Partial<float> part, merged;
-  Call<float>::Matrix Y, l;
-  const auto decode = [&] {
-    for (const Index first : {0, 256, 512}) {
-      const Index keys = std::min<Index>(256, 600 - first);
-      Partial<float>& to = first == 0 ? merged : part;
-      sdpa(attn::heads(call.Q, 4), attn::heads(call.K.middleRows(first, keys), 2),
-           attn::heads(call.V.middleRows(first, keys), 2), attn::causal_from(call.offset - first),
-           attn::softcap(3.f), save_partial(to));
-      if (first > 0) merged.merge(part);
-    }
-    attn::finish(merged, attn::into(Y), attn::save_logsumexp(l), attn::use(workspace));
-  };
-  decode();
-  const Call<float>::Matrix expected = Y;
-  EXPECT_EQ(support::allocations_in(decode), 0);
-  EXPECT_TRUE(same_bits(Y, expected));
-  EXPECT_TRUE(same_bits(Y, call.whole(256, l)));
 }
 
 }  // namespace

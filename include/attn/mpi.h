@@ -23,6 +23,7 @@
 
 #include "mpi/deal.h"
 #include "mpi/dealt_call.h"
+#include "mpi/key_value_cache.h"
 #include "mpi/ranks.h"
 #include "mpi/session.h"
 

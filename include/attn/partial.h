@@ -12,7 +12,9 @@
 //                     attn::causal_from(offset - first), attn::save_partial(part));
 //     whole.merge(part);
 //   }
-//   Y = attn::finish(whole);      // bit for bit attention(Q, K, V, causal_from(offset), split_keys(C))
+//   Y = attn::finish(whole);
+//
+// which has the bits of attention(Q, K, V, causal_from(offset), split_keys(C)).
 //
 // What is merged where:
 //   Partial          m, l, o of each row, before the division: merges with the bits of split_keys()
@@ -58,6 +60,8 @@ class Partial {
 
   /// No call has filled it.
   bool empty() const { return !store_.filled(); }
+  /// Empties it, but for its memory.
+  void clear() { store_.take({}, {}); }
   Index queries() const { return store_.sizes().queries; }
   Index heads() const { return store_.sizes().heads; }
   Index kv_heads() const { return store_.sizes().kv_heads; }
@@ -133,11 +137,14 @@ Partial<Scalar>& Partial<Scalar>::merge(const Partial& next) {
                               ": the state to merge is empty: give save_partial(p) to "
                               "the call over its keys"));
   }
-  if (empty()) return *this = next;
   const auto size = [&](const Partial& p) {
     return detail::text(p.queries(), " query rows, ", p.heads(), " heads on ", p.kv_heads(),
                         " key/value heads and ", p.value_dim(), " features");
   };
+  if (empty()) {
+    store_.assign(next.store_);
+    return *this;
+  }
   if (!(store_.sizes() == next.store_.sizes())) {
     detail::fail(detail::text(function, ": the state to merge is of ", size(next), ", this one of ",
                               size(*this)));
@@ -163,8 +170,8 @@ template <class Scalar, class... More>
 /// Requires   an lvalue of the scalar that the call computes in (said at compile time)
 /// Semantics  p counts keys as the call does, from 0: masks and modifiers that compare positions
 ///            are given the offset between queries and the part (causal_from(offset − first)); what
-///            reads positions themselves (rotary(), mask(f), score(f)) sees those of the part. Where
-///            the keys of all parts lie in one matrix, split_keys(C) with key_range(first,
+///            reads positions themselves (rotary(), mask(f), score(f)) sees those of the part.
+///            Where the keys of all parts lie in one matrix, split_keys(C) with key_range(first,
 ///            first + C) selects a part and leaves positions as they are. What belongs to finished
 ///            rows is given to finish(): residual(), sink(), save_logsumexp(), save_max_logit()
 template <class Scalar>

@@ -9,7 +9,7 @@
 // expect 6: save_partial: the partial state has another scalar than the call computes in
 // expect 7: save_partial twice in one call
 // expect 8: save_partial: the partial state is const or a temporary
-// expect 9: a Partial is of attention\(Q, K, V\), not of a layer
+// expect 9: a Partial is of attention\(Q, K, V\) in one process, not of a layer
 // expect 10: attn::finish: its options are into\(Y\), residual\(X\), sink\(\)
 // expect 11: attn::finish: the output must compute in the scalar of the partial state
 // expect 12: residual\(\) without a matrix is the layer's

@@ -101,6 +101,9 @@ constexpr void check_options_beside() {
       (... && (!is_of_kind_v<Options, LayerStateOption> || is_of_order_v<Options, OwnKinds>)),
       "attn::save_state: a MultiHeadState is of a layer, mha(X, save_state(state)): "
       "attention(Q, K, V, save_state(state)) fills an AttentionState");
+  static_assert(!given_v<PartialOption, Options...> || std::is_same_v<OwnKinds, Order<>>,
+                "attn::save_partial: a Partial is of attention(Q, K, V) in one process, not of a "
+                "layer, which goes on from finished rows, or of ranks");
   static_assert(
       !given_v<NativeBfloat16Option, Options...> ||
           (!given_v<StateOption, Options...> && !given_v<LayerStateOption, Options...>),

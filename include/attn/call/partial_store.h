@@ -47,6 +47,14 @@ class PartialStore {
   }
   void complete() { filled_ = true; }
 
+  /// Becomes another one, in its own memory where that is enough.
+  void assign(const PartialStore& other) {
+    take(other.sizes_, fresh(other.sizes_));
+    if (other.merged_) open();
+    std::copy_n(other.data(), sizes_.total(), data());
+    if (other.merged_) std::copy_n(other.lost_.data(), sizes_.total(), lost_.data());
+    complete();
+  }
   /// Merges the state of keys behind its own.
   void merge(const PartialStore& next) {
     open();

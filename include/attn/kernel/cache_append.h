@@ -83,8 +83,8 @@ class CacheWriter {
     };
     for (Index slot = 0; slot < layout_.blocks(); ++slot) {
       const bool in_ring = slot >= layout_.pinned_blocks;
-      const Index ahead =
-          state.written - layout_.first_of(slot);  // in a ring: whole slots, of any block
+      // In a ring: whole slots, of any block. In a share: of a slot at least what it holds.
+      const Index ahead = state.written - slot * layout_.block;
       if (ahead <= 0) break;
       const Index rows = in_ring ? layout_.rows : std::min(layout_.rows, round_up(ahead, kPanel));
       number(memory_.keys(from, slot), rows * layout_.depth, memory_.keys(to, slot));

@@ -121,11 +121,6 @@ struct CacheLayout {
     if (shares > 1) return part_of(b) / shares * part_blocks + b % part_blocks;
     return b < pinned_blocks ? b : pinned_blocks + (b - pinned_blocks) % ring_blocks;
   }
-  /// The first token of a slot that is in no ring.
-  Index first_of(Index slot) const {
-    if (shares == 1) return slot * block;
-    return ((slot / part_blocks * shares + share) * part_blocks + slot % part_blocks) * block;
-  }
   Index of_head(Index sequence, Index head) const { return sequence * kv_heads + head; }
 
   /// The first token behind the pinned blocks that is still there.

@@ -2,7 +2,7 @@
 // machine's memory does not hold the context.
 // SPDX-License-Identifier: MIT
 //
-//   attn::mpi::KeyValueCache<float> cache(ranks, attn::KeyValueCacheOptions(1 << 20, 8, 128), 4096);
+//   attn::mpi::KeyValueCache<float> cache(ranks, KeyValueCacheOptions(1 << 20, 8, 128), 4096);
 //   cache.append(K, V);                                      // on all ranks: each keeps its own
 //   Y = attn::mpi::attention(attn::heads(Q, 32), cache);     // on all ranks: each has all of Y
 //
@@ -14,12 +14,14 @@
 
 #include <algorithm>
 #include <exception>
+#include <iterator>
+#include <string>
 #include <tuple>
 #include <vector>
 
 #include "../kv_cache.h"
 #include "../partial.h"
-#include "ranks.h"
+#include "meeting.h"
 #include "row_messages.h"
 
 namespace attn {
@@ -69,17 +71,6 @@ constexpr void check_cache_options() {
                 "keys on one rank, which a mpi::KeyValueCache has not");
 }
 
-/// f(), and what it threw.
-template <class F>
-std::exception_ptr caught(const F& f) {
-  try {
-    f();
-  } catch (...) {
-    return std::current_exception();
-  }
-  return nullptr;
-}
-
 /// Which rank merges which key/value heads: rank r those from first(r) on, before first(r + 1).
 struct HeadShares {
   Index heads, ranks;
@@ -95,7 +86,7 @@ namespace mpi {
 ///
 /// \tparam Storage  as of KeyValueCache
 /// Shapes     as KeyValueCache; capacity counts the tokens of all ranks together
-/// Requires   no ring, chunk ≥ 1 (std::invalid_argument otherwise)
+/// Requires   no ring, chunk ≥ 1; the same on all ranks (std::invalid_argument otherwise)
 /// Semantics  a value; what is done to it is done on all ranks alike: append() and attention() are
 ///            collective, and throw on all ranks where one throws, which leaves the cache as it was
 /// Cost       about 1/P of the memory on each rank. A call sends the states of its parts, (L / C)
@@ -117,14 +108,15 @@ class KeyValueCache {
   void append(Key&& K, Value&& V, const Options&... options) {
     std::vector<Index> before;
     for (Index b = 0; b < sequences(); ++b) before.push_back(length(b));
-    const auto failure = detail::caught(
-        [&] { here_.append(std::forward<Key>(K), std::forward<Value>(V), options...); });
-    try {
-      ranks_.agree(failure);
-    } catch (...) {
-      for (Index b = 0; b < sequences(); ++b) here_.truncate(b, before[std::size_t(b)]);
-      throw;
-    }
+    detail::with_meetings(ranks_, [&](detail::Meeting& meeting) {
+      here_.append(std::forward<Key>(K), std::forward<Value>(V), options...);
+      try {
+        meeting.hold();
+      } catch (...) {
+        for (Index b = 0; b < sequences(); ++b) here_.truncate(b, before[std::size_t(b)]);
+        throw;
+      }
+    });
   }
 
   /// As of KeyValueCache, of the sequences as a whole; to be called on all ranks alike.
@@ -179,20 +171,26 @@ class KeyValueCache {
 
   template <class Query, class... Options>
   void attend(Query& Q, Options&... options) {
-    detail::RowMessages messages(ranks_.comm());
-    ranks_.agree(detail::caught([&] {
-      const auto attend = [&](auto&... own) { attend_parts(Q, own...); };
-      std::apply(attend, std::tuple_cat(detail::taken_if(
-                             std::bool_constant<!detail::finishes_v<Options>>(), options)...));
+    detail::with_meetings(ranks_, [&](detail::Meeting& meeting) {
+      detail::RowMessages messages(ranks_.comm());
+      std::apply([&](auto&... own) { attend_parts(Q, own...); },
+                 std::tuple_cat(detail::taken_if(std::bool_constant<!detail::finishes_v<Options>>(),
+                                                 options)...));
       prepare(messages);
-    }));
-    check_alike();
-    exchange(messages);
-    ranks_.agree(detail::caught([&] {
-      const auto finish = [&](auto&... own) { attn::finish(merged_, own...); };
-      std::apply(finish, std::tuple_cat(detail::taken_if(
-                             std::bool_constant<detail::finishes_v<Options>>(), options)...));
-    }));
+      auto sizes = sizes_of_call();
+      meeting.hold();
+      check_alike(sizes);
+      exchange(messages);
+      std::exception_ptr failure;
+      try {
+        std::apply([&](auto&... own) { attn::finish(merged_, own...); },
+                   std::tuple_cat(detail::taken_if(
+                       std::bool_constant<detail::finishes_v<Options>>(), options)...));
+      } catch (...) {
+        failure = std::current_exception();
+      }
+      meeting.hold(failure);
+    });
   }
   /// The states of this rank's parts; of no key where it has none, which tells the sizes.
   template <class Query, class... Options>
@@ -208,7 +206,8 @@ class KeyValueCache {
     }
   }
   void prepare(detail::RowMessages& messages);
-  void check_alike() const;
+  std::vector<long long> sizes_of_call() const;
+  void check_alike(std::vector<long long>& sizes) const;
   void exchange(detail::RowMessages& messages);
 
   Ranks ranks_;
@@ -230,24 +229,33 @@ void KeyValueCache<Storage>::prepare(detail::RowMessages& messages) {
   merged().start(state(0).sizes());
 }
 
+/// What has to be alike on all ranks: numbers, then the same ones negative, so that one message
+/// finds the largest and the least.
+template <class Storage>
+std::vector<long long> KeyValueCache<Storage>::sizes_of_call() const {
+  const auto& call = state(0).sizes();
+  std::vector<long long> sizes{call.queries, call.heads, call.kv_heads, call.value_dim, part_};
+  for (Index b = 0; b < sequences(); ++b) sizes.push_back(length(b));
+  for (std::size_t n = 0, count = sizes.size(); n < count; ++n) sizes.push_back(-sizes[n]);
+  return sizes;
+}
 /// Refuses calls that differ from rank to rank, on all of them.
 template <class Storage>
-void KeyValueCache<Storage>::check_alike() const {
-  std::vector<long long> sizes{state(0).sizes().queries, state(0).sizes().heads, part_};
-  for (Index b = 0; b < sequences(); ++b) sizes.push_back(length(b));
-  const std::size_t count = sizes.size();
-  for (std::size_t n = 0; n < count; ++n) sizes.push_back(-sizes[n]);
+void KeyValueCache<Storage>::check_alike(std::vector<long long>& sizes) const {
+  static constexpr const char* names[] = {"query rows", "query heads", "key/value heads",
+                                          "features of values", "tokens of a part"};
   MPI_Allreduce(MPI_IN_PLACE, sizes.data(), int(sizes.size()), MPI_LONG_LONG, MPI_MAX,
                 ranks_.comm());
-  static constexpr const char* names[] = {"query rows", "query heads", "tokens of a part"};
+  const std::size_t count = sizes.size() / 2;
   for (std::size_t n = 0; n < count; ++n) {
     const long long most = sizes[n], least = -sizes[count + n];
     if (most == least) continue;
-    detail::fail(
-        detail::text("attn::mpi::attention: from ", Index(least), " to ", Index(most), " ",
-                     n < 3 ? std::string(names[n])
-                           : detail::text("tokens of sequence ", Index(n) - 3, " of the cache"),
-                     ", needs as many on all ranks"));
+    const std::string name =
+        n < std::size(names)
+            ? std::string(names[n])
+            : detail::text("tokens of sequence ", Index(n - std::size(names)), " of the cache");
+    detail::fail(detail::text("attn::mpi::attention: from ", Index(least), " to ", Index(most), " ",
+                              name, ", needs as many on all ranks"));
   }
 }
 
@@ -302,7 +310,9 @@ void KeyValueCache<Storage>::exchange(detail::RowMessages& messages) {
 /// Options    those of attention(Q, cache) that need no pair of all keys: not save_weights(),
 ///            save_scores(), save_entropy(), split_keys(), save_partial()
 /// Requires   as attention(Q, cache), on each rank (std::invalid_argument there otherwise; all
-///            others then throw RankFailed)
+///            others then throw RankFailed); as many rows, heads and cached tokens on all ranks
+///            (std::invalid_argument on all otherwise). What only finish() refuses, an output or
+///            a residual of another shape, is found last: other ranks have written theirs
 /// Semantics  the bits of attention(Q, cache, split_keys(cache.part())) in one process, on any
 ///            number of ranks. Positions are those of the whole sequence in every option
 /// Cost       the pairs of the rank's own parts; two exchanges

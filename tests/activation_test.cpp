@@ -9,6 +9,7 @@
 #include <limits>
 #include <vector>
 
+#include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 #include "support/random_linear.h"
@@ -115,6 +116,15 @@ TYPED_TEST(Activations, KnowInfinityAndNaN) {
   check(attn::gelu(x));
   check(attn::gelu_tanh(x));
   check(attn::silu(x));
+}
+
+TEST(Activation, RefusesAnOutputThatHasNoRoom) {
+  using Bounded = Eigen::Matrix<float, Eigen::Dynamic, 4, Eigen::RowMajor, 16, 4>;
+  Bounded Y;
+  attn::relu(uniform<float>(16, 4, 1), attn::into(Y));
+  EXPECT_EQ(Y.rows(), 16);
+  EXPECT_EQ(support::error_of([&] { attn::relu(uniform<float>(17, 4, 1), attn::into(Y)); }),
+            "attn::relu: output is 16x4, needs 17x4");
 }
 
 // Wherever a number lies, the same bits: no scalar tails.

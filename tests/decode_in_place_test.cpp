@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstring>
+#include <limits>
 #include <random>
 #include <vector>
 
@@ -83,6 +84,25 @@ TEST(DecodeInPlace, HeadsThatShareKeysGiveTheBitsOfManyRows) {
       expect_same_bits<float, float>({group, 3, 300, width, width, 5});
       expect_same_bits<float, float>({group, 2, 513, 40, width, 0});
     }
+  }
+}
+
+// Four heads on one head of keys: a pair that a bias hides from one of them may hold a NaN, which the others see.
+TEST(DecodeInPlace, WhatABiasHidesFromOneHeadIsSeenByTheOthers) {
+  constexpr Index kHeads = 4, kKeys = 70, kDim = 20;
+  const Eigen::MatrixXf Q = Eigen::MatrixXf::Random(1, kHeads * kDim);
+  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> K = Eigen::MatrixXf::Random(
+                                                                            kKeys, kDim),
+                                                                        V = Eigen::MatrixXf::Random(
+                                                                            kKeys, kDim);
+  V.row(37).setConstant(std::numeric_limits<float>::quiet_NaN());
+  for (Index head = 0; head < kHeads; ++head) {
+    Eigen::MatrixXf B = Eigen::MatrixXf::Zero(1, kHeads * kKeys), Y;
+    B(0, head * kKeys + 37) = -std::numeric_limits<float>::infinity();
+    attn::attention(attn::heads(Q, kHeads), K, V, attn::into(Y),
+                    attn::bias(attn::heads(B, kHeads)));
+    for (Index h = 0; h < kHeads; ++h)
+      EXPECT_EQ(Y.middleCols(h * kDim, kDim).allFinite(), h == head) << h << " of " << head;
   }
 }
 

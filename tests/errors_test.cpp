@@ -44,6 +44,8 @@ TEST(OperandErrors, NameTheShapesThatDisagree) {
   const MatrixXf Q = numbers(6, 8), K = numbers(9, 8), V = numbers(9, 4);
   expect_refused("attn::attention: value has 7 rows, key has 9; both need one row per key",
                  split(Q), split(K), split(numbers(7, 4)));
+  expect_refused("attn::attention: value has 11 rows, key has 9; both need one row per key",
+                 split(Q), split(K), split(numbers(11, 4)));
   expect_refused("attn::attention: key has 7 features, query has 8; both need d_k, for each head",
                  split(Q), split(numbers(9, 7)), split(V));
   expect_refused("attn::attention: key has 4 features, query has 8; both need d_k, for each head",

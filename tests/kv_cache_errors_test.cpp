@@ -132,6 +132,8 @@ TEST_F(KvCacheErrors, NameKeysTurnedOnceAndNotAlways) {
   cache.append(K.topRows(1), V.topRows(1), attn::cache_sequences({1}), rotary);
   EXPECT_SAYS(of_append(1, 12, 1, 8, attn::cache_sequences({1})),
               "called without rotary(), sequence 1 was appended with rotary() of 4 features");
+  EXPECT_SAYS(of_attention(attn::cache_sequences({1})),
+              "called without rotary(), sequence 1 of the cache was appended with rotary() of 4");
   EXPECT_SAYS(of_append(1, 12, 1, 8, attn::cache_sequences({1}),
                         attn::rotary(attn::pairing::interleaved).dims(4).positions({1, 2})),
               "2 positions for the 1 row of key");

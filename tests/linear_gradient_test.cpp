@@ -157,7 +157,7 @@ TYPED_TEST(LinearGradientOf, AgreesWithTheOracleAtEveryTileBound) {
 TEST(LinearGradient, AgreesWithTheOracleBeyondABlockOfWeights) {
   const Index block = attn::kernel::TileSize<float>::weight_block;
   for (const LinearOptions& sizes :
-       {LinearOptions(block + 5, 70), LinearOptions(37, block + 1).bias()}) {
+       {LinearOptions(block + 5, 70).bias(), LinearOptions(37, block + 1).bias()}) {
     auto linear = random_linear<float>(sizes);
     LinearGradients<float> g(sizes);
     const auto X = uniform<float>(131, sizes.in_features(), 4),
@@ -165,6 +165,9 @@ TEST(LinearGradient, AgreesWithTheOracleBeyondABlockOfWeights) {
     MatrixXf dX;
     linear.backward(X, dY, attn::dweights(g), attn::dinput(dX));
     expect_agree<float>(g, dX, reference_gradients(linear.weights(), X, dY, one));
+    const MatrixXf once = g.bias();
+    linear.backward(X, dY, attn::dweights(g), attn::accumulate());
+    EXPECT_TRUE(support::same_bits(MatrixXf(g.bias()), MatrixXf(2 * once)));
   }
 }
 

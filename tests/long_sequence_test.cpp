@@ -1,6 +1,7 @@
 // tests/long_sequence_test.cpp: a million tokens under a window: sampled rows against the formula, and against the same row
 // by itself, bit by bit.
 // SPDX-License-Identifier: MIT
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

@@ -531,6 +531,38 @@ TEST(ReservedShapes, OfALayerAreRefusedBeforeAnythingIsTaken) {
   EXPECT_TRUE(refused(4, 4, 4, std::numeric_limits<int>::min()));
 }
 
+TEST(ReservedShapes, OfAStateAreCountableOrRefused) {
+  using Shape = attn::AttentionShape;
+  attn::AttentionState<float> state;
+  const auto refused = [&](const Shape& shape) {
+    try {
+      return error_of([&] { state.reserve(shape); }) != kRefused;
+    } catch (const std::bad_alloc&) {
+      return false;
+    }
+  };
+  const Index far = Index(1) << 26;  // 2⁷⁸ numbers, in counts that are few enough each
+  EXPECT_TRUE(refused({far, 8, 8, far, 1, 1, far >> 4}));
+  EXPECT_TRUE(refused({far, 8, 8, far}));
+  EXPECT_TRUE(refused({kMax, 8, 8, 8}));
+  EXPECT_FALSE(refused({8, 8, 8, 8, 2, 1, 3}));
+}
+
+TEST(LinearSizes, AreCountableOrRefused) {
+  for (const Index in : kSizes) {
+    for (const Index out : kSizes) {
+      const long double weights = static_cast<long double>(in) * static_cast<long double>(out);
+      const std::string message = error_of([&] { attn::LinearOptions(in, out).check("linear"); });
+      ASSERT_TRUE(message == kRefused ? weights <= 0x1p50L : weights > 0x1p50L) << message;
+    }
+  }
+  attn::Linear<float> linear(attn::LinearOptions(4, 3));
+  for (const Index n : {kMax, kMin, Index(-1), Index(1) << 60})
+    EXPECT_NE(error_of([&] { linear.reserve(n); }), kRefused) << n;
+  EXPECT_NE(error_of([&] { linear.reserve(4, 0); }), kRefused);
+  EXPECT_EQ(error_of([&] { linear.reserve(Index(1) << 40, kMaxInt); }), kRefused);
+}
+
 // ---- Threads --------------------------------------------------------------------------------
 
 /// Runs all workers on the calling thread, and remembers how many were asked for.

@@ -1,6 +1,7 @@
 // tests/stack_use_test.cpp: how much stack a call takes: measured on threads whose stacks were painted, and bounded. Callers
 // with small stacks (audio callbacks, fibres) rely on it.
 // SPDX-License-Identifier: MIT
+// build: -Og
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 

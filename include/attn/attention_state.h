@@ -46,7 +46,10 @@ class AttentionState {
   ///
   /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1       (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) {
-    detail::check_shape("attn::AttentionState::reserve", shape);
+    static constexpr const char* function = "attn::AttentionState::reserve";
+    detail::check_shape(function, shape);
+    detail::check_product(function, "sequences x query rows x heads x value_dim", shape.sequences,
+                          shape.queries, shape.heads, shape.value_dim);
     store_.reserve(Store::scalars(shape.sequences * shape.queries, shape.heads, shape.value_dim));
   }
 

@@ -50,7 +50,7 @@ struct Curve {
 };
 
 double largest_error(const MatrixXf& Y, const Matrix<double>& exact) {
-  return std::max((Y.cast<double>() - exact).cwiseAbs().maxCoeff(), 1e-9);
+  return std::max((Y.cast<double>() - exact).cwiseAbs().maxCoeff(), 1e-10);
 }
 
 constexpr int kFirst = 4, kLast = 20;  // lengths are powers of two
@@ -73,20 +73,22 @@ std::vector<Curve> errors_by_length() {
     curves[0].errors.push_back(largest_error(by_hand<float>(Q, K, V), exact));
     curves[1].errors.push_back(largest_error(attn::attention(Q, K, V), exact));
 
-    // Weights that fall by e⁻¹⁰ from the first key to the last, and values of 1: the result is 1.
-    const MatrixXf one = MatrixXf::Ones(1, 1), ones = MatrixXf::Ones(keys, 1);
-    const MatrixXf falling = MatrixXf::NullaryExpr(
-        keys, 1, [&](Index j) { return -10 * static_cast<float>(j) / static_cast<float>(keys); });
-    const Matrix<double> exactly = Matrix<double>::Ones(1, 1);
-    curves[2].errors.push_back(largest_error(by_hand<float>(one, falling, ones), exactly));
-    curves[3].errors.push_back(largest_error(attn::attention(one, falling, ones), exactly));
+    // Weights that fall by e⁻¹⁰ from the first key to the last, values of one sign.
+    const MatrixXf one = MatrixXf::Ones(1, 1), positive = random(keys, 16).cwiseAbs();
+    const MatrixXf falling = MatrixXf::NullaryExpr(keys, 1, [&](Index key) {
+      return -10 * static_cast<float>(key) / static_cast<float>(keys);
+    });
+    const auto exactly =
+        by_hand<double>(one.cast<double>(), falling.cast<double>(), positive.cast<double>());
+    curves[2].errors.push_back(largest_error(by_hand<float>(one, falling, positive), exactly));
+    curves[3].errors.push_back(largest_error(attn::attention(one, falling, positive), exactly));
   }
   return curves;
 }
 
 Svg draw_errors(const std::vector<Curve>& curves) {
   constexpr double left = 70, top = 50, width = 520, height = 260, right = 190;
-  constexpr int lowest = -9, highest = -4;
+  constexpr int lowest = -10, highest = -5;
   Svg svg(left + width + right, top + height + 60);
   const auto x = [](int power) { return left + width * (power - kFirst) / (kLast - kFirst); };
   const auto y = [](double error) {
@@ -111,11 +113,10 @@ Svg draw_errors(const std::vector<Curve>& curves) {
     svg.text(points.back().first + 8, points.back().second + 4, curve.words, "start", 0,
              kText.light, 11);
   }
-  svg.text(
-      16, top + height + 44,
-      "random: numbers in [-1, 1], 64 features. falling: weights from 1 down to 1/22026, values 1. "
-      "By hand: in Eigen, float.",
-      "start", 0, kMuted.light, 11);
+  svg.text(16, top + height + 44,
+           "random: numbers in [-1, 1], 64 features. falling: weights from 1 down to 1/22026, "
+           "values in [0, 1]. By hand: in Eigen, float.",
+           "start", 0, kMuted.light, 11);
   add_dark_colours(svg);
   return svg;
 }

@@ -1,7 +1,7 @@
 // bench/peers/picture.cpp: draws what attn_peers has measured: bars by workload, a file for each
 // number of threads.
 //
-//   attn_picture peers.json folder
+//   attn_peers_picture peers.json folder
 //
 // SPDX-License-Identifier: MIT
 
@@ -17,7 +17,7 @@
 #include <string>
 #include <vector>
 
-#include "../../examples/support/svg.h"
+#include "../support/palette.h"
 #include "format.h"
 
 namespace bench {
@@ -25,15 +25,6 @@ namespace {
 
 using examples::Svg;
 using json = nlohmann::ordered_json;
-
-// Of light pages, each with its like on dark ones.
-struct Colour {
-  const char *light, *dark;
-};
-constexpr Colour kPage = {"white", "#0d1117"}, kText = {"#1f2328", "#e6edf3"},
-                 kMuted = {"#59636e", "#9198a1"}, kGrid = {"#d1d9e0", "#3d444d"},
-                 kOurs = {"#0969da", "#4493f8"}, kOther = {"#d1622b", "#e08a4f"},
-                 kByHand = {"#a8b1ba", "#6e7681"};
 
 struct Bar {
   double ms;
@@ -86,8 +77,7 @@ class Chart {
               std::string(context["cpu"]) + ", " + std::string(context["compiler"]) + ' ' +
                   std::string(context["flags"]) + ", " + std::string(context["date"]),
               "start", 0, kMuted.light, 11);
-    for (const Colour& colour : {kPage, kText, kMuted, kGrid, kOurs, kOther, kByHand})
-      svg_.in_the_dark(colour.light, colour.dark);
+    add_dark_colours(svg_);
   }
   const Svg& svg() const { return svg_; }
 
@@ -169,10 +159,10 @@ void draw(const std::string& from, const std::filesystem::path& folder) {
 
 int main(int argc, char** argv) {
   try {
-    if (argc != 3) throw std::invalid_argument("usage: attn_picture peers.json folder");
+    if (argc != 3) throw std::invalid_argument("usage: attn_peers_picture peers.json folder");
     bench::draw(argv[1], argv[2]);
   } catch (const std::exception& error) {
-    std::cerr << "attn_picture: " << error.what() << '\n';
+    std::cerr << "attn_peers_picture: " << error.what() << '\n';
     return EXIT_FAILURE;
   }
   return EXIT_SUCCESS;

@@ -22,9 +22,12 @@ class Svg {
     rectangle(0, 0, width, height, "white");
   }
 
-  void rectangle(double x, double y, double width, double height, const std::string& colour) {
-    text_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"/>\n", x,
-                    y, width, height, colour.c_str());
+  void rectangle(double x, double y, double width, double height, const std::string& colour,
+                 double opacity = 1) {
+    text_ += format("<rect x=\"%.1f\" y=\"%.1f\" width=\"%.1f\" height=\"%.1f\" fill=\"%s\"", x, y,
+                    width, height, colour.c_str());
+    if (opacity < 1) text_ += format(" fill-opacity=\"%.2f\"", opacity);
+    text_ += "/>\n";
   }
   void line(const std::vector<std::pair<double, double>>& points, const std::string& colour,
             double width = 1) {

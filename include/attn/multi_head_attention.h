@@ -280,7 +280,10 @@ class MultiHeadAttention {
   }
   template <class Query, class Write, class... Options>
   static auto write_opened(const Write& write, Options&... options) {
-    detail::check_layer_options<Options...>();
+    detail::check_options_beside<detail::Order<detail::LayerStateOption>, Options...>();
+    static_assert(!detail::given_v<detail::StateOption, Options...>,
+                  "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
+                  "layer: save_state() of a MultiHeadState");
     if constexpr (detail::given_v<detail::IntoOption, Options...>) {
       write(detail::Asked(options...));
     } else {

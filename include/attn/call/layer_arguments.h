@@ -1,10 +1,9 @@
 // attn/call/layer_arguments.h: what the types of a layer's arguments say: how many are operands,
-// which options contradict it, and the matrix it returns.
+// and the matrix it returns.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include "lift.h"
-#include "options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -17,18 +16,6 @@ constexpr int leading_operands() {
   bool leading = true;
   ((leading = leading && is_operand_v<Arguments>, count += leading ? 1 : 0), ...);
   return count;
-}
-
-/// Every mistake that the types of a layer's options show.
-template <class... Options>
-constexpr void check_layer_options() {
-  check_options_beside<Order<LayerStateOption>, Options...>();
-  static_assert(!given_v<StateOption, Options...>,
-                "attn::MultiHeadAttention: an AttentionState is of attention(Q, K, V), not of a "
-                "layer: save_state() of a MultiHeadState");
-  static_assert(!given_v<PartialOption, Options...>,
-                "attn::MultiHeadAttention: a Partial is of attention(Q, K, V), not of a layer, "
-                "which goes on from finished rows");
 }
 
 /// Rows of an operand at most, where its type tells.

@@ -41,7 +41,7 @@ TEST(FoldedOutputs, AreNeverMissed) {
   };
   int folded = 0, apart = 0;
   for (int trial = 0; trial < 20000; ++trial) {
-    const View v{memory.data() + 2048, pick(0, 2),     pick(1, 3),   pick(1, 4), pick(1, 4),
+    const View v{memory.data() + 2048, pick(0, 2),    pick(1, 3),  pick(1, 4), pick(1, 4),
                  pick(-60, 60),        pick(-20, 20), pick(-9, 9), pick(-3, 3)};
     ++(folds(v) ? folded : apart);
     if (folds(v)) {
@@ -82,8 +82,9 @@ TEST(FoldedOutputs, AreRefused) {
   using OneNumber = Eigen::Map<Eigen::VectorXf, 0, Eigen::InnerStride<>>;
   MatrixXf Z = MatrixXf::Constant(6, 4, 5);
   EXPECT_EQ(error_of([&] {
-              attn::attention(Q, K, V, attn::into(Z),
-                              attn::save_logsumexp(OneNumber(l.data(), 6, Eigen::InnerStride<>(0))));
+              attn::attention(
+                  Q, K, V, attn::into(Z),
+                  attn::save_logsumexp(OneNumber(l.data(), 6, Eigen::InnerStride<>(0))));
             }),
             "attn::attention: logsumexp has elements that share memory; write to one whose strides "
             "keep them apart");

@@ -49,14 +49,19 @@ inline void expect_oracle(const Attended& y, const ReferenceResult& expected, co
   EXPECT_TRUE(agrees(y.logsumexp, expected.logsumexp, tolerance)) << "log-sum-exp";
   if (y.weights.size() > 0) EXPECT_TRUE(agrees(y.weights, expected.weights, tolerance));
   if (y.scores.size() > 0) EXPECT_TRUE(agrees(y.scores, expected.masked, tolerance));
-  for (Index n = 0; n < y.largest.size(); ++n) {
-    const auto& l = expected.logsumexp.data()[n];
-    if (std::isnan(l)) continue;  // both are NaN then, which the oracle's maximum is not always
-    EXPECT_TRUE(agrees(y.largest.reshaped<Eigen::RowMajor>().row(n),
-                       expected.max_logit.reshaped<Eigen::RowMajor>().row(n), tolerance));
-    EXPECT_TRUE(agrees(y.entropy.reshaped<Eigen::RowMajor>().row(n),
-                       expected.entropy.reshaped<Eigen::RowMajor>().row(n),
-                       tolerance * (1 + scores)));
+  for (Index i = 0; i < y.largest.rows(); ++i) {
+    for (Index h = 0; h < y.largest.cols(); ++h) {
+      const long double l = expected.logsumexp(i, h);
+      if (std::isnan(l)) continue;  // both are NaN then, which the oracle's maximum is not always
+      // A row without keys has its sink alone.
+      const bool none = std::isinf(expected.max_logit(i, h)) && expected.max_logit(i, h) < 0;
+      EXPECT_TRUE(agrees(y.largest.block(i, h, 1, 1),
+                         Reference::Constant(1, 1, none ? l : expected.max_logit(i, h)), tolerance))
+          << "largest score";
+      EXPECT_TRUE(agrees(y.entropy.block(i, h, 1, 1), expected.entropy.block(i, h, 1, 1),
+                         tolerance * (1 + scores)))
+          << "entropy";
+    }
   }
 }
 
@@ -76,9 +81,9 @@ template <class... Options>
 Attended attend(const Operands& x, Draw& draw, const Options&... options) {
   Attended saved;
   const Placed<float> l(x.Q.rows(), x.c.heads, draw);
-  saved.Y = attend_alone(x, draw, attn::query_offset(x.offset),
-                         attn::save_logsumexp(l.view()), attn::save_max_logit(saved.largest),
-                         attn::save_entropy(saved.entropy), attn::save_weights(saved.weights),
+  saved.Y = attend_alone(x, draw, attn::query_offset(x.offset), attn::save_logsumexp(l.view()),
+                         attn::save_max_logit(saved.largest), attn::save_entropy(saved.entropy),
+                         attn::save_weights(saved.weights),
                          attn::save_scores(saved.scores, attn::stage::masked), options...)
                 .Y;
   EXPECT_TRUE(l.gaps_stand());

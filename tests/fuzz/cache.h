@@ -19,8 +19,8 @@ class CacheTrial {
         value_dim_(draw(0, 15) == 15 ? 250 : features(draw)),
         options_(sizes()),
         cache_(options_),
-        held_(at(options_.sequences()), Held{numbers(0, kv_heads_ * key_dim_),
-                                             numbers(0, kv_heads_ * value_dim_)}) {}
+        held_(at(options_.sequences()),
+              Held{numbers(0, kv_heads_ * key_dim_), numbers(0, kv_heads_ * value_dim_)}) {}
 
   void operator()() {
     for (int n = 0; n < 40; ++n) {

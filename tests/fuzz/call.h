@@ -63,7 +63,8 @@ struct Call : Operands {
     Q = matrix<float>(c.queries.back(), c.heads * d_k, kinds[0], draw);
     K = matrix<float>(c.keys.back(), c.kv_heads * d_k, kinds[1], draw);
     V = matrix<float>(c.keys.back(), c.kv_heads * d_v, kinds[2], draw);
-    scramble(*this, [&](Index b, Index j) { return !seen_by(b, 0, c.query_length(b), j); }, draw);
+    scramble(
+        *this, [&](Index b, Index j) { return !seen_by(b, 0, c.query_length(b), j); }, draw);
   }
 
   /// The oracle, which has more bits and a larger range, says the same. (The scale is a factor of
@@ -108,14 +109,14 @@ struct Call : Operands {
                Q.middleRows(c.queries[at(b)] + r.begin, r.size()),
                K.middleRows(first_key(b), keys),
                V.middleRows(first_key(b), keys)};
-    scramble(x, [&](Index, Index j) { return !seen_by(b, r.begin, r.end, j); }, draw);
+    scramble(
+        x, [&](Index, Index j) { return !seen_by(b, r.begin, r.end, j); }, draw);
     return x;
   }
   /// The mask of that call, asked pair by pair.
   AnyMask part_mask(const Rows& r) const {
-    return AnyMask(attn::mask([this, r](attn::At a) {
-      return sees(r.sequence, a.head, a.query - offset, a.key);
-    }));
+    return AnyMask(attn::mask(
+        [this, r](attn::At a) { return sees(r.sequence, a.head, a.query - offset, a.key); }));
   }
 
  private:

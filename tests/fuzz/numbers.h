@@ -91,8 +91,8 @@ Matrix<Scalar> matrix(Index rows, Index cols, Kind kind, Draw& draw) {
 template <class Scalar>
 class Placed {
  public:
-  using View = Eigen::Map<Matrix<Scalar>, Eigen::Unaligned,
-                          Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
+  using View =
+      Eigen::Map<Matrix<Scalar>, Eigen::Unaligned, Eigen::Stride<Eigen::Dynamic, Eigen::Dynamic>>;
 
   /// Room for a result.
   Placed(Index rows, Index cols, Draw& draw) : rows_(rows), cols_(cols) {
@@ -115,8 +115,8 @@ class Placed {
   Placed(const Matrix<Scalar>& x, Draw& draw) : Placed(x.rows(), x.cols(), draw) { view() = x; }
 
   View view() const {
-    return {memory_ ? memory_.get() + shift_ : nullptr, rows_, cols_,
-            {token_stride_, feature_stride_}};
+    return {
+        memory_ ? memory_.get() + shift_ : nullptr, rows_, cols_, {token_stride_, feature_stride_}};
   }
   Matrix<Scalar> numbers() const { return view(); }
   /// Nothing was written beside the elements.
@@ -157,9 +157,9 @@ template <class A, class B>
     for (Index j = 0; j < a.cols(); ++j) {
       const typename A::Scalar x = a(i, j), y = e(i, j);
       if (same_bits_of(x, y) || (Eigen::numext::isnan(x) && Eigen::numext::isnan(y))) continue;
-      return ::testing::AssertionFailure() << "element (" << i << ", " << j << ") of " << a.rows()
-                                           << " x " << a.cols() << " is " << float(x)
-                                           << ", in the other call " << float(y);
+      return ::testing::AssertionFailure()
+             << "element (" << i << ", " << j << ") of " << a.rows() << " x " << a.cols() << " is "
+             << float(x) << ", in the other call " << float(y);
     }
   }
   return ::testing::AssertionSuccess();

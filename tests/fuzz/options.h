@@ -66,8 +66,7 @@ struct Spoilt {
         value_rows(x.V.rows()),
         output_rows(x.Q.rows()) {
     for (Index i = 0; i < x.Q.rows(); i += 3) rows.push_back(i);
-    Index* const sizes[] = {&heads,    &kv_heads,   &query_cols,
-                            &key_cols, &value_rows, &output_rows};
+    Index* const sizes[] = {&heads, &kv_heads, &query_cols, &key_cols, &value_rows, &output_rows};
     static constexpr float kNumbers[] = {0, -1, kNaN_, kEndless, -kEndless, 1e-45f, 3e38f};
     switch (draw(0, 6)) {
       case 0:
@@ -91,7 +90,8 @@ struct Spoilt {
       default:
         break;  // the mask alone
     }
-    for (Index* n : {&query_cols, &key_cols, &value_rows, &output_rows}) *n = std::max<Index>(*n, 0);
+    for (Index* n : {&query_cols, &key_cols, &value_rows, &output_rows})
+      *n = std::max<Index>(*n, 0);
   }
 
  private:

@@ -18,8 +18,9 @@ class Views {
   explicit Views(Draw& draw) : memory_(kSize) {
     Numbers number(kind(draw), draw.seed());
     for (float& x : memory_) x = float(number());
-    const Index B = draw(1, 2), H = draw(1, 2), group = draw(1, 2), Lq = draw(0, 6), Lk = draw(0, 6),
-                d = draw(1, 5), d_v = draw(0, 5), keys_of = draw(0, 3) == 3 ? 1 : B;
+    const Index B = draw(1, 2), H = draw(1, 2), group = draw(1, 2), Lq = draw(0, 6),
+                Lk = draw(0, 6), d = draw(1, 5), d_v = draw(0, 5),
+                keys_of = draw(0, 3) == 3 ? 1 : B;
     query = view(B, H * group, Lq, d, draw);
     key = view(keys_of, H, Lk, d, draw);
     value = view(keys_of, H, Lk, d_v, draw);
@@ -66,9 +67,14 @@ class Views {
       v.feature_stride = draw(-8, 8);
     }
     if (form >= 224) {
-      static constexpr Index kWrong[] = {-1, 0, 3, 7, Index(1) << 52,
+      static constexpr Index kWrong[] = {-1,
+                                         0,
+                                         3,
+                                         7,
+                                         Index(1) << 52,
                                          std::numeric_limits<Index>::max(),
-                                         std::numeric_limits<Index>::min(), 1};
+                                         std::numeric_limits<Index>::min(),
+                                         1};
       Index* const sizes[] = {&v.sequences, &v.heads, &v.tokens, &v.features};
       *sizes[form >> 2 & 3] = kWrong[draw(0, 7)];
     } else if (form >= 216) {
@@ -81,7 +87,8 @@ class Views {
 };
 
 /// The call, on the views or on what stands for them.
-inline void attend_views(const View& q, const View& k, const View& v, const View& y, const View& l) {
+inline void attend_views(const View& q, const View& k, const View& v, const View& y,
+                         const View& l) {
   attn::attention(q, k, v, attn::into(y), attn::save_logsumexp(l));
 }
 
@@ -89,8 +96,8 @@ inline void views(const std::uint8_t* bytes, std::size_t size) {
   Draw draw(bytes, size);
   Views x(draw);
   const std::vector<float> before = x.memory();
-  const std::string refusal = support::error_of(
-      [&] { attend_views(x.query, x.key, x.value, x.output, x.logsumexp); });
+  const std::string refusal =
+      support::error_of([&] { attend_views(x.query, x.key, x.value, x.output, x.logsumexp); });
   if (refusal != "nothing was refused") {
     EXPECT_EQ(refusal.rfind("attn::attention: ", 0), 0u) << refusal;
     EXPECT_EQ(std::memcmp(before.data(), x.memory().data(), before.size() * sizeof(float)), 0)

@@ -6,6 +6,8 @@
 #include <attn/attn.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <optional>
 #include <random>
 #include <string>
 #include <vector>
@@ -18,18 +20,31 @@ namespace support {
 
 inline std::size_t at(Index i) { return static_cast<std::size_t>(i); }
 
+/// Choices: of a seeded engine, or of bytes that are given, behind whose end each is the first one.
 class Draw {
  public:
-  explicit Draw(std::uint32_t seed) : engine_(seed) {}
+  explicit Draw(std::uint32_t seed) : engine_(std::in_place, seed) {}
+  Draw(const std::uint8_t* bytes, std::size_t size) : bytes_(bytes), left_(size) {}
   Index operator()(Index first, Index last) {
-    return first + Index(engine_() % std::uint32_t(last - first + 1));
+    const auto most = std::uint32_t(last - first);
+    return first + Index(next(most) % (most + 1));
   }
   bool one_in(Index n) { return (*this)(1, n) == 1; }
   float number(float range) { return range * (float((*this)(0, 2000)) / 1000 - 1); }
-  std::uint32_t seed() { return static_cast<std::uint32_t>(engine_()); }
+  std::uint32_t seed() { return next(0xffff); }
 
  private:
-  std::mt19937 engine_;
+  /// Of the engine 32 bits, of the bytes as many as a number up to `most` has.
+  std::uint32_t next(std::uint32_t most) {
+    if (engine_) return static_cast<std::uint32_t>((*engine_)());
+    std::uint32_t number = 0;
+    for (; most > 0 && left_ > 0; most >>= 8, --left_) number = number << 8 | *bytes_++;
+    return number;
+  }
+
+  std::optional<std::mt19937> engine_;
+  const std::uint8_t* bytes_ = nullptr;
+  std::size_t left_ = 0;
 };
 
 inline Case random_case(Draw& draw) {

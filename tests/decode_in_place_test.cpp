@@ -5,6 +5,7 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -91,10 +92,9 @@ TEST(DecodeInPlace, HeadsThatShareKeysGiveTheBitsOfManyRows) {
 TEST(DecodeInPlace, WhatABiasHidesFromOneHeadIsSeenByTheOthers) {
   constexpr Index kHeads = 4, kKeys = 70, kDim = 20;
   const Eigen::MatrixXf Q = Eigen::MatrixXf::Random(1, kHeads * kDim);
-  Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor> K = Eigen::MatrixXf::Random(
-                                                                            kKeys, kDim),
-                                                                        V = Eigen::MatrixXf::Random(
-                                                                            kKeys, kDim);
+  using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  const Rows K = Rows::Random(kKeys, kDim);
+  Rows V = Rows::Random(kKeys, kDim);
   V.row(37).setConstant(std::numeric_limits<float>::quiet_NaN());
   for (Index head = 0; head < kHeads; ++head) {
     Eigen::MatrixXf B = Eigen::MatrixXf::Zero(1, kHeads * kKeys), Y;
@@ -103,6 +103,65 @@ TEST(DecodeInPlace, WhatABiasHidesFromOneHeadIsSeenByTheOthers) {
                     attn::bias(attn::heads(B, kHeads)));
     for (Index h = 0; h < kHeads; ++h)
       EXPECT_EQ(Y.middleCols(h * kDim, kDim).allFinite(), h == head) << h << " of " << head;
+  }
+}
+
+/// Of every `step` keys one is visible, from `first` on.
+struct Visible {
+  Index first, step;
+  bool operator()(Index j) const { return j >= first && (j - first) % step == 0; }
+};
+/// Heads that share keys, one row each, against keys and values of which the hidden ones hold
+/// `hidden`, and feature 3 of the last visible value `value`.
+Eigen::MatrixXf attend_visible(Index heads, Index keys, const Visible& visible, float hidden,
+                               float value) {
+  constexpr Index kDim = 20;
+  using Rows = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+  std::mt19937 engine(7);
+  const auto number = [&] { return float(engine() % 2001u) / 1000.0f - 1.0f; };
+  const Rows Q = Rows::NullaryExpr(1, heads * kDim, number);
+  Rows K = Rows::NullaryExpr(keys, kDim, number), V = Rows::NullaryExpr(keys, kDim, number);
+  Eigen::Array<bool, 1, Eigen::Dynamic> seen(keys);
+  Index last = -1;
+  for (Index j = 0; j < keys; ++j) {
+    seen(j) = visible(j);
+    if (seen(j)) {
+      last = j;
+    } else {
+      K.row(j).setConstant(hidden);
+      V.row(j).setConstant(hidden);
+    }
+  }
+  if (last >= 0) V(last, 3) = value;
+  return attn::attention(attn::heads(Q, heads), attn::heads(K, 1), attn::heads(V, 1),
+                         attn::keep(seen));
+}
+
+TEST(DecodeInPlace, WhatHiddenKeysHoldReachesNothing) {
+  const float nan = std::nanf(""), infinity = std::numeric_limits<float>::infinity();
+  for (const Index heads : {1, 2, 3, 4}) {
+    for (const Index keys : {1, 15, 16, 17, 40, 67, 300, 513}) {
+      for (const Visible visible :
+           {Visible{0, 1}, Visible{0, 3}, Visible{keys / 2, 1}, Visible{1, 2}, Visible{0, keys}}) {
+        const Eigen::MatrixXf expected = attend_visible(heads, keys, visible, 0.5f, 0.5f);
+        for (const float hidden : {nan, infinity, -infinity}) {
+          const Eigen::MatrixXf Y = attend_visible(heads, keys, visible, hidden, 0.5f),
+                                Z = attend_visible(heads, keys, visible, hidden, nan);
+          ASSERT_EQ(std::memcmp(Y.data(), expected.data(), std::size_t(Y.size()) * sizeof(float)),
+                    0)
+              << heads << " heads, " << keys << " keys, from " << visible.first << " every "
+              << visible.step << ", hidden " << hidden;
+          // A visible value that is not finite reaches its feature alone.
+          for (Index c = 0; c < Z.cols(); ++c) {
+            if (c % 20 == 3 && visible.first < keys) {
+              ASSERT_TRUE(std::isnan(Z(0, c)));
+            } else {
+              ASSERT_EQ(std::memcmp(&Z(0, c), &expected(0, c), sizeof(float)), 0);
+            }
+          }
+        }
+      }
+    }
   }
 }
 

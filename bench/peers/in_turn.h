@@ -14,8 +14,10 @@
 namespace bench {
 
 // WHAT  Seconds of a call of each, the least of all turns; the limit is probed behind the first
-//       one's. A turn is a unit of at least a millisecond of each, in order.
-// WHY   All get as many turns, whatever they take: a minimum over more of them is lower.
+//       one's. A turn is a unit of at least a millisecond of each; each begins with another, and
+//       every second one goes backwards.
+// WHY   All get as many turns, whatever they take: a minimum over more of them is lower. Nobody is
+//       always behind the same one, who leaves caches and the core's clock as they are.
 // EDGES Workers of one library spin for some milliseconds behind its call, and would take a core
 //       from the next one: with more threads than one, a turn begins with a pause in which they
 //       fall asleep, and with a call that wakes its own and is not timed.
@@ -31,7 +33,9 @@ inline std::vector<double> time_in_turn(const std::vector<Contender>& contenders
   }
   const double end = now() + time_budget();
   for (int turn = 0; turn < kTurns || now() < end; ++turn) {
-    for (std::size_t n = 0; n < units.size(); ++n) {
+    for (std::size_t place = 0; place < units.size(); ++place) {
+      const std::size_t along = turn % 2 == 0 ? place : units.size() - 1 - place,
+                        n = (along + static_cast<std::size_t>(turn)) % units.size();
       contenders[n].peer->take_turn();
       if (threads > 1) {
         std::this_thread::sleep_for(kUntilAsleep);

@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "head.h"
 #include "peer.h"
 #include "workers.h"
 
@@ -29,14 +30,6 @@ void multiply(Index rows, Index columns, Index inner, float alpha, const float* 
               blas_int(inner), alpha, a, blas_int(a_stride), b, blas_int(b_stride), beta, c,
               blas_int(c_stride));
 }
-
-/// One head: its matrices as they lie, rows so many elements apart.
-struct Head {
-  const float *q, *k, *v;
-  float* y;
-  Index rows, keys, key_size, value_size;
-  Index q_stride, k_stride, v_stride, y_stride;
-};
 
 class HeadByProducts {
  public:
@@ -89,20 +82,9 @@ class Attention {
     const int workers = static_cast<int>(workers_.size());
     for_each_head(workers, shape_.sequences * shape_.heads, [&](int worker, Index head) {
       const Index sequence = head / shape_.heads;
-      const Head one{x.q.data() + head * shape_.rows * w.head_size,
-                     x.k.data() + head * w.keys * w.head_size,
-                     x.v.data() + head * w.keys * w.value_size,
-                     y + head * shape_.rows * w.value_size,
-                     shape_.rows,
-                     key_length(w, sequence),
-                     w.head_size,
-                     w.value_size,
-                     w.head_size,
-                     w.head_size,
-                     w.value_size,
-                     w.value_size};
-      workers_[static_cast<std::size_t>(worker)](
-          one, task_.bias, [&](Index i) { return visible_keys(w, sequence, i); });
+      workers_[static_cast<std::size_t>(worker)](head_of(w, x, y, head), task_.bias, [&](Index i) {
+        return visible_keys(w, sequence, i);
+      });
     });
   }
 
@@ -137,19 +119,8 @@ class Layer {
       apply(projection_, x + first * width, rows, projected_.row(first).data());
     });
     for_each_head(workers, heads_, [&](int worker, Index h) {
-      const float* q = projected_.data() + h * d;
-      const Head one{q,
-                     q + width,
-                     q + 2 * width,
-                     attended_.data() + h * d,
-                     tokens_,
-                     tokens_,
-                     d,
-                     d,
-                     stride,
-                     stride,
-                     stride,
-                     width};
+      const Head one = head_of_layer(projected_.data() + h * d, width, tokens_, d, stride,
+                                     attended_.data() + h * d, width);
       workers_[static_cast<std::size_t>(worker)](one, {}, [&](Index) { return tokens_; });
     });
     for_each_part(workers, tokens_, [&](int, Index first, Index rows) {

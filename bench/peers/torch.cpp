@@ -20,8 +20,9 @@ namespace bench {
 namespace {
 
 // WHAT  For so many heads at a time: S = baddbmm (scale Q Kᵀ + added scores), softmax, Y = bmm(P,
-//       V), into memory that is kept, without a record for gradients. The layer is the fused
-//       operator of torch.nn.MultiheadAttention's inference.
+//       V), into memory that is kept, without a record for gradients; linear by addmm, likewise. The
+//       layer is the fused operator of torch.nn.MultiheadAttention's inference, which has no form
+//       that writes into given memory: it allocates what it returns, in the time of a call.
 // WHY   Versions from 2.0 have scaled_dot_product_attention; Debian 12 has 1.13.
 // EDGES Padded keys are left out of both products, sequence by sequence; under a causal mask they
 //       are whole. With bfloat16, scores and weights are bfloat16 too. One thread only: Debian's
@@ -108,11 +109,12 @@ class Torch : public Peer {
   }
   Apply linear(const LinearTask& task) override {
     const Index in = task.weights.weight.rows(), out = task.weights.weight.cols();
-    return [=, rows = task.rows, weight = weight_of(task.weights), bias = bias_of(task.weights)](
-               const float* x, float* y) {
+    return [=, rows = task.rows, weight = weight_of(task.weights).t(), bias = bias_of(task.weights),
+            sum = at::empty({task.rows, out}, at::kFloat)](const float* x, float* y) mutable {
       const at::InferenceMode no_gradients;
       auto to = tensor(y, {rows, out}, {out, 1});
-      at::gelu_out(to, at::linear(tensor(x, {rows, in}, {in, 1}), weight, bias));
+      at::addmm_out(sum, bias, tensor(x, {rows, in}, {in, 1}), weight);
+      at::gelu_out(to, sum);
     };
   }
   Apply layer(const LayerTask& task) override {

@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "head.h"
 #include "peer.h"
 #include "workers.h"
 
@@ -74,19 +75,13 @@ void run_fully_connected(const Operator& op, Index rows, const float* x, float* 
   op.run();
 }
 
-/// One head: contiguous queries (scaled, padded), keys and values.
-struct Head {
-  const float *q, *k, *v;
-  float* y;
-  Index rows, keys, key_size, value_size, y_stride;
-};
-
 class HeadByOperators {
  public:
   HeadByOperators(Index rows, Index keys) : scores_(padded_memory(rows * keys)) {
     check(xnn_create_add_nd_f32(-kLargest, kLargest, 0, add_.out()));
   }
 
+  /// Of contiguous queries (scaled, padded), keys and values.
   void operator()(const Head& head, const RowMatrix<float>& added) {
     float* const s = scores_.data();
     const FullyConnected by_keys{head.key_size, head.keys, head.k, nullptr, 0};
@@ -132,15 +127,8 @@ class Attention {
       Eigen::VectorXf& q = queries_[static_cast<std::size_t>(worker)];
       const Index elements = w_.queries * w_.head_size;
       q.head(elements) = scale * x.q.matrix().segment(head * elements, elements);
-      const Head one{q.data(),
-                     x.k.data() + head * w_.keys * w_.head_size,
-                     x.v.data() + head * w_.keys * w_.value_size,
-                     y + head * w_.queries * w_.value_size,
-                     w_.queries,
-                     key_length(w_, head / w_.query_heads),
-                     w_.head_size,
-                     w_.value_size,
-                     w_.value_size};
+      Head one = head_of(w_, x, y, head);
+      one.q = q.data();
       workers_[static_cast<std::size_t>(worker)](one, added_);
     });
   }
@@ -218,15 +206,8 @@ class Layer {
     copy(0) = scale * projected_.middleCols(h * d, d);
     copy(1) = projected_.middleCols(width_ + h * d, d);
     copy(2) = projected_.middleCols(2 * width_ + h * d, d);
-    const Head one{copies,
-                   copies + elements,
-                   copies + 2 * elements,
-                   attended_.data() + h * d,
-                   tokens_,
-                   tokens_,
-                   d,
-                   d,
-                   width_};
+    const Head one =
+        head_of_layer(copies, elements, tokens_, d, d, attended_.data() + h * d, width_);
     workers_[static_cast<std::size_t>(worker)](one, {});
   }
 

@@ -3,6 +3,9 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <utility>
+
+#include "../kernel/fixed_pass.h"
 #include "../kernel/schedule.h"
 #include "attention_shape.h"
 #include "bound_options.h"
@@ -86,14 +89,20 @@ struct EngineRun {
   }
 };
 
+/// f(reserve) with scratch on the stack.
+/// WHY  not inlined: it is taken when it is needed, not for as long as the call lasts
+template <class OnStack, class Scalar, class F>
+ATTN_NOINLINE void with_stack(const F& f) {
+  alignas(64) Scalar memory[OnStack::kTotal];
+  f([&](Index) { return memory; });
+}
 /// f(reserve) with the scratch of a call: on the stack where it fits, lent by use(), the object's
 /// own, or brought along.
 template <class Sizes, class Scalar, class Asked, class F>
 void with_scratch(Workspace<Scalar>* own, const Asked& asked, const F& f) {
   using OnStack = StackScratch<Scalar, Sizes, Asked>;
   if constexpr (OnStack::kFits) {
-    alignas(64) Scalar memory[OnStack::kTotal];
-    f([&](Index) { return memory; });
+    with_stack<OnStack, Scalar>(f);
   } else {
     Workspace<Scalar> brought;
     f([&](Index n) { return workspace_of(own != nullptr ? own : &brought, asked).reserve(n); });
@@ -139,7 +148,9 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
   auto output = into.prepare(shape, output_memory);
   auto saved = prepare_saved(bound, asked);
 
+  bool started = false;
   const auto start = [&] {
+    if (std::exchange(started, true)) return;
     commit(output, saved);
     first();
   };
@@ -154,7 +165,7 @@ void attend(Workspace<Scalar>* own, const CallShape& shape, const Operand<Query>
     // Where it gives up, outputs have their sizes already: what follows takes no memory either.
     if (shape.sequences() == 1) {
       start();
-      if (kernel::FixedPass<Problem, Sizes>(problem)()) return complete();
+      if (kernel::attend_fixed<Sizes>(problem)) return complete();
     }
   }
   const EngineRun<Problem, bare_t<decltype(bound.rotation)>, bare_t<decltype(executor)>> run(

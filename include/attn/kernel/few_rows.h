@@ -24,6 +24,8 @@ namespace kernel {
 //            add(acc, p, c, pieces)   acc += p · v of the features from c on, over these keys
 //            rows                     of weights that one of its tiles takes at most
 //            width()                  features that can be read: as many as there are, or padded
+//            asked()                  the same for rows behind a tile that asks for what is read
+//                                     next, where one tile does not take all
 // PICTURE  R rows × C packets in registers, one function for each: in a loop over them g++ carries
 //          the accumulators through the stack
 // LIMIT    memory: each number is read once
@@ -141,6 +143,13 @@ void weighted_sum_of_few(int rows, const typename S::Scalar* p, const Values& va
   const int more = std::max(rows - Values::rows, 0);
   const auto& tiles = sum_few_v<S, Values>[std::size_t(rows - more - 1)];
   const auto& behind = sum_few_v<S, Values>[std::size_t(std::max(more, 1) - 1)];
+  const auto values_behind = [&] {
+    if constexpr (kTiles > 1) {
+      return values.asked();
+    } else {
+      return values;
+    }
+  }();
   for (Index c = 0; c < values.width();) {
     const auto& tile = tiles.of(values.width() - c);
     FewSums<S, Values> block(rescale, o + c, o_stride);
@@ -150,7 +159,7 @@ void weighted_sum_of_few(int rows, const typename S::Scalar* p, const Values& va
       tile.call(p, values, c, pieces, first, last, block);
       if (more > 0) {
         behind.of(values.width() - c)
-            .call(p + Values::rows * Size::score_stride, values, c, pieces, first, last,
+            .call(p + Values::rows * Size::score_stride, values_behind, c, pieces, first, last,
                   more_block);
       }
     });

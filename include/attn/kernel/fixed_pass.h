@@ -41,10 +41,11 @@ template <class Problem, class Sizes>
 inline constexpr bool has_fixed_pass_v =
     Sizes::within(1, TileSize<typename Problem::Scalar>::most_fixed) &&
     detail::Simd<typename Problem::Scalar>::width > 1 &&
-    std::is_same_v<typename Problem::Mask, detail::SeeAll> && !Problem::kRotates
-    && std::is_same_v<typename Problem::Element, typename Problem::Scalar> && !Problem::kDrops &&
-    !Problem::kInParts && !Problem::kSavesPairs && !Problem::Modify::kSink &&
-    !Problem::Saved::kEntropy && !Problem::Saved::kState && !Problem::kPartial;
+    std::is_same<typename Problem::Element, typename Problem::Scalar>::value &&
+    std::is_same<typename Problem::Mask, detail::SeeAll>::value &&
+    !Problem::kRotates && !Problem::kDrops && !Problem::kInParts && !Problem::kSavesPairs &&
+    !Problem::Modify::kSink && !Problem::Saved::kEntropy && !Problem::Saved::kState &&
+    !Problem::kPartial;
 
 // WHAT     forward.h's stages, in its order, on one sequence and head whose keys are one block; all
 //          trip counts are constants
@@ -125,17 +126,15 @@ class FixedPass {
   /// Stages 1 to 4 of one strip.
   template <class First, class Rows>
   ATTN_INLINE void attend(First first, Rows rows) {
-    alignas(64) Scalar scores[std::size_t{Rows::value * Size::score_stride}],
-        lane_max[std::size_t{Rows::value * S::width}];
     pack_queries(source(problem_.query).from(first), rows);
-    score<Rows::value>(first, scores, lane_max);
+    score<Rows::value>(first, scores_, lane_max_);
     const RowStates<Scalar> states = softmax_.states().from(First::value);
-    Softmax::advance(Rows::value, lane_max, states.maximum, nullptr);
+    Softmax::advance(Rows::value, lane_max_, states.maximum, nullptr);
     const DepthRange keys{0, round_up(kKeys, Size::depth)};
-    Softmax::template weigh_here<Rows::value>(states.maximum, scores, Size::score_stride,
+    Softmax::template weigh_here<Rows::value>(states.maximum, scores_, Size::score_stride,
                                               {&keys, 1}, states.lanes);
     each_strip<Rows::value, most_rows(kValueDim)>([&](auto part, auto height) {
-      sum<height>(scores + part * Size::score_stride, {&keys, 1}, states.from(part).output);
+      sum<height>(scores_ + part * Size::score_stride, {&keys, 1}, states.from(part).output);
     });
   }
   /// Row by row as they lie, scaled.
@@ -146,8 +145,11 @@ class FixedPass {
     const auto scale = S::set(problem_.scale);
     for (int i = 0; i < rows; ++i) {
       for (Index c = 0; c < kDepth; c += S::width) {
-        const auto x = detail::load_strided<S>(queries.token(i) + c * queries.feature_stride,
-                                               queries.feature_stride, kKeyDim - c);
+        auto x = detail::load_strided<S>(queries.token(i) + c * queries.feature_stride,
+                                         queries.feature_stride, kKeyDim - c);
+        // Where the stride is 0 the element stands behind the last as well: ∞ would meet zeros.
+        if constexpr (kKeyDim % Size::depth != 0)
+          x = S::select(S::first_lanes(kKeyDim - c), x, S::set(Scalar(0)));
         S::store(query_ + i * kQueryStride + c, S::mul(x, scale));
       }
     }
@@ -191,9 +193,19 @@ class FixedPass {
   SoftmaxRows<Scalar> softmax_;
   alignas(64) Scalar key_[std::size_t{kHeldKeys * kDepth}];
   alignas(64) Scalar value_[std::size_t{kHeldKeys * kFeatures}];
+  // Of one strip. Here, not in attend(): a frame holds the arrays of all that is inlined into it.
   alignas(64) Scalar query_[std::size_t{most_rows(kKeys) * kQueryStride}];
+  alignas(64) Scalar scores_[std::size_t{most_rows(kKeys) * Size::score_stride}];
+  alignas(64) Scalar lane_max_[std::size_t{most_rows(kKeys) * S::width}];
   alignas(64) Scalar states_[std::size_t{RowStates<Scalar>::total(kRows, kFeatures)}];
 };
+
+/// Attends all rows, or returns false.
+/// WHY  not inlined: what it takes of the stack is given back before the general pass takes its own
+template <class Sizes, class Problem>
+ATTN_NOINLINE bool attend_fixed(const Problem& problem) {
+  return FixedPass<Problem, Sizes>(problem)();
+}
 
 }  // namespace kernel
 }  // namespace ATTN_ABI

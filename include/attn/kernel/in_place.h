@@ -37,6 +37,12 @@ struct ValuesInPlace {
     return (packets >= 4 ? packets - 2 : packets - 1) * Index(S::width) + 1;
   }
   Index width() const { return features; }
+  /// The same where what is read next is asked for already.
+  ValuesInPlace asked() const {
+    ValuesInPlace values = *this;
+    values.then.bytes = 0;
+    return values;
+  }
 
   ATTN_INLINE Packet operator()(Index j, Index c) const {
     return detail::load_strided<S>(source.token(j) + c, 1, features - c);

@@ -38,14 +38,17 @@ namespace kernel {
 /// The pass below serves calls of this kind: every row sees every key, nothing is done to queries
 /// and weights, and nothing is saved of pairs.
 template <class Problem, class Sizes>
-inline constexpr bool has_fixed_pass_v =
-    Sizes::within(1, TileSize<typename Problem::Scalar>::most_fixed) &&
-    detail::Simd<typename Problem::Scalar>::width > 1 &&
-    std::is_same<typename Problem::Element, typename Problem::Scalar>::value &&
-    std::is_same<typename Problem::Mask, detail::SeeAll>::value &&
-    !Problem::kRotates && !Problem::kDrops && !Problem::kInParts && !Problem::kSavesPairs &&
-    !Problem::Modify::kSink && !Problem::Saved::kEntropy && !Problem::Saved::kState &&
-    !Problem::kPartial;
+constexpr bool has_fixed_pass() {
+  using Scalar = typename Problem::Scalar;
+  return Sizes::within(1, TileSize<Scalar>::most_fixed) && detail::Simd<Scalar>::width > 1 &&
+         std::is_same_v<typename Problem::Element, Scalar> &&
+         std::is_same_v<typename Problem::Mask, detail::SeeAll> && !Problem::kRotates &&
+         !Problem::kDrops && !Problem::kInParts && !Problem::kSavesPairs &&
+         !Problem::Modify::kSink && !Problem::Saved::kEntropy && !Problem::Saved::kState &&
+         !Problem::kPartial;
+}
+template <class Problem, class Sizes>
+inline constexpr bool has_fixed_pass_v = has_fixed_pass<Problem, Sizes>();
 
 // WHAT     forward.h's stages, in its order, on one sequence and head whose keys are one block; all
 //          trip counts are constants

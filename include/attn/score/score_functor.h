@@ -189,8 +189,8 @@ struct LanesFunctor : option_base {
     return BoundLanesFunctor<functor_t<Held>>(held.get());
   }
 };
-/// What a functor of lanes returns. Where a call names it, the compiler looks into the functor there
-/// and then, and what is wrong in it is said first.
+/// What a functor of lanes returns. Where a call names it, the compiler looks into the functor at
+/// once, and what is wrong in it is said first.
 template <class Scalar, class Held>
 auto result_on_lanes(const LanesFunctor<Held>&)
     -> decltype(std::declval<const functor_t<Held>&>()(std::declval<Lanes<Simd<Scalar>>>(),

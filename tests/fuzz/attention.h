@@ -14,8 +14,7 @@ struct Attended {
   /// What rows [begin, end) of sequence b have here; weights and scores of as many keys as it has.
   Attended rows(const Call& x, const Rows& r) const {
     const auto part = [&](const Matrix<float>& of) -> Matrix<float> {
-      if (of.size() == 0) return Matrix<float>(r.size(), of.cols());
-      return of.middleRows(x.c.queries[at(r.sequence)] + r.begin, r.size());
+      return some_rows(of, x.c.queries[at(r.sequence)] + r.begin, r.size());
     };
     const auto pairs = [&](const Matrix<float>& of) -> Matrix<float> {
       const Matrix<float> all = part(of);
@@ -124,8 +123,8 @@ inline void plain(const std::uint8_t* bytes, std::size_t size) {
   }
   const Rows r = x.some_rows(draw);
   Operands part = x.part(r, draw);
-  part.K = x.K.middleRows(x.first_key(r.sequence), part.K.rows());
-  part.V = x.V.middleRows(x.first_key(r.sequence), part.V.rows());
+  part.K = some_rows(x.K, x.first_key(r.sequence), part.K.rows());
+  part.V = some_rows(x.V, x.first_key(r.sequence), part.V.rows());
   expect_same(attend_alone(part, draw), y.rows(x, r));
 }
 

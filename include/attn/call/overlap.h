@@ -153,8 +153,7 @@ bool may_overlap(const TensorView<T>& x, const TensorView<U>& y) {
 
 /// Whether elements of a view share memory among themselves. Exact while its strides nest; where
 /// they interleave, yes.
-/// WHY  the usual orders, whose strides nest as they stand, need no footprint: 3 ns of the smallest
-///      calls instead of 20
+/// WHY  three orders first: the usual layouts nest in one of them, and need no sorted footprint
 ATTN_NOINLINE inline bool may_fold(const Region& v) {
   constexpr int kOrders[][4] = {{3, 1, 2, 0}, {2, 3, 1, 0}, {3, 2, 1, 0}};  // innermost first
   for (const auto& order : kOrders) {
@@ -204,7 +203,7 @@ class Outputs {
   template <class Memory>
   ATTN_INLINE void add(const char* name, const Memory& memory) {
     const Written added{name, memory.object, memory.stays, Reach(memory.view), Region(memory.view)};
-    check_memory(name, added.region);
+    if (memory.view.data == nullptr) check_memory(name, added.region);
     if (may_fold(added.region)) {
       fail(text(function_, ": ", name,
                 " has elements that share memory; write to one whose strides keep them apart"));
@@ -242,7 +241,6 @@ class Outputs {
 
   /// Refuses elements where there is no memory.
   ATTN_NOINLINE void check_memory(const char* name, const Region& region) const {
-    if (region.data != nullptr) return;
     for (const Index size : region.sizes) {
       if (size <= 0) return;
     }

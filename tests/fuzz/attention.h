@@ -46,8 +46,10 @@ inline void expect_oracle(const Attended& y, const ReferenceResult& expected, co
   EXPECT_TRUE(agrees(y.Y, expected.output, tolerance * std::max(1e-30L, largest(x.V)))) << "Y";
   if (y.logsumexp.size() == 0) return;
   EXPECT_TRUE(agrees(y.logsumexp, expected.logsumexp, tolerance)) << "log-sum-exp";
-  if (y.weights.size() > 0) EXPECT_TRUE(agrees(y.weights, expected.weights, tolerance));
-  if (y.scores.size() > 0) EXPECT_TRUE(agrees(y.scores, expected.masked, tolerance));
+  if (y.weights.size() > 0) {
+    EXPECT_TRUE(agrees(y.weights, expected.weights, tolerance)) << "weights";
+    EXPECT_TRUE(agrees(y.scores, expected.masked, tolerance)) << "scores";
+  }
   for (Index i = 0; i < y.largest.rows(); ++i) {
     for (Index h = 0; h < y.largest.cols(); ++h) {
       const long double l = expected.logsumexp(i, h);

@@ -106,9 +106,9 @@ struct Call : Operands {
     const Index b = r.sequence, keys = c.key_length(b);
     Operands x{{{0, r.size()}, {0, keys}, c.heads, c.kv_heads},
                offset + r.begin,
-               Q.middleRows(c.queries[at(b)] + r.begin, r.size()),
-               K.middleRows(first_key(b), keys),
-               V.middleRows(first_key(b), keys)};
+               fuzz::some_rows(Q, c.queries[at(b)] + r.begin, r.size()),
+               fuzz::some_rows(K, first_key(b), keys),
+               fuzz::some_rows(V, first_key(b), keys)};
     scramble(
         x, [&](Index, Index j) { return !seen_by(b, r.begin, r.end, j); }, draw);
     return x;

@@ -146,6 +146,12 @@ class Placed {
   std::unique_ptr<Scalar[]> memory_;
 };
 
+/// Some rows of a matrix; also of one without numbers, which has no memory to count in.
+inline Matrix<float> some_rows(const Matrix<float>& x, Index first, Index count) {
+  if (x.size() == 0) return Matrix<float>(count, x.cols());
+  return x.middleRows(first, count);
+}
+
 /// Equal bits, or NaN on both sides.
 template <class A, class B>
 ::testing::AssertionResult same(const Eigen::DenseBase<A>& actual,

@@ -42,7 +42,11 @@ struct Modified {
     const Index rows = bias.rows() == x.c.longest_query() && bias.rows() != 1 ? r.size() : 1,
                 first = rows == 1 && bias.rows() == 1 ? 0 : r.begin,
                 cols = bias.cols() == 1 ? 1 : x.c.key_length(r.sequence);
-    m.bias = bias.block(first, 0, std::min(rows, bias.rows() - first), cols);
+    if (bias.size() == 0) {
+      m.bias.resize(rows, cols);
+    } else {
+      m.bias = bias.block(first, 0, std::min(rows, bias.rows() - first), cols);
+    }
     return m;
   }
 

@@ -1,5 +1,5 @@
-// tests/folded_outputs_test.cpp: an output whose elements share memory among themselves is refused,
-// as none of them could hold its number.
+// tests/unusable_memory_test.cpp: an output whose elements share memory among themselves is refused,
+// as is any operand that has elements and no memory.
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <attn/attn.h>
@@ -7,6 +7,7 @@
 
 #include <random>
 #include <set>
+#include <string>
 #include <vector>
 
 #include "support/error_of.h"
@@ -89,6 +90,28 @@ TEST(FoldedOutputs, AreRefused) {
             "attn::attention: logsumexp has elements that share memory; write to one whose strides "
             "keep them apart");
   EXPECT_EQ(Z, MatrixXf::Constant(6, 4, 5));
+}
+
+TEST(NullPointers, WithSizesAreRefused) {
+  MatrixXf memory = MatrixXf::Constant(4, 6, 5);
+  const auto view = [&](Index column) {
+    return attn::bhld(memory.data() + 4 * column, 1, 1, 2, 2);
+  };
+  for (const int null : {0, 1, 2, 3, 4}) {
+    View v[] = {view(0), view(1), view(2), view(3), view(4)};
+    v[null].data = nullptr;
+    v[4].features = 1;
+    static constexpr const char* kNames[] = {"query", "key", "value", "output", "logsumexp"};
+    EXPECT_EQ(error_of([&] {
+                attn::attention(v[0], v[1], v[2], attn::into(v[3]), attn::save_logsumexp(v[4]));
+              }),
+              std::string("attn::attention: ") + kNames[null] +
+                  " has elements, and a null pointer to them");
+    EXPECT_EQ(memory, MatrixXf::Constant(4, 6, 5));
+  }
+  View none[] = {view(0), view(1), view(2), view(3)};
+  for (View& v : none) v.data = nullptr, v.tokens = 0;
+  attn::attention(none[0], none[1], none[2], attn::into(none[3]));
 }
 
 }  // namespace

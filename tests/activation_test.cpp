@@ -124,7 +124,7 @@ TEST(Activation, RefusesAnOutputThatHasNoRoom) {
   attn::relu(uniform<float>(16, 4, 1), attn::into(Y));
   EXPECT_EQ(Y.rows(), 16);
   EXPECT_EQ(support::error_of([&] { attn::relu(uniform<float>(17, 4, 1), attn::into(Y)); }),
-            "attn::relu: output is 16x4, needs 17x4");
+            "attn::activation: output is 16x4, needs 17x4");
 }
 
 // Wherever a number lies, the same bits: no scalar tails.

@@ -318,6 +318,7 @@ TEST_F(LinearGradientCalls, AStateIsARegularValue) {
   linear.backward(X, dY, copied, attn::silu(), attn::dinput(of_copy));
   EXPECT_TRUE(same_bits(of_copy, dX));
   other = std::move(copied);
+  EXPECT_TRUE(copied.empty());  // NOLINT: what was moved from
   linear.backward(X, dY, other, attn::silu(), attn::dinput(of_copy));
   EXPECT_TRUE(same_bits(of_copy, dX));
 }

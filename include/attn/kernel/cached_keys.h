@@ -115,7 +115,8 @@ class CachedKeys {
     const auto scale = problem_.scale_of_sums();
     if constexpr (!kPairs) {
       if (few_)
-        scores_of_few<S>(tile.strip.rows, query, StoredKeys<S, T>(keys_, next_keys_, depth),
+        scores_of_few<S>(tile.strip.rows, query,
+                         StoredKeys<S, T>(keys_, next_keys_, depth, layout_.rows),
                          stored.first * Size::panel, stored.end, tile.scores, lane_max);
     }
     if (!few_) {

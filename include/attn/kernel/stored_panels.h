@@ -13,31 +13,36 @@ namespace kernel {
 // WHAT     the operands of few_rows.h where keys and values lie in panels of half, bfloat16, int8
 //          or the scalar itself: widened in registers on the way
 // PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times
-//          the chains (where memory is slower than one: one, see followed())
-// LIMIT    memory: each number is read once, from U streams. What a block costs when it lies in L2
-//          overlaps its reading only in part (Zen 5, 30 GB/s): with 4 rows on a head 2.4 to 3 µs
-//          beside 8.7, so gqa4k of floats reaches 0.84 (g++; clang 0.76) of the bandwidth;
-//          int8 on dec4k is 2.6 to 3 × as fast as floats
-// TRAFFIC  while a block goes by, the same lines of the one that is read next are asked for: a
-//          block of the head, or the next head's
+//          the chains. What is asked for meanwhile lies in four streams, whatever U:
+//            U = 1   panel 0 1 2 3 of a block go by one after the other, and meanwhile a quarter
+//                    after the other of panels 0 to 3 together of the next
+// LIMIT    memory: each number is read once. Loops alone over such panels reach what the best of
+//          eight ways only to read does, with one or two rows: so they do not wait for anything
+//          else. Floats on dec4k 0.95 to 1.0, on gqa4k 0.82 (clang 0.67), where the multiply-adds
+//          of four rows overlap reading only in part (Zen 4, AVX-512). (Compilers keep addresses
+//          in registers: strides that are constants save nothing. 2.6 instructions a line with
+//          one of them asking for each, 2.1 with half of them)
+// TRAFFIC  while a block goes by, the one that is read next is asked for: a block of the head, or
+//          the next head's
 // EDGES    as in dot_products.h and weighted_sum.h
 
-/// Panels side by side, `apart` numbers from one to the next, of a block; `next`: what lies in
-/// their place in the block that is read next.
+/// Panels of a block, `apart` numbers from one to the next; `next`: the block that is read next,
+/// whose panels lie alike.
 template <class S, class T>
 struct StoredPanels {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   const T *data, *next;
-  Index apart;
+  Index apart, count;
 
   static constexpr int rows = Size::in_place_rows;
   /// Packets of whole panels for r rows.
-  /// WHY  enough chains to hide the latency of the multiply-adds, within three quarters of the
-  ///      registers; the narrower the numbers, the more of them memory brings a cycle.
+  /// WHY  eight chains hide the latency of the multiply-adds. The narrower the numbers, the more of
+  ///      them memory brings a cycle: as many panels as three quarters of the registers hold
   static constexpr int packets(int r) {
-    int panels = followed(r) ? 1 : kNarrow ? 4 : 2;
-    while (panels > 1 && r * panels * Size::packets > detail::kVectorRegisters * 3 / 4) panels /= 2;
+    constexpr int kMost = kNarrow ? detail::kVectorRegisters * 3 / 4 : 8;
+    int panels = followed(r) ? 1 : 4;
+    while (panels > 1 && r * panels * Size::packets > kMost) panels /= 2;
     return panels * Size::packets;
   }
   static constexpr int rest(int) { return Size::packets; }
@@ -45,30 +50,17 @@ struct StoredPanels {
 
   /// acc[i][u·packets + v] += Σ_t a(i, t) · b_u[t, v] over steps of panels from `panel` on; see
   /// multiply_accumulate.
-  /// WHY  a whole block ahead, into L2: a few KiB ahead in each stream leave the beginnings of U
-  ///      panels unasked for, a quarter to half of all where a panel is 4 KiB, and the change
-  ///      from keys to values. Narrow numbers line after line, as the panels lie; where they are
-  ///      wide and a panel takes pages, in the order of use. Of the bandwidth of reading (one Zen
-  ///      5 core, AVX-512, g++, of 30 GB/s), 2 KiB ahead → so: int8 dec4k 0.63 → 0.77, gqa4k 0.43
-  ///      → 0.67, bfloat16 dec4k 0.77 → 0.83, float gqa4k 0.82 → 0.83
   template <std::size_t R, std::size_t C, class Left>
   ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a, Index panel,
                                        DepthRange steps) const {
-    constexpr int kPackets = Size::packets, U = int(C) / kPackets;
-    constexpr Index kLine = 64 / Index(sizeof(T)), kGroup = Index(Size::depth) * Size::panel;
+    constexpr int kPackets = Size::packets, U = int(C) / kPackets,
+                  kLines = !kNarrow && R <= 2 ? 2 : 1;
+    constexpr Index kGroup = Index(Size::depth) * Size::panel;
     a = a.from(steps.begin);
-    const T *b = data + panel * apart + steps.begin * Size::panel, *const ahead =
-                                                                       next + panel * apart;
+    const T* b = data + panel * apart + steps.begin * Size::panel;
+    auto ahead = streams_ahead<U>(panel, steps.begin);
     for (Index t = steps.begin; t < steps.end; t += Size::depth) {
-      if constexpr (!followed(int(R))) {
-        ATTN_UNROLL
-        for (int u = 0; u < U; ++u) {
-          const T* const stream = kNarrow ? ahead + t * U * Size::panel + u * kGroup
-                                          : ahead + t * Size::panel + u * apart;
-          ATTN_UNROLL
-          for (Index line = 0; line < kGroup; line += kLine) S::prefetch_far(stream + line);
-        }
-      }
+      if constexpr (!followed(int(R))) ahead.template ask<kLines>();
       ATTN_UNROLL
       for (int step = 0; step < Size::depth; ++step) {
         typename S::Packet x[R];
@@ -92,6 +84,57 @@ struct StoredPanels {
   }
 
  private:
+  /// Lines to ask for while U panels go by.
+  template <int U>
+  struct Ahead {
+    static constexpr Index kLine = std::max<Index>(64 / Index(sizeof(T)), 1),
+                           kGroup = U * Index(Size::depth) * Size::panel;
+    static constexpr int streams = int(std::clamp<Index>(kGroup / kLine, 1, 4));
+    static constexpr Index kEach = kGroup / streams;
+    const T* stream[std::size_t{streams}];
+    Index step;
+
+    /// One of so many lines of each stream, of those behind a depth step.
+    /// WHY  hardware brings the other line of a pair, and so what is asked for waits for half as
+    ///      much. Of the bandwidth of reading (Zen 4, AVX-512, g++): dec4k 0.91 → 0.96, and in
+    ///      loops alone with two rows 0.87 → 0.96; with four 0.91 → 0.86
+    template <int Lines>
+    ATTN_INLINE void ask() {
+      ATTN_UNROLL
+      for (int n = 0; n < streams; ++n) {
+        ATTN_UNROLL
+        for (Index line = 0; line < kEach; line += Lines * kLine) S::prefetch_far(stream[n] + line);
+        stream[n] += step;
+      }
+    }
+  };
+  /// Of four panels together, or of two or one where no more are left; narrow numbers line after
+  /// line, as the panels lie.
+  /// WHY  a whole block ahead, into L2: a few KiB ahead in each stream leave the beginnings of
+  ///      panels unasked for, a quarter to half of all where a panel is 4 KiB, and the change from
+  ///      keys to values. Four: as many streams as memory is read in fastest, from U panels alone
+  ///      dec4k 0.80 → 0.91, gqa4k 0.74 → 0.80 (Zen 4, AVX-512, g++). Narrow numbers, whose panels
+  ///      take a page or two, are no faster so
+  template <int U>
+  ATTN_INLINE Ahead<U> streams_ahead(Index panel, Index step) const {
+    using Lines = Ahead<U>;
+    int shift =
+        kNarrow ? 0 : Lines::streams >> 1;  // log2 of the panels that are asked for together
+    Index first = panel >> shift << shift;
+    while (first + (Index(1) << shift) > count) {
+      --shift;
+      if (panel >= first + (Index(1) << shift)) first += Index(1) << shift;
+    }
+    const Index passed = ((panel - first) * (apart / Size::panel) + step * U) >> shift;
+    const T* const from = next + first * apart + passed * Size::panel;
+    Lines ahead;
+    ATTN_UNROLL
+    for (int n = 0; n < Lines::streams; ++n)
+      ahead.stream[n] = from + (n & ((1 << shift) - 1)) * apart + (n >> shift) * Lines::kEach;
+    ahead.step = Lines::kGroup >> shift;
+    return ahead;
+  }
+
   static constexpr bool kNarrow = sizeof(T) < sizeof(Scalar);
   /// One row goes over one panel, a line a step: nothing is asked for.
   /// WHY  hardware runs far enough ahead of a single stream that is read no faster than memory
@@ -107,8 +150,8 @@ struct StoredPanels {
 template <class S, class T>
 struct StoredKeys : StoredPanels<S, T> {
   using Size = TileSize<typename S::Scalar>;
-  StoredKeys(const T* keys, const T* keys_ahead, Index depth)
-      : StoredPanels<S, T>{keys, keys_ahead, depth * Size::panel} {}
+  StoredKeys(const T* keys, const T* keys_ahead, Index depth, Index held)
+      : StoredPanels<S, T>{keys, keys_ahead, depth * Size::panel, held / Size::panel} {}
 
   template <std::size_t R, std::size_t C, class Queries>
   ATTN_INLINE void add(typename S::Packet (&acc)[R][C], const Queries& q, Index j, Index) const {
@@ -122,7 +165,9 @@ struct StoredValues : StoredPanels<S, T> {
   using Size = TileSize<typename S::Scalar>;
   Index features;
   StoredValues(const T* values, const T* values_ahead, Index panel_stride, Index value_dim)
-      : StoredPanels<S, T>{values, values_ahead, panel_stride}, features(value_dim) {}
+      : StoredPanels<S, T>{values, values_ahead, panel_stride,
+                           (value_dim + Size::panel - 1) / Size::panel},
+        features(value_dim) {}
 
   Index width() const { return round_up(features, Size::panel); }
   template <std::size_t R, std::size_t C, class Weights>

@@ -8,7 +8,7 @@
 //   int main() {
 //     attn::mpi::Session session;                          // MPI, from here to the end of main
 //     const attn::mpi::Ranks ranks(MPI_COMM_WORLD);
-//     const auto dealt = ranks.deal(Q.rows());             // which rows are whose: blocks, dealt to and fro
+//     const auto dealt = ranks.deal(Q.rows());             // which rows are whose
 //     const Eigen::MatrixXf q = dealt.local(Q), k = dealt.local(K), v = dealt.local(V);
 //     const Eigen::MatrixXf y = attn::mpi::attention(dealt, attn::heads(q, 8), attn::heads(k, 2),
 //                                                    attn::heads(v, 2), attn::causal());
@@ -25,44 +25,47 @@
 #include "mpi/dealt_call.h"
 #include "mpi/key_value_cache.h"
 #include "mpi/ranks.h"
-#include "mpi/session.h"
+#include "mpi/session.h"  // for those who include this
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace mpi {
 
-/// Option of mpi::attention(): each rank attends all rows under its share of the key/value heads, for
-/// which the ranks exchange what they have (all to all), and the output back.
+/// Option of mpi::attention(): each rank attends all rows under its share of the key/value heads,
+/// for which the ranks exchange what they have (all to all), and the output back.
 ///
-/// Requires   a number of ranks that divides the key/value heads           (std::invalid_argument otherwise)
+/// Requires   a number of ranks that divides the key/value heads   (std::invalid_argument
+///            otherwise)
 /// Semantics  the same bits
 /// Cost       a rank receives (P − 1)/P of rows · (H·(d_k + d_v) + H_kv·(d_k + d_v)) scalars, where
-///            gathering takes P times as many rows of H_kv·(d_k + d_v): worth it where the query heads
-///            are few beside ranks · key/value heads. Memory: the operands and outputs of its rows and
-///            of its heads once more; addresses, not memory, of those of all heads
+///            gathering takes P times as many rows of H_kv·(d_k + d_v): worth it where the query
+///            heads are few beside ranks · key/value heads. Memory: the operands and outputs of its
+///            rows and of its heads once more; addresses, not memory, of those of all heads
 /// Reference  Jacobs et al. 2023, DeepSpeed Ulysses (arXiv:2309.14509)
 inline detail::ExchangedHeads exchanged_heads() { return {}; }
 
 /// attention(Q, K, V, options…) of a sequence whose rows are dealt to ranks: called by all of them,
 /// each with its own rows.
 ///
-/// Shapes     Q [rows(), H·d_k]  K [rows(), H_kv·d_k]  V [rows(), H_kv·d_v]  →  [rows(), H·d_v]: this rank's rows of each
+/// Shapes     Q [rows(), H·d_k]  K [rows(), H_kv·d_k]  V [rows(), H_kv·d_v]  →  [rows(), H·d_v]:
+///            this rank's rows of each
 /// Options    those of attention(), of the whole sequence: what is a list by token or a matrix of
-///            pairs (segments(), keep(), hide(), block_sparse()) is that of all its tokens. Rows that
-///            are read or written beside Y are this rank's: residual(X), save_logsumexp(l), …
+///            pairs (segments(), keep(), hide(), block_sparse()) is that of all its tokens. Rows
+///            that are read or written beside Y are this rank's: residual(X), save_logsumexp(l), …
 ///            Beside them exchanged_heads(). Not bias(), sequences(), sequence_length(),
 ///            save_weights(), save_scores() and save_state()
-/// Requires   the same options on all ranks; shapes as attention()'s (std::invalid_argument on a rank
-///            where they are not, RankFailed with its text on the others; outputs are then untouched)
+/// Requires   the same options on all ranks; shapes as attention()'s (std::invalid_argument on a
+///            rank where they are not, RankFailed with its text on the others; outputs are then
+///            untouched)
 /// Semantics  as attention(): the same bits, whatever the number of ranks and the length of blocks.
 ///            Where a functor throws or memory runs out on one rank, it throws that, and the others
 ///            RankFailed, when all have done their part; the ranks may go on then
-/// Cost       4·pairs·d flops of this rank's rows; it receives the rows of K and V that its own see,
-///            at most (P − 1)/P · L · H_kv·(d_k + d_v) scalars. Memory 2 · L · (d_k + d_v) scalars
-///            beside attention()'s scratch, one byte a block and rank
+/// Cost       4·pairs·d flops of this rank's rows; it receives the rows of K and V that its own
+///            see, at most (P − 1)/P · L · H_kv·(d_k + d_v) scalars. Memory 2 · L · (d_k + d_v)
+///            scalars beside attention()'s scratch, one byte a block and rank
 /// Accuracy   as attention()
-/// Reference  the rows of a sequence as context-parallel training deals them (Llama 3, arXiv:2407.21783, §3.3.2).
-///            Example: examples/13_mpi
+/// Reference  the rows of a sequence as context-parallel training deals them (Llama 3,
+///            arXiv:2407.21783, §3.3.2). Example: examples/13_mpi
 template <class Query, class Key, class Value, class... Options>
 [[nodiscard]] auto attention(const Dealt& dealt, Query&& Q, Key&& K, Value&& V,
                              Options&&... options) {

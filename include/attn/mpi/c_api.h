@@ -1,5 +1,5 @@
-// attn/mpi/c_api.h: MPI's interface for C, without that for C++, which MPI itself gave up: libmpi is
-// all that a program links.
+// attn/mpi/c_api.h: MPI's interface for C, without that for C++, which MPI itself gave up: libmpi
+// is all that a program links.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -1,8 +1,8 @@
 // attn/mpi/deal.h: which rows of a sequence are which rank's: blocks, dealt to and fro.
 // SPDX-License-Identifier: MIT
 //
-//   ranks 0 1 2, 8 blocks     block  0 1 2 | 3 4 5 | 6 7        a causal row costs what lies before it:
-//                             rank   0 1 2 | 2 1 0 | 0 1        to and fro, each has early rows and late ones
+//   ranks 0 1 2, 8 blocks     block  0 1 2 | 3 4 5 | 6 7    a causal row costs what lies before
+//                             rank   0 1 2 | 2 1 0 | 0 1    it: so all have early rows and late ones
 #pragma once
 
 #include <algorithm>
@@ -23,19 +23,19 @@ namespace mpi {
 struct Block {
   Index rows;
 };
-/// Blocks of n rows: the last one may be shorter. Windows and documents fetch fewer keys where blocks
-/// are long, a causal mask is shared out more evenly where they are short.
+/// Blocks of n rows: the last one may be shorter. Windows and documents fetch fewer keys where
+/// blocks are long, a causal mask is shared out more evenly where they are short.
 inline Block block(Index n) { return {n}; }
 
 /// The rows of one sequence, dealt to ranks: block k belongs to rank k mod P going, and to rank
 /// P − 1 − (k mod P) coming back, in turns. A rank's rows are its blocks', one below the other.
 ///
-/// Semantics  made by Ranks::deal(tokens[, block(n)]), without a message; n by default such that each
-///            rank has two blocks. Any number of tokens: 0, fewer than ranks, one that divides by
-///            nothing. A rank may have no rows
+/// Semantics  made by Ranks::deal(tokens[, block(n)]), without a message; n by default such that
+///            each rank has two blocks. Any number of tokens: 0, fewer than ranks, one that divides
+///            by nothing. A rank may have no rows
 class Dealt {
  public:
-  /// Requires   tokens ≥ 0, block ≥ 1                               (std::invalid_argument otherwise)
+  /// Requires   tokens ≥ 0, block ≥ 1   (std::invalid_argument otherwise)
   Dealt(const Ranks& ranks, Index tokens, Index block)
       : ranks_(ranks), tokens_(tokens), block_(block) {
     detail::check_size("attn::mpi::Ranks::deal", "tokens", tokens, 0);
@@ -64,7 +64,7 @@ class Dealt {
 
   /// This rank's rows of a matrix that it has whole.
   ///
-  /// Shapes     X [tokens, n]  →  [rows(), n]                       (std::invalid_argument otherwise)
+  /// Shapes     X [tokens, n]  →  [rows(), n]   (std::invalid_argument otherwise)
   template <class Matrix>
   auto local(const Matrix& X) const {
     static_assert(detail::is_dense_v<Matrix>,
@@ -79,11 +79,11 @@ class Dealt {
     return mine;
   }
 
-  /// The rows of all ranks as one matrix, on rank `root`; elsewhere a matrix without rows. Called by
-  /// all ranks.
+  /// The rows of all ranks as one matrix, on rank `root`; elsewhere a matrix without rows. Called
+  /// by all ranks.
   ///
   /// Shapes     Y [rows(), n] on each rank  →  [tokens, n] on the root
-  /// Requires   those rows, the same n and scalar everywhere         (std::invalid_argument otherwise;
+  /// Requires   those rows, the same n and scalar everywhere   (std::invalid_argument otherwise;
   ///            RankFailed where another rank was refused)
   template <class Matrix>
   auto gather(const Matrix& Y, int root) const {

@@ -1,5 +1,5 @@
-// attn/mpi/dealt_call.h: one call of attention on rows that are dealt to ranks: understood as a whole,
-// computed a key/value head at a time. Plumbing of mpi.h.
+// attn/mpi/dealt_call.h: one call of attention on rows that are dealt to ranks: understood as a
+// whole, computed a key/value head at a time. Plumbing of mpi.h.
 // SPDX-License-Identifier: MIT
 #pragma once
 
@@ -103,8 +103,8 @@ void see_blocks(Exchange& exchange, const CallShape& whole, const Mask& mask, In
   }
 }
 
-/// The rounds of a call (attend.h), one for each key/value head. All ranks meet before the first and
-/// behind the last one; one that fails between goes on with the messages that others wait for.
+/// The rounds of a call (attend.h), one for each key/value head. All ranks meet before the first
+/// and behind the last one; one that fails between goes on with the messages that others wait for.
 template <class Exchange>
 class GatheredRounds {
  public:

@@ -63,7 +63,8 @@ class HeadExchange {
         for (Index c = 0; c < features_; ++c) f(head, row, c, *x++);
   }
   /// of_rows(rank, memory, numbers) for each of this rank's blocks and each head, with the rank of
-  /// the head; of_heads(…) for each of this rank's heads and each block, with the rank of the block.
+  /// the head; of_heads(…) for each of this rank's heads and each block, with the rank of the
+  /// block.
   /// WHY  both by head, then by block: so messages of two ranks follow each other as they are asked
   ///      for
   template <class OfRows, class OfHeads>

@@ -14,7 +14,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// One of the two operands: this rank's rows of all heads, and two slots for all ranks' rows of one.
+/// One of the two operands: this rank's rows of all heads, and two slots for all ranks' rows of
+/// one.
 template <class T>
 class ExchangedOperand {
  public:
@@ -50,9 +51,9 @@ class ExchangedOperand {
   LazyZeros<Scalar> slots_[2];
 };
 
-// WHAT     start(h) sends this rank's rows of head h to the ranks that see some of them, and asks for
-//          those of others that this one sees; finish() waits until they are there. Head h lies in
-//          slot h mod 2, so that head h + 1 is under way while h is computed
+// WHAT     start(h) sends this rank's rows of head h to the ranks that see some of them, and asks
+//          for those of others that this one sees; finish() waits until they are there. Head h lies
+//          in slot h mod 2, so that head h + 1 is under way while h is computed
 // MEMORY   two slots of L·(d_k + d_v) scalars, whatever the number of heads
 // EDGES    a block that no row of this rank sees is neither sent here nor touched. Who sees what is
 //          told once a call: a byte a block and rank

@@ -11,7 +11,7 @@
 #include <string>
 
 #include "../types.h"
-#include "c_api.h"
+#include "c_api.h"  // MPI itself
 
 namespace attn {
 inline namespace ATTN_ABI {
@@ -33,8 +33,8 @@ struct Block;
 /// The ranks of a communicator, which share calls: each makes the same ones, in the same order.
 ///
 /// Semantics  made by all ranks together. Messages go by a communicator of its own, so that none is
-///            taken for the program's; copies share it. All copies are gone, or left alone, when MPI
-///            ends
+///            taken for the program's; copies share it. All copies are gone, or left alone, when
+///            MPI ends
 class Ranks {
  public:
   explicit Ranks(MPI_Comm comm) : comm_(std::make_shared<const Communicator>(comm)) {

@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "../types.h"
-#include "c_api.h"
+#include "c_api.h"  // MPI itself
 
 namespace attn {
 inline namespace ATTN_ABI {

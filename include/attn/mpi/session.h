@@ -5,7 +5,7 @@
 #include <exception>
 
 #include "../base/config.h"
-#include "c_api.h"
+#include "c_api.h"  // MPI itself
 
 #if !ATTN_EXCEPTIONS
 #error "attn/mpi.h tells other ranks of a failure by exceptions: compile without -fno-exceptions"
@@ -21,10 +21,10 @@ namespace mpi {
 ///     attn::mpi::Session session;
 ///     const attn::mpi::Ranks ranks(MPI_COMM_WORLD);
 ///
-/// Semantics  where an exception leaves its scope it ends the whole job (MPI_Abort, status 1): other
-///            ranks would wait for this one for ever. MPI that runs already is left alone.
-///            Only the thread that made it calls MPI (MPI_THREAD_FUNNELED): parallel(n) and on(pool)
-///            work beside it
+/// Semantics  where an exception leaves its scope it ends the whole job (MPI_Abort, status 1):
+///            other ranks would wait for this one for ever. MPI that runs already is left alone.
+///            Only the thread that made it calls MPI (MPI_THREAD_FUNNELED): parallel(n) and
+///            on(pool) work beside it
 class Session {
  public:
   Session() : Session(nullptr, nullptr) {}

@@ -2,9 +2,9 @@
 // them: every functor, mask and dropout sees the numbers of one process.
 // SPDX-License-Identifier: MIT
 //
-// A rank's blocks are sequences of its call, each at an offset of its own, over one sequence of keys
-// that serves them all. What an option is asked with goes back to the one sequence here: number 0,
-// the row among all tokens. A position needs no way back: the blocks' offsets make it.
+// A rank's blocks are sequences of its call, each at an offset of its own, over one sequence of
+// keys that serves them all. What an option is asked with goes back to the one sequence here:
+// number 0, the row among all tokens. A position needs no way back: the blocks' offsets make it.
 #pragma once
 
 #include <utility>
@@ -15,8 +15,8 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// A mask that is bound to the whole sequence, asked by rows of blocks. `offset`: the query offset of
-/// the whole sequence.
+/// A mask that is bound to the whole sequence, asked by rows of blocks. `offset`: the query offset
+/// of the whole sequence.
 template <class Mask>
 struct WholeMask : mask_base {
   Mask mask;

@@ -24,7 +24,8 @@ using Eigen::Index;
 using support::same_bits;
 using Matrix = support::DynamicMatrix<float>;
 
-/// The least a pool can be: parallel_for on threads made for the call; remembers which ran.
+/// The least a pool can be: parallel_for on threads made for the call, which have an environment of
+/// their own as those of an older pool have; remembers which ran.
 struct OwnPool {
   std::mutex mutex;
   std::set<std::thread::id> seen;
@@ -34,6 +35,7 @@ struct OwnPool {
     std::vector<std::thread> threads;
     for (int i = 0; i < n; ++i) {
       threads.emplace_back([&, i] {
+        std::fesetenv(FE_DFL_ENV);
         {
           const std::lock_guard<std::mutex> lock(mutex);
           seen.insert(std::this_thread::get_id());

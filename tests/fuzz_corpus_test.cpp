@@ -1,5 +1,5 @@
 // tests/fuzz_corpus_test.cpp: what fuzzing has found to be different from all else, replayed: the
-// inputs in fuzz/corpus/, each through its harness in fuzz/ (tests/fuzz/run finds more of them).
+// inputs in fuzz/corpus/ of four harnesses in fuzz/ (tests/fuzz/run finds more, and runs the others).
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <gtest/gtest.h>
@@ -23,7 +23,7 @@ std::vector<std::uint8_t> bytes_of(const std::string& hexadecimal) {
   return bytes;
 }
 
-/// Each line of the harness's corpus; all of them with no bytes at all.
+/// No bytes at all, and each line of the corpus.
 void replay(const std::string& name, void (*harness)(const std::uint8_t*, std::size_t)) {
   harness(nullptr, 0);
   const auto folder = std::filesystem::path(__FILE__).parent_path() / "fuzz" / "corpus";

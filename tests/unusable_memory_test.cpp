@@ -109,9 +109,20 @@ TEST(NullPointers, WithSizesAreRefused) {
                   " has elements, and a null pointer to them");
     EXPECT_EQ(memory, MatrixXf::Constant(4, 6, 5));
   }
-  View none[] = {view(0), view(1), view(2), view(3)};
-  for (View& v : none) v.data = nullptr, v.tokens = 0;
-  attn::attention(none[0], none[1], none[2], attn::into(none[3]));
+}
+
+// Nothing is counted from a null pointer, which the sanitizer tells (tests/run sanitize).
+TEST(NullPointers, WithoutElementsAreOperands) {
+  MatrixXf Q = support::numbers(3, 4), K = support::numbers(5, 4), l(3, 1);
+  const auto view = [](MatrixXf& x) { return attn::bhld(x.data(), 1, 2, x.rows(), x.cols() / 2); };
+  for (const Index features : {0, 2}) {
+    const Index keys = features == 0 ? 5 : 0;
+    View k = view(K), v{nullptr, 1, 2, keys, features, 40, 10, 2, 1},
+         y{nullptr, 1, 2, 3, features, 24, 8, 2, 1};
+    MatrixXf Y(3, 4);
+    if (features != 0) y = view(Y), k.data = nullptr, k.tokens = 0;
+    attn::attention(view(Q), k, v, attn::into(y));
+  }
 }
 
 }  // namespace

@@ -27,9 +27,11 @@ struct Operand {
   }
 };
 
-/// The operand with its tokens resolved to addresses.
+/// The operand with its tokens resolved to addresses. Where it has no memory, and no elements, all
+/// of them are null: no address is counted from there.
 template <class T>
 Operand<T> place(TensorView<T> view, bool stacked, const Tokens& tokens, bool shared = false) {
+  if (view.data == nullptr) view.sequence_stride = view.head_stride = view.token_stride = 0;
   if (stacked) view.sequence_stride = tokens.common_length * view.token_stride;
   return {view, tokens, shared};
 }

@@ -46,6 +46,7 @@ struct Curve {
   Colour colour;
   double width;
   std::string words;
+  double words_below;          // the curve's end, in pixels: two end near each other
   std::vector<double> errors;  // one for each length
 };
 
@@ -56,10 +57,10 @@ double largest_error(const MatrixXf& Y, const Matrix<double>& exact) {
 constexpr int kFirst = 4, kLast = 20;  // lengths are powers of two
 
 std::vector<Curve> errors_by_length() {
-  std::vector<Curve> curves = {{kByHand, 2, "by hand, random", {}},
-                               {kOurs, 2, "attn, random", {}},
-                               {kByHand, 4, "by hand, falling weights", {}},
-                               {kOurs, 4, "attn, falling weights", {}}};
+  std::vector<Curve> curves = {{kByHand, 2, "by hand, random", 11, {}},
+                               {kOurs, 2, "attn, random", 4, {}},
+                               {kByHand, 4, "by hand, falling weights", 4, {}},
+                               {kOurs, 4, "attn, falling weights", -3, {}}};
   std::mt19937 engine(1);
   std::uniform_real_distribution<float> uniform(-1, 1);
   const auto random = [&](Index rows, Index columns) {
@@ -88,7 +89,7 @@ std::vector<Curve> errors_by_length() {
 
 Svg draw_errors(const std::vector<Curve>& curves) {
   constexpr double left = 70, top = 50, width = 520, height = 260, right = 190;
-  constexpr int lowest = -10, highest = -5;
+  constexpr int lowest = -10, highest = -2;
   Svg svg(left + width + right, top + height + 60);
   const auto x = [](int power) { return left + width * (power - kFirst) / (kLast - kFirst); };
   const auto y = [](double error) {
@@ -110,8 +111,8 @@ Svg draw_errors(const std::vector<Curve>& curves) {
     for (int power = kFirst; power <= kLast; ++power)
       points.emplace_back(x(power), y(curve.errors[static_cast<std::size_t>(power - kFirst)]));
     svg.line(points, curve.colour.light, curve.width / 1.6);
-    svg.text(points.back().first + 8, points.back().second + 4, curve.words, "start", 0,
-             kText.light, 11);
+    svg.text(points.back().first + 8, points.back().second + curve.words_below, curve.words,
+             "start", 0, kText.light, 11);
   }
   svg.text(16, top + height + 44,
            "random: numbers in [-1, 1], 64 features. falling: weights from 1 down to 1/22026, "

@@ -60,7 +60,7 @@ struct StoredPanels {
     const T* b = data + panel * apart + steps.begin * Size::panel;
     auto ahead = streams_ahead<U>(panel, steps.begin);
     for (Index t = steps.begin; t < steps.end; t += Size::depth) {
-      if constexpr (!followed(int(R))) ahead.template ask<kLines>();
+      ahead.template ask<kLines>();
       ATTN_UNROLL
       for (int step = 0; step < Size::depth; ++step) {
         typename S::Packet x[R];
@@ -136,11 +136,12 @@ struct StoredPanels {
   }
 
   static constexpr bool kNarrow = sizeof(T) < sizeof(Scalar);
-  /// One row goes over one panel, a line a step: nothing is asked for.
-  /// WHY  hardware runs far enough ahead of a single stream that is read no faster than memory
-  ///      brings it: bfloat16 and half dec4k 0.70 → 0.80 of the bandwidth, 1.65 to 1.8 → 1.9 to 2.1
-  ///      × as fast as float; two streams without asking 0.52. In L2 one chain a packet takes 13 %
-  ///      longer. Floats, two lines a step, outrun it: 0.74 for 0.86 (Zen 4, AVX-512, g++)
+  /// One row goes over one panel, a line a step, so that hardware can run ahead of it too.
+  /// WHY  where hardware runs far ahead of a single stream it alone takes bfloat16's dec4k from
+  ///      0.70 to 0.80 of the bandwidth (Zen 4); where it does not (Emerald Rapids), a line that
+  ///      nobody has asked for costs more: 3.5 ms, and 2.1 to 2.3 asked for, with one panel or
+  ///      four (float 4.2; g++). In L2 one chain a packet takes 13 % longer. Floats, two lines a
+  ///      step, outrun it: 0.74 for 0.86 (Zen 4)
   static constexpr bool followed(int r) {
     return kNarrow && r == 1 && std::size_t(Size::panel) * sizeof(T) == 64;
   }

@@ -241,6 +241,12 @@ TEST(Partial, TravelsAsNumbers) {
             "attn::Partial::from: 7 numbers, needs 252, query rows x heads x (value_dim + 2)");
   EXPECT_EQ(error_of([&] { (void)Partial<float>::from(9, 4, 3, 5, Eigen::VectorXf(7)); }),
             "attn::Partial::from: heads is 4, needs a multiple of kv_heads, 3");
+  // A product that comes to 0 where it overflows.
+  const Index many = Index(1) << (sizeof(Index) * 8 - 14);
+  const std::string refusal =
+      error_of([&] { (void)Partial<float>::from(many, 1, 1, (1 << 14) - 2, Eigen::VectorXf()); });
+  EXPECT_EQ(refusal.find("attn::Partial::from: query rows x heads x (value_dim + 2)"), 0u)
+      << refusal;
 }
 
 TEST(Partial, IsARegularValue) {
@@ -303,6 +309,15 @@ TEST(Partial, IsRefusedInWords) {
             [&] { attn::finish(p, attn::into(O), attn::save_logsumexp(O)); });
   untouched("attn::finish: output is 2x2, needs 9x20",
             [&] { attn::finish(p, attn::into(O.block(0, 0, 2, 2)), attn::save_logsumexp(l)); });
+
+  // The state as a matrix of its own is no input of the call that fills it.
+  const Eigen::Map<const MatrixXf> inside(p.numbers().data(), 9, 8);
+  EXPECT_EQ(error_of([&] {
+              attn::attention(inside, call.K.leftCols(8), call.V.leftCols(5), save_partial(p));
+            }),
+            "attn::attention: output overlaps query without being the same matrix; write to memory "
+            "of its own");
+  EXPECT_TRUE(same_bits(MatrixXf(attn::finish(p)), Y));
 
   // A call that is refused leaves the state, one that throws later empties it.
   const MatrixXf Q = call.Q.leftCols(8), K = call.K.leftCols(8);

@@ -113,6 +113,8 @@ Partial<Scalar> Partial<Scalar>::from(Index queries, Index heads, Index kv_heads
   shape.kv_heads = kv_heads;
   shape.value_dim = value_dim;
   detail::check_shape(function, shape);
+  detail::check_product(function, "query rows x heads x (value_dim + 2)", queries, heads,
+                        detail::Count(value_dim) + 2);
   Partial partial;
   const typename detail::PartialStore<Scalar>::Sizes sizes{queries, heads, kv_heads, value_dim};
   if (numbers.size() != sizes.total()) {

@@ -153,4 +153,35 @@ TEST(Failures, OfAllocationsAreHeardByAll) {
   }
 }
 
+// Each rank finds its own call legal, and would wait for messages that never come.
+TEST(Failures, OfCallsThatDifferAreRefusedOnAll) {
+  if (ranks().size() == 1) return;
+  const bool other = ranks().rank() == 1;
+  const auto expect = [&](const std::string& what, Call& call) {
+    EXPECT_EQ(thrown_by<std::invalid_argument>(call),
+              "mine: attn::mpi::attention: " + what + "; needs the same on all");
+    EXPECT_EQ(call.y.size(), 1);  // untouched
+    expect_right();
+  };
+  {
+    Call call;
+    if (other) call.v = Matrix::Zero(call.v.rows(), 2 * 16);
+    expect("features of values: 8 on one rank, 16 on another", call);
+  }
+  {
+    Call call;
+    if (other) call.sizes.kv_heads = 1, call.k.conservativeResize(call.k.rows(), 8);
+    if (other) call.v.conservativeResize(call.v.rows(), 8);
+    expect("key/value heads: 1 on one rank, 2 on another", call);
+  }
+  {
+    Call call;
+    call.dealt = ranks().deal(90, mpi::block(other ? 9 : 10));
+    const support::DealtOperands<float> all(call.sizes);
+    call.q = call.dealt.local(all.query);
+    call.k = call.dealt.local(all.key), call.v = call.dealt.local(all.value);
+    expect("tokens of a block: 9 on one rank, 10 on another", call);
+  }
+}
+
 }  // namespace

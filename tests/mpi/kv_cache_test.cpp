@@ -217,13 +217,24 @@ TEST(CacheOverRanksOf, CallsThatDifferAreRefusedOnAll) {
   caches.append(300);
   if (caches.ranks.size() > 1) {
     const MatrixXf Q = uniform<float>(caches.ranks.rank() == 1 ? 3 : 2, 32, 3);
-    EXPECT_EQ(error_of([&] { (void)attn::mpi::attention(attn::heads(Q, 4), caches.many); }),
-              "attn::mpi::attention: from 2 to 3 query rows, needs as many on all ranks");
+    EXPECT_EQ(
+        error_of([&] { (void)attn::mpi::attention(attn::heads(Q, 4), caches.many); }),
+        "attn::mpi::attention: query rows: 2 on one rank, 3 on another; needs the same on all");
     if (caches.ranks.rank() == 1) caches.many.truncate(299);
     const MatrixXf row = uniform<float>(1, 32, 3);
     EXPECT_EQ(error_of([&] { (void)attn::mpi::attention(attn::heads(row, 4), caches.many); }),
-              "attn::mpi::attention: from 299 to 300 tokens of sequence 0 of the cache, needs as "
-              "many on all ranks");
+              "attn::mpi::attention: tokens of a sequence in the cache: 299 on one rank, 300 on "
+              "another; needs the same on all");
+    const Index more = caches.ranks.rank() == 1 ? 1 : 0;
+    const auto refused = [&](const KeyValueCacheOptions& options) {
+      return error_of([&] { attn::mpi::KeyValueCache<float>(caches.ranks, options, 256); });
+    };
+    EXPECT_EQ(refused(KeyValueCacheOptions(900 + more, 2, 8)),
+              "attn::mpi::KeyValueCache: capacity: 900 on one rank, 901 on another; needs the same "
+              "on all");
+    EXPECT_EQ(refused(KeyValueCacheOptions(900, 2, 8).sequences(3 + more)),
+              "attn::mpi::KeyValueCache: sequences: 3 on one rank, 4 on another; needs the same on "
+              "all");
   }
   const KeyValueCacheOptions options(900, 2, 8);
   EXPECT_EQ(

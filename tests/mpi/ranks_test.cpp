@@ -4,6 +4,7 @@
 #include <attn/mpi.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <numeric>
 
 #include "support/error_of.h"
@@ -75,7 +76,7 @@ TEST(Ranks, ShortenALongTextAndNameWhatIsNoException) {
 TEST(Deal, GivesEachTokenToOneRank) {
   const auto ranks = all_ranks();
   for (const Index tokens : {0, 1, 2, 5, 64, 100, 1001}) {
-    for (const Index block : {1, 3, 16, 2000}) {
+    for (const Index block : {Index(1), Index(3), Index(16), std::numeric_limits<Index>::max()}) {
       const auto dealt = ranks.deal(tokens, mpi::block(block));
       ASSERT_EQ(dealt.offsets().size(), dealt.own().size() + 1);
       Index rows = 0;
@@ -123,7 +124,7 @@ TEST(Deal, GathersWhatWasLocal) {
   const auto ranks = all_ranks();
   for (const Index tokens : {0, 1, 3, 50, 333}) {
     const Eigen::MatrixXf whole = support::numbers(tokens, 5, 3);
-    for (const Index block : {1, 7, 400}) {
+    for (const Index block : {Index(1), Index(7), std::numeric_limits<Index>::max()}) {
       const auto dealt = ranks.deal(tokens, mpi::block(block));
       const Eigen::MatrixXf mine = dealt.local(whole);
       ASSERT_EQ(mine.rows(), dealt.rows());
@@ -163,8 +164,9 @@ TEST(Deal, RefusesInWords) {
   const Eigen::MatrixXf wide = support::numbers(dealt.rows(), ranks.rank() == 0 ? 3 : 2);
   EXPECT_EQ(
       support::error_of([&] { (void)dealt.gather(wide, 0); }),
-      "attn::mpi::Dealt::gather: the matrices of the ranks have from 2 to 3 columns, need one "
-      "number");
+      "attn::mpi::Dealt::gather: columns: 2 on one rank, 3 on another; needs the same on all");
+  EXPECT_EQ(support::error_of([&] { (void)dealt.gather(mine, ranks.rank() == 0 ? 0 : 1); }),
+            "attn::mpi::Dealt::gather: root: 0 on one rank, 1 on another; needs the same on all");
   EXPECT_EQ(dealt.gather(mine, 0).rows(), ranks.rank() == 0 ? 10 : 0);
 }
 

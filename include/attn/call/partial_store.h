@@ -4,6 +4,7 @@
 #pragma once
 
 #include "../base/aligned_buffer.h"
+#include "../base/sizes.h"
 #include "../kernel/partial_rows.h"
 #include "output_memory.h"
 
@@ -151,7 +152,13 @@ struct SavePartial : option_base {
   PartialStore<Scalar>* store;
   explicit SavePartial(PartialStore<Scalar>& s) : store(&s) {}
 
-  OutputMemory<Scalar> check(const CallShape&) const { return {TensorView<Scalar>{}, true, store}; }
+  /// What it holds is all that an input could be a view of: numbers().
+  OutputMemory<Scalar> check(const CallShape& shape) const {
+    check_product(shape.function, "query rows x heads x (value_dim + 2)", shape.queries.total(),
+                  shape.heads, Count(shape.value_dim) + 2);
+    const Index held = store->filled() ? store->sizes().total() : 0;
+    return {{store->data(), 1, 1, held, 1, 0, 0, 1, 1}, true, store};
+  }
   PreparedPartial<Scalar> prepare(const CallShape& shape, const OutputMemory<Scalar>&) const {
     return {*store, shape};
   }

@@ -12,6 +12,7 @@
 #include "../base/check.h"
 #include "../base/sizes.h"
 #include "../base/traits.h"
+#include "alike.h"
 #include "ranks.h"
 #include "row_messages.h"
 
@@ -36,10 +37,11 @@ inline Block block(Index n) { return {n}; }
 class Dealt {
  public:
   /// Requires   tokens ≥ 0, block ≥ 1   (std::invalid_argument otherwise)
-  Dealt(const Ranks& ranks, Index tokens, Index block)
-      : ranks_(ranks), tokens_(tokens), block_(block) {
+  Dealt(const Ranks& ranks, Index tokens, Index block) : ranks_(ranks), tokens_(tokens) {
     detail::check_size("attn::mpi::Ranks::deal", "tokens", tokens, 0);
     detail::check_size("attn::mpi::Ranks::deal", "block", block, 1);
+    block_ =
+        std::min(block, std::max<Index>(tokens, 1));  // what is longer is the same, and adds up
     offsets_.push_back(0);
     for (Index k = 0; k < blocks(); ++k) {
       if (owner(k) != ranks.rank()) continue;
@@ -49,10 +51,11 @@ class Dealt {
   }
 
   const Ranks& ranks() const { return ranks_; }
-  Index tokens() const { return tokens_; }                          ///< of the whole sequence
-  Index rows() const { return offsets_.back(); }                    ///< of them, this rank's
-  Index blocks() const { return (tokens_ + block_ - 1) / block_; }  ///< of all ranks
-  Index begin(Index k) const { return k * block_; }                 ///< the first token of block k
+  Index tokens() const { return tokens_; }        ///< of the whole sequence
+  Index rows() const { return offsets_.back(); }  ///< of them, this rank's
+  Index block() const { return block_; }          ///< of them, a block's
+  Index blocks() const { return tokens_ / block_ + (tokens_ % block_ != 0); }  ///< of all ranks
+  Index begin(Index k) const { return k * block_; }  ///< the first token of block k
   Index length(Index k) const { return std::min(block_, tokens_ - begin(k)); }
   int owner(Index k) const {
     const Index ranks = ranks_.size(), place = k % ranks;
@@ -83,8 +86,8 @@ class Dealt {
   /// by all ranks.
   ///
   /// Shapes     Y [rows(), n] on each rank  →  [tokens, n] on the root
-  /// Requires   those rows, the same n and scalar everywhere   (std::invalid_argument otherwise;
-  ///            RankFailed where another rank was refused)
+  /// Requires   those rows; the same n, root and size of a scalar everywhere
+  ///            (std::invalid_argument otherwise; RankFailed where another rank was refused)
   template <class Matrix>
   auto gather(const Matrix& Y, int root) const {
     static_assert(detail::is_dense_v<Matrix>,
@@ -94,9 +97,15 @@ class Dealt {
     AllRows<Matrix> all;
     Rows mine, whole;  // as messages are: row after row
     detail::RowMessages messages(ranks_.comm());
+    detail::Alike alike("attn::mpi::Dealt::gather");
     std::exception_ptr failure;
     try {
       check_gather(Y.rows(), root);
+      alike.add("tokens", tokens_)
+          .add("tokens of a block", block_)
+          .add("root", root)
+          .add("columns", Y.cols())
+          .add("bytes of a scalar", Index(sizeof(Scalar)));
       mine = Y;
       const bool here = ranks_.rank() == root;
       whole.resize(here ? tokens_ : 0, Y.cols());
@@ -105,7 +114,8 @@ class Dealt {
     } catch (...) {
       failure = std::current_exception();
     }
-    agree_on_columns(Y.cols(), failure);
+    ranks_.agree(failure);
+    alike.check(ranks_);
     for (std::size_t n = 0; n < own_.size(); ++n)
       messages.send(mine.data() + offsets_[n] * mine.cols(), length(own_[n]) * mine.cols(), root,
                     0);
@@ -135,16 +145,6 @@ class Dealt {
                 " (those of this rank)"));
     }
   }
-  /// All ranks are well, and have as many columns.
-  void agree_on_columns(Index columns, std::exception_ptr failure) const {
-    ranks_.agree(failure);
-    long long ends[2] = {columns, -columns}, most[2] = {0, 0};
-    MPI_Allreduce(ends, most, 2, MPI_LONG_LONG, MPI_MAX, ranks_.comm());
-    if (most[0] != -most[1]) {
-      detail::fail(detail::text("attn::mpi::Dealt::gather: the matrices of the ranks have from ",
-                                -most[1], " to ", most[0], " columns, need one number"));
-    }
-  }
 
   Ranks ranks_;
   Index tokens_, block_;
@@ -152,7 +152,8 @@ class Dealt {
 };
 
 inline Dealt Ranks::deal(Index tokens) const {
-  return deal(tokens, block(std::max<Index>(1, (tokens + 2 * size() - 1) / (2 * size()))));
+  const Index pieces = 2 * Index(size());
+  return deal(tokens, block(std::max<Index>(1, tokens / pieces + (tokens % pieces != 0))));
 }
 inline Dealt Ranks::deal(Index tokens, const Block& block) const {
   return Dealt(*this, tokens, block.rows);

@@ -14,13 +14,14 @@
 
 #include <algorithm>
 #include <exception>
-#include <iterator>
-#include <string>
+#include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "../kv_cache.h"
 #include "../partial.h"
+#include "alike.h"
 #include "meeting.h"
 #include "row_messages.h"
 
@@ -86,9 +87,11 @@ namespace mpi {
 ///
 /// \tparam Storage  as of KeyValueCache
 /// Shapes     as KeyValueCache; capacity counts the tokens of all ranks together
-/// Requires   no ring, chunk ≥ 1; the same on all ranks (std::invalid_argument otherwise)
-/// Semantics  a value; what is done to it is done on all ranks alike: append() and attention() are
-///            collective, and throw on all ranks where one throws, which leaves the cache as it was
+/// Requires   no ring, chunk ≥ 1; sizes that are the same on all ranks (std::invalid_argument
+///            otherwise)
+/// Semantics  a value; what is done to it is done on all ranks alike: the constructor, append() and
+///            attention() are collective, and throw on all ranks where one throws, which leaves the
+///            cache as it was
 /// Cost       about 1/P of the memory on each rank. A call sends the states of its parts, (L / C)
 ///            · H · (d_v + 2) scalars over all ranks, and takes back 2·H · (d_v + 2) a row
 template <class Storage>
@@ -98,17 +101,15 @@ class KeyValueCache {
   using Compute = typename attn::KeyValueCache<Storage>::Compute;
 
   KeyValueCache(const Ranks& ranks, const KeyValueCacheOptions& options, Index chunk)
-      : ranks_(ranks),
-        part_(checked_part(options, chunk)),
-        here_(detail::SharedCache::make<Storage>(options, ranks.rank(), ranks.size(), part_)) {}
+      : KeyValueCache(ranks, made(ranks, options, chunk)) {}
 
   /// Appends tokens, as KeyValueCache::append(): the same ones on all ranks, each of which keeps
   /// those of its parts.
   template <class Key, class Value, class... Options>
   void append(Key&& K, Value&& V, const Options&... options) {
-    std::vector<Index> before;
-    for (Index b = 0; b < sequences(); ++b) before.push_back(length(b));
     detail::with_meetings(ranks_, [&](detail::Meeting& meeting) {
+      std::vector<Index> before;
+      for (Index b = 0; b < sequences(); ++b) before.push_back(length(b));
       here_.append(std::forward<Key>(K), std::forward<Value>(V), options...);
       try {
         meeting.hold();
@@ -144,6 +145,30 @@ class KeyValueCache {
   using Partial = attn::Partial<Compute>;
   static constexpr const char* kName = "attn::mpi::KeyValueCache";
 
+  /// A part's tokens, and the parts of this rank.
+  struct Made {
+    Index part = 0;
+    std::optional<attn::KeyValueCache<Storage>> here;
+  };
+  KeyValueCache(const Ranks& ranks, Made&& made)
+      : ranks_(ranks), part_(made.part), here_(std::move(*made.here)) {}
+  static Made made(const Ranks& ranks, const KeyValueCacheOptions& options, Index chunk) {
+    Made result;
+    detail::with_meetings(ranks, [&](detail::Meeting& meeting) {
+      result.part = checked_part(options, chunk);
+      const auto& here = result.here.emplace(
+          detail::SharedCache::make<Storage>(options, ranks.rank(), ranks.size(), result.part));
+      meeting.alike(kName)
+          .add("sequences", here.sequences())
+          .add("capacity", here.capacity())
+          .add("key/value heads", here.kv_heads())
+          .add("features of keys", here.key_dim())
+          .add("features of values", here.value_dim())
+          .add("tokens of a part", result.part);
+      meeting.hold();
+    });
+    return result;
+  }
   static Index checked_part(const KeyValueCacheOptions& options, Index chunk) {
     options.check(kName);
     detail::check_size(kName, "chunk", chunk, 1);
@@ -177,9 +202,8 @@ class KeyValueCache {
                  std::tuple_cat(detail::taken_if(std::bool_constant<!detail::finishes_v<Options>>(),
                                                  options)...));
       prepare(messages);
-      auto sizes = sizes_of_call();
+      compare(meeting.alike("attn::mpi::attention"));
       meeting.hold();
-      check_alike(sizes);
       exchange(messages);
       std::exception_ptr failure;
       try {
@@ -206,8 +230,13 @@ class KeyValueCache {
     }
   }
   void prepare(detail::RowMessages& messages);
-  std::vector<long long> sizes_of_call() const;
-  void check_alike(std::vector<long long>& sizes) const;
+  /// What has to be the same on all ranks in a call.
+  void compare(detail::Alike& alike) const {
+    const auto& call = state(0).sizes();
+    alike.add("query rows", call.queries).add("query heads", call.heads);
+    for (Index b = 0; b < sequences(); ++b)
+      alike.add("tokens of a sequence in the cache", length(b));
+  }
   void exchange(detail::RowMessages& messages);
 
   Ranks ranks_;
@@ -227,36 +256,6 @@ void KeyValueCache<Storage>::prepare(detail::RowMessages& messages) {
   received_.grow(parts() * shares().count(rank) * size);
   messages.reserve(4 * std::size_t(ranks_.size()));
   merged().start(state(0).sizes());
-}
-
-/// What has to be alike on all ranks: numbers, then the same ones negative, so that one message
-/// finds the largest and the least.
-template <class Storage>
-std::vector<long long> KeyValueCache<Storage>::sizes_of_call() const {
-  const auto& call = state(0).sizes();
-  std::vector<long long> sizes{call.queries, call.heads, call.kv_heads, call.value_dim, part_};
-  for (Index b = 0; b < sequences(); ++b) sizes.push_back(length(b));
-  for (std::size_t n = 0, count = sizes.size(); n < count; ++n) sizes.push_back(-sizes[n]);
-  return sizes;
-}
-/// Refuses calls that differ from rank to rank, on all of them.
-template <class Storage>
-void KeyValueCache<Storage>::check_alike(std::vector<long long>& sizes) const {
-  static constexpr const char* names[] = {"query rows", "query heads", "key/value heads",
-                                          "features of values", "tokens of a part"};
-  MPI_Allreduce(MPI_IN_PLACE, sizes.data(), int(sizes.size()), MPI_LONG_LONG, MPI_MAX,
-                ranks_.comm());
-  const std::size_t count = sizes.size() / 2;
-  for (std::size_t n = 0; n < count; ++n) {
-    const long long most = sizes[n], least = -sizes[count + n];
-    if (most == least) continue;
-    const std::string name =
-        n < std::size(names)
-            ? std::string(names[n])
-            : detail::text("tokens of sequence ", Index(n - std::size(names)), " of the cache");
-    detail::fail(detail::text("attn::mpi::attention: from ", Index(least), " to ", Index(most), " ",
-                              name, ", needs as many on all ranks"));
-  }
 }
 
 // WHAT     each rank's states, cut by key/value head, to the rank that merges the head; there all

@@ -3,7 +3,9 @@
 #pragma once
 
 #include <exception>
+#include <optional>
 
+#include "alike.h"
 #include "ranks.h"
 
 namespace attn {
@@ -19,14 +21,20 @@ class Meeting {
   Meeting(const Meeting&) = delete;
   Meeting& operator=(const Meeting&) = delete;
 
+  /// What has to be the same on all ranks, compared where they meet first.
+  Alike& alike(const char* function) { return alike_.emplace(function); }
+
   void hold(const std::exception_ptr& failure = nullptr) {
+    const bool first = !held_;
     held_ = true;
     ranks_.agree(failure);
+    if (first && alike_) alike_->check(ranks_);
   }
   bool held() const { return held_; }
 
  private:
   const mpi::Ranks& ranks_;
+  std::optional<Alike> alike_;
   bool held_ = false;
 };
 

@@ -32,9 +32,10 @@ struct Block;
 
 /// The ranks of a communicator, which share calls: each makes the same ones, in the same order.
 ///
-/// Semantics  made by all ranks together. Messages go by a communicator of its own, so that none is
-///            taken for the program's; copies share it. All copies are gone, or left alone, when
-///            MPI ends
+/// Semantics  made by all ranks together, once. Messages go by a communicator of its own, so that
+///            none is taken for the program's; copies share it. All copies are gone, or left alone,
+///            when MPI ends; what an exception destroys on its way is left to MPI. An error of MPI
+///            itself ends the job
 class Ranks {
  public:
   explicit Ranks(MPI_Comm comm) : comm_(std::make_shared<const Communicator>(comm)) {
@@ -67,7 +68,11 @@ class Ranks {
  private:
   struct Communicator {
     MPI_Comm handle = MPI_COMM_NULL;
-    explicit Communicator(MPI_Comm comm) { MPI_Comm_dup(comm, &handle); }
+    explicit Communicator(MPI_Comm comm) {
+      MPI_Comm_dup(comm, &handle);
+      // What MPI itself cannot do ends the job: nothing here could go on without its messages.
+      MPI_Comm_set_errhandler(handle, MPI_ERRORS_ARE_FATAL);
+    }
     Communicator(const Communicator&) = delete;
     Communicator& operator=(const Communicator&) = delete;
     /// (While an exception leaves, other ranks may be anywhere: freeing takes all of them.)

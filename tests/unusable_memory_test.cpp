@@ -76,7 +76,8 @@ TEST(FoldedOutputs, AreRefused) {
   MatrixXf one_row = MatrixXf::Constant(1, 4, 5), l = MatrixXf::Constant(6, 1, 5);
   const View Y{one_row.data(), 1, 1, 6, 4, 0, 0, 0, 1};
   EXPECT_EQ(error_of([&] { attn::attention(Q, K, V, attn::into(Y)); }),
-            "attn::attention: output has elements that share memory; write to one whose strides "
+            "attn::attention: output has strides by which elements may share memory; write to one "
+            "whose strides "
             "keep them apart");
   EXPECT_EQ(one_row, MatrixXf::Constant(1, 4, 5));
 
@@ -87,7 +88,8 @@ TEST(FoldedOutputs, AreRefused) {
                   Q, K, V, attn::into(Z),
                   attn::save_logsumexp(OneNumber(l.data(), 6, Eigen::InnerStride<>(0))));
             }),
-            "attn::attention: logsumexp has elements that share memory; write to one whose strides "
+            "attn::attention: logsumexp has strides by which elements may share memory; write to "
+            "one whose strides "
             "keep them apart");
   EXPECT_EQ(Z, MatrixXf::Constant(6, 4, 5));
 }

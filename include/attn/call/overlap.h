@@ -206,7 +206,8 @@ class Outputs {
     if (memory.view.data == nullptr) check_memory(name, added.region);
     if (may_fold(added.region)) {
       fail(text(function_, ": ", name,
-                " has elements that share memory; write to one whose strides keep them apart"));
+                " has strides by which elements may share memory; write to one whose strides keep "
+                "them apart"));
     }
     for (int n = 0; n < count_; ++n) {
       const bool one_object = added.object != nullptr && added.object == written_[n].object;

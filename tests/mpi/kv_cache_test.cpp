@@ -187,7 +187,7 @@ TEST(CacheOverRanksOf, AFailureOnOneRankReachesAll) {
     expect("attn::mpi::attention: query has 7 features for each head, the cache 8",
            failure_of([&] { (void)attn::mpi::attention(attn::heads(narrow, 4), caches.many); }));
     MatrixXf small = MatrixXf::Zero(here ? 2 : 3, 24);
-    expect("attn::finish: output is 2x24, needs 3x24", failure_of([&] {
+    expect("attn::mpi::attention: output is 2x24, needs 3x24", failure_of([&] {
              attn::mpi::attention(attn::heads(Q, 4), caches.many,
                                   attn::into(small.block(0, 0, small.rows(), 24)));
            }));

@@ -65,8 +65,7 @@ void finish_rows(const PartialStore<Scalar>& store, const Finished& finished, co
 }
 
 template <class Scalar, class Asked>
-void finish_into(const PartialStore<Scalar>& store, const Asked& asked) {
-  static constexpr const char* function = "attn::finish";
+void finish_into(const char* function, const PartialStore<Scalar>& store, const Asked& asked) {
   if (!store.filled()) {
     fail(text(function, ": the state is empty: give save_partial(p) to the call over its keys"));
   }
@@ -105,15 +104,16 @@ void finish_into(const PartialStore<Scalar>& store, const Asked& asked) {
 /// With into(Y): writes there and returns nothing; else returns the matrix.
 template <class Scalar, class... Options>
 auto finish_or_return(const PartialStore<Scalar>& store, Options&... options) {
+  static constexpr const char* function = "attn::finish";
   return with_opened(
       [&](auto&... opened) {
         check_finish_options<decltype(opened)...>();
         if constexpr (given_v<IntoOption, bare_t<decltype(opened)>...>) {
-          finish_into(store, Asked(opened...));
+          finish_into(function, store, Asked(opened...));
         } else {
           Eigen::Matrix<Scalar, Eigen::Dynamic, Eigen::Dynamic> Y;
           auto target = into(Y);
-          finish_into(store, Asked(opened..., target));
+          finish_into(function, store, Asked(opened..., target));
           return Y;
         }
       },

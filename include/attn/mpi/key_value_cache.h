@@ -143,7 +143,8 @@ class KeyValueCache {
   template <class Query, class Any, class... Options>
   friend auto attention(Query&& Q, KeyValueCache<Any>& cache, Options&&... options);
   using Partial = attn::Partial<Compute>;
-  static constexpr const char* kName = "attn::mpi::KeyValueCache";
+  static constexpr const char *kName = "attn::mpi::KeyValueCache",
+                              *kAttention = "attn::mpi::attention";
 
   /// A part's tokens, and the parts of this rank.
   struct Made {
@@ -202,14 +203,15 @@ class KeyValueCache {
                  std::tuple_cat(detail::taken_if(std::bool_constant<!detail::finishes_v<Options>>(),
                                                  options)...));
       prepare(messages);
-      compare(meeting.alike("attn::mpi::attention"));
+      compare(meeting.alike(kAttention));
       meeting.hold();
       exchange(messages);
       std::exception_ptr failure;
       try {
-        std::apply([&](auto&... own) { attn::finish(merged_, own...); },
-                   std::tuple_cat(detail::taken_if(
-                       std::bool_constant<detail::finishes_v<Options>>(), options)...));
+        std::apply(
+            [&](auto&... own) { detail::finish_into(kAttention, merged(), detail::Asked(own...)); },
+            std::tuple_cat(
+                detail::taken_if(std::bool_constant<detail::finishes_v<Options>>(), options)...));
       } catch (...) {
         failure = std::current_exception();
       }
@@ -224,9 +226,9 @@ class KeyValueCache {
     for (std::size_t n = 0; n < states_.size(); ++n) {
       const Index first = (Index(n) * ranks_.size() + ranks_.rank()) * part_,
                   keys = n < count ? part_ : 0;
-      detail::attend_or_return<Compute>(
-          "attn::mpi::attention", &workspace_, Q, detail::given_cache(here_), options...,
-          detail::PartMask({first, first + keys}), split_keys(part_), save_partial(states_[n]));
+      detail::attend_or_return<Compute>(kAttention, &workspace_, Q, detail::given_cache(here_),
+                                        options..., detail::PartMask({first, first + keys}),
+                                        split_keys(part_), save_partial(states_[n]));
     }
   }
   void prepare(detail::RowMessages& messages);
@@ -310,8 +312,8 @@ void KeyValueCache<Storage>::exchange(detail::RowMessages& messages) {
 ///            save_scores(), save_entropy(), split_keys(), save_partial()
 /// Requires   as attention(Q, cache), on each rank (std::invalid_argument there otherwise; all
 ///            others then throw RankFailed); as many rows, heads and cached tokens on all ranks
-///            (std::invalid_argument on all otherwise). What only finish() refuses, an output or
-///            a residual of another shape, is found last: other ranks have written theirs
+///            (std::invalid_argument on all otherwise). An output or a residual of another shape
+///            is found last: other ranks have written theirs
 /// Semantics  the bits of attention(Q, cache, split_keys(cache.part())) in one process, on any
 ///            number of ranks. Positions are those of the whole sequence in every option
 /// Cost       the pairs of the rank's own parts; two exchanges

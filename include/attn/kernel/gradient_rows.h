@@ -153,8 +153,7 @@ class GradientRows {
       problem_.scores.see_row(problem_.scored.modify, row, m, l, change);
       delta = Scalar(change * inverse);
     }
-    // Of scores that are NaN or +∞ the sum is NaN and the maximum is not always: then no weight is a
-    // number.
+    // Where a score is NaN or +∞ the sum is NaN, but the maximum not always: no weight is a number.
     const Scalar zero_or_nan(l - l), maximum(m + zero_or_nan);
     check.see(S::set(maximum));
     check.see(S::set(delta));

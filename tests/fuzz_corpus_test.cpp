@@ -1,5 +1,5 @@
 // tests/fuzz_corpus_test.cpp: what fuzzing has found to be different from all else, replayed: the
-// inputs in fuzz/corpus/ of four harnesses in fuzz/ (tests/fuzz/run finds more, and runs the others).
+// inputs in fuzz/corpus/ of six harnesses in fuzz/ (tests/fuzz/run finds more, and runs the others).
 // SPDX-License-Identifier: MIT
 // build: -Og
 #include <gtest/gtest.h>
@@ -12,6 +12,8 @@
 
 #include "fuzz/attention.h"
 #include "fuzz/cache.h"
+#include "fuzz/gradients.h"
+#include "fuzz/linear.h"
 #include "fuzz/views.h"
 
 namespace {
@@ -40,6 +42,8 @@ void replay(const std::string& name, void (*harness)(const std::uint8_t*, std::s
 
 TEST(FuzzCorpus, OfAttention) { replay("attention", fuzz::attention); }
 TEST(FuzzCorpus, OfPlainAttention) { replay("plain", fuzz::plain); }
+TEST(FuzzCorpus, OfGradients) { replay("gradients", fuzz::gradients); }
+TEST(FuzzCorpus, OfLinearLayers) { replay("linear", fuzz::linear); }
 TEST(FuzzCorpus, OfTheCache) { replay("cache", fuzz::cache); }
 TEST(FuzzCorpus, OfViews) { replay("views", fuzz::views); }
 

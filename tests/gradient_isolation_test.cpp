@@ -211,6 +211,25 @@ TEST(GradientIsolation, OfNothingButNaNWhereNoKeyIsSeen) {
 }
 
 // Each gradient alone, over operands whose hidden numbers are none: each leaves out other products.
+// Its maximum is then NaN or infinite, as its keys happen to lie; no key that it sees has a weight.
+TEST(GradientIsolation, OfARowWhoseSumIsNoNumberIsNaNForEveryKeyItSees) {
+  for (const Index endless : {0, 5, 30}) {
+    for (const float other : {1.f, kNaN<float>}) {
+      Masked m{GradientCaseF(1, 40, 3, 2),
+               {AnyMask(attn::key_lengths(std::vector<Index>{36})), {}, "key_lengths"}};
+      m.x.Q.setOnes();
+      m.x.K.setOnes();
+      m.x.K.row(endless).setConstant(kInfinity<float>);
+      m.x.K.row(17).setConstant(other);
+      const auto g = m.attend(m.x);
+      EXPECT_TRUE(g.query.array().isNaN().all()) << endless << ", " << other;
+      for (const Matrix* of : {&g.key, &g.value}) {
+        EXPECT_TRUE(of->topRows(36).array().isNaN().all()) << endless << ", " << other;
+        EXPECT_TRUE((of->bottomRows(4).array() == 0).all()) << endless << ", " << other;
+      }
+    }
+  }
+}
 TEST(GradientIsolation, OfEachGradientAskedAlone) {
   const GradientCaseF x({{0, 200}, {0, 300}, 2, 1}, 7, 5);
   const auto causal = attn::causal(attn::align::upper_left);

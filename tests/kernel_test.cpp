@@ -369,12 +369,12 @@ TYPED_TEST(Kernel, WeighTurnsScoresIntoWeightsAndSumsThemByLane) {
   using Size = kernel::TileSize<TypeParam>;
   using Softmax = kernel::OnlineSoftmax<S>;
   constexpr Index P = Size::panel, all = Size::score_stride;
-  const TypeParam hidden = kernel::hidden_score<TypeParam>(), maximum = 4;
-  const int rows = 2;
+  const TypeParam hidden = kernel::hidden_score<TypeParam>();
+  const int rows = 5;  // those that go together, and one more; each has its own maximum
   for (Index last = 2 * P; last <= 7 * P; last += Size::depth) {
     for (const bool mark : {false, true}) {
       Buffer<TypeParam> s(rows * all, 5), lanes(rows * P, 6), m(rows), rescale(rows);
-      m.fill(maximum);
+      for (int i = 0; i < rows; ++i) m[i] = TypeParam(4) + TypeParam(i) / 4;
       rescale.fill(TypeParam(0.25));
       const kernel::DepthRange runs[] = {{0, P}, {2 * P, last}};
       const Index end = kernel::round_up(last, S::width);
@@ -400,11 +400,11 @@ TYPED_TEST(Kernel, WeighTurnsScoresIntoWeightsAndSumsThemByLane) {
             ASSERT_EQ(weight, mark ? kernel::hidden_weight<TypeParam>() : TypeParam(0))
                 << "key " << j;
           } else {
-            const double p = std::exp(static_cast<double>(score - maximum));
+            const double p = std::exp(static_cast<double>(score - m[i]));
             ASSERT_NEAR(static_cast<double>(weight), p, 2e-7 * p) << "key " << j;
             sums[static_cast<std::size_t>(j % P)] += p;
           }
-          if (score == maximum && visited) {
+          if (score == m[i] && visited) {
             ASSERT_EQ(weight, TypeParam(1)) << "the maximum weighs exactly 1";
           }
         }

@@ -5,6 +5,9 @@
 #include <attn/attn.h>
 #include <gtest/gtest.h>
 
+#include <cstdlib>
+#include <limits>
+
 #include "support/matrix_matchers.h"
 #include "support/random.h"
 
@@ -28,6 +31,25 @@ TEST(CacheOfFewRows, ShowsNoKeyBehindALength) {
   }
 }
 
+// A step of the products takes several keys, the last one also what stood behind them before.
+TEST(CacheThatWasCleared, HoldsNothingOfWhatStoodBehindItsEnd) {
+  const Matrix X = support::uniform<float>(40, 20, 1),
+               V = Matrix::Constant(40, 20, std::numeric_limits<float>::quiet_NaN());
+  attn::KeyValueCache<float> cache(attn::KeyValueCacheOptions(40, 1, 20));
+  attn::ScaledDotProductAttention<float> sdpa;
+  Matrix Y, of_matrices;
+  for (Index keys = 13; keys <= 36; ++keys) {
+    const Matrix K = X.topRows(keys);
+    cache.clear();
+    cache.append(X, V);
+    cache.clear();
+    cache.append(K, K);
+    sdpa(K, cache, attn::into(Y));
+    sdpa(K, K, K, attn::into(of_matrices), attn::causal());
+    EXPECT_TRUE(same_bits(Y, of_matrices)) << keys << " keys";
+  }
+}
+
 // Wherever in its blocks it stands, what it takes it attends.
 TEST(Ring, AttendsAllThatItTakesAtATime) {
   constexpr Index kWindow = 40, kDim = 64;
@@ -36,7 +58,9 @@ TEST(Ring, AttendsAllThatItTakesAtATime) {
   const Matrix X = support::uniform<float>(room, kDim, 1);
   attn::ScaledDotProductAttention<float> sdpa;
   Matrix Y;
-  for (Index before = 0; before < 600; before += before < 240 || before > 270 ? 13 : 1) {
+  for (Index before = 0; before < 600; ++before) {
+    // What matters is where in a block the first row's window begins; blocks are of 64 keys or more.
+    if (before % 13 != 0 && std::abs(before % 64 - kWindow + 1) > 2) continue;
     ring.clear();
     for (Index n = 0; n < before; n += room) {
       const Index part = std::min(room, before - n);

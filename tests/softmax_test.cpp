@@ -7,6 +7,7 @@
 #include <functional>
 #include <limits>
 
+#include "support/any_mask.h"
 #include "support/error_of.h"
 #include "support/matrix_matchers.h"
 #include "support/random.h"
@@ -377,6 +378,15 @@ TEST(Merge, RefusesShapesThatDoNotFit) {
             "nothing was refused");
 }
 
+// A row is padded to whole panels; behind its keys a table of blocks has no entries (AnyMask expects keys that are there).
+TEST(SoftmaxOption, IsAMaskThatIsAskedForKeysThatAreThere) {
+  for (const Index n : {1, 3, 4, 5, 31, 33, 257, 8193}) {
+    const RowMajor<float> s = random_scores<float>(2, n, 3);
+    const support::AnyMask mask(attn::window(-1, n - 2));
+    EXPECT_TRUE(same_bits(attn::softmax(s, mask), attn::softmax(s, attn::window(-1, n - 2))))
+        << n << " columns";
+  }
+}
 TEST(SoftmaxOption, AreMasksOfAllKinds) {
   const Matrix<float> s = support::uniform<float>(40, 40, 8, 3);
   const std::vector<int> ids(40, 2), parents = {-1, 0, 0, 1};

@@ -17,6 +17,10 @@ inline Index count(Draw& draw) {
 }
 /// Features of a head.
 inline Index features(Draw& draw) { return std::min<Index>(std::max<Index>(1, count(draw)), 97); }
+/// Of so many keys: to write numbers takes longer than to attend.
+inline Index features(Index keys, Draw& draw) {
+  return std::min(features(draw), std::max<Index>(8, 6000 / std::max<Index>(1, keys)));
+}
 
 /// Up to three sequences of few pairs: thousands of calls a second.
 inline Case batch(Draw& draw) {
@@ -58,13 +62,13 @@ struct Call : Operands {
   explicit Call(Draw& draw)
       : Operands{batch(draw), draw(-10, 32), {}, {}, {}}, mask(compose(c, draw, draw(0, 2))) {
     see();
-    const Index d_k = features(draw), d_v = features(draw);
+    const Index keys = c.keys.back() * c.kv_heads, d_k = features(keys, draw),
+                d_v = features(keys, draw);
     for (Kind& k : kinds) k = kind(draw);
     Q = matrix<float>(c.queries.back(), c.heads * d_k, kinds[0], draw);
     K = matrix<float>(c.keys.back(), c.kv_heads * d_k, kinds[1], draw);
     V = matrix<float>(c.keys.back(), c.kv_heads * d_v, kinds[2], draw);
-    scramble(
-        *this, [&](Index b, Index j) { return !seen_by(b, 0, c.query_length(b), j); }, draw);
+    static_cast<Operands&>(*this) = again(draw);
   }
 
   /// The oracle, which has more bits and a larger range, says the same. (The scale is a factor of
@@ -109,11 +113,35 @@ struct Call : Operands {
                fuzz::some_rows(Q, c.queries[at(b)] + r.begin, r.size()),
                fuzz::some_rows(K, first_key(b), keys),
                fuzz::some_rows(V, first_key(b), keys)};
-    scramble(
-        x, [&](Index, Index j) { return !seen_by(b, r.begin, r.end, j); }, draw);
+    std::vector<bool> seen(at(keys));
+    for (Index j = 0; j < keys; ++j) seen[at(j)] = seen_by(b, r.begin, r.end, j);
+    scramble(x.K, seen, draw);
+    scramble(x.V, seen, draw);
     return x;
   }
-  /// The mask of that call, asked pair by pair.
+  /// The same call, with other numbers in keys that nobody sees.
+  Operands again(Draw& draw) const {
+    Operands x = *this;
+    scramble(x.K, seen_keys(), draw);
+    scramble(x.V, seen_keys(), draw);
+    return x;
+  }
+  /// Of every key whether a query of some sequence sees it.
+  std::vector<bool> seen_keys() const {
+    std::vector<bool> seen(at(c.keys.back()));
+    for (Index b = 0; b < c.sequences(); ++b) {
+      for (Index j = 0; j < c.key_length(b); ++j)
+        if (seen_by(b, 0, c.query_length(b), j)) seen[at(first_key(b) + j)] = true;
+    }
+    return seen;
+  }
+  /// No numbers in rows that are not seen.
+  static void scramble(Matrix<float>& rows, const std::vector<bool>& seen, Draw& draw) {
+    Numbers number(Kind::special, draw.seed());
+    for (Index j = 0; j < rows.rows(); ++j)
+      if (!seen[at(j)]) rows.row(j).setConstant(float(number()));
+  }
+  /// The mask of these rows, asked pair by pair.
   AnyMask part_mask(const Rows& r) const {
     return AnyMask(attn::mask(
         [this, r](attn::At a) { return sees(r.sequence, a.head, a.query - offset, a.key); }));
@@ -134,21 +162,6 @@ struct Call : Operands {
             seen_.push_back(mask.rule({b, h, i, i + offset, j, c.queries[at(b)] + i}));
         }
       }
-    }
-  }
-  /// No numbers in the keys that `unseen` names, of every sequence that reads them.
-  template <class Unseen>
-  static void scramble(Operands& x, const Unseen& unseen, Draw& draw) {
-    Numbers number(Kind::special, draw.seed());
-    std::vector<bool> read(at(x.K.rows()));
-    for (Index b = 0; b < x.c.sequences(); ++b) {
-      for (Index j = 0; j < x.c.key_length(b); ++j)
-        if (!unseen(b, j)) read[at(x.first_key(b) + j)] = true;
-    }
-    for (Index j = 0; j < x.K.rows(); ++j) {
-      if (read[at(j)]) continue;
-      x.K.row(j).setConstant(float(number()));
-      x.V.row(j).setConstant(float(number()));
     }
   }
 

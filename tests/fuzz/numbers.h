@@ -147,8 +147,9 @@ class Placed {
 };
 
 /// Some rows of a matrix; also of one without numbers, which has no memory to count in.
-inline Matrix<float> some_rows(const Matrix<float>& x, Index first, Index count) {
-  if (x.size() == 0) return Matrix<float>(count, x.cols());
+template <class Scalar>
+Matrix<Scalar> some_rows(const Matrix<Scalar>& x, Index first, Index count) {
+  if (x.size() == 0) return Matrix<Scalar>(count, x.cols());
   return x.middleRows(first, count);
 }
 

@@ -20,6 +20,17 @@ struct Modified {
     scale = kScales[draw(0, 7)];
   }
 
+  /// As options of a call, which refer to what this holds.
+  auto options() const {
+    return attn::options(
+        attn::scale(scale), attn::softcap(cap), attn::bias(bias), attn::alibi(slopes),
+        attn::sink(sinks), attn::split_keys(split),
+        attn::score([slope = slope, muted = muted](auto s, auto a) {
+          const auto distance = a.query - a.key;
+          return select(distance == muted, -kInfinity<float>,
+                        select(distance > 3, s * 0.5f + slope * a.head, s - slope * distance));
+        }));
+  }
   /// The oracle's, of a call whose first row is at the offset.
   void ask(ReferenceOptions& asked, Index offset) const {
     asked.scale = static_cast<long double>(scale);
@@ -65,14 +76,7 @@ struct Modified {
 
 inline Attended attend(const Operands& x, const Modified& m, const AnyMask& mask, Draw& draw) {
   Threads pool;
-  return attend(
-      x, draw, mask, attn::scale(m.scale), attn::softcap(m.cap), attn::bias(m.bias),
-      attn::alibi(m.slopes), attn::sink(m.sinks), attn::split_keys(m.split),
-      attn::on(pool, m.workers), attn::score([slope = m.slope, muted = m.muted](auto s, auto a) {
-        const auto distance = a.query - a.key;
-        return select(distance == muted, -kInfinity<float>,
-                      select(distance > 3, s * 0.5f + slope * a.head, s - slope * distance));
-      }));
+  return attend(x, draw, mask, m.options(), attn::on(pool, m.workers));
 }
 
 /// The sink is one more key to the entropy, which the oracle gives of the others.

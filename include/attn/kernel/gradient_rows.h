@@ -153,9 +153,11 @@ class GradientRows {
       problem_.scores.see_row(problem_.scored.modify, row, m, l, change);
       delta = Scalar(change * inverse);
     }
-    check.see(S::set(m));
+    // Where a score is NaN or +∞ the sum is NaN, but the maximum not always: no weight is a number.
+    const Scalar zero_or_nan(l - l), maximum(m + zero_or_nan);
+    check.see(S::set(maximum));
     check.see(S::set(delta));
-    memory_.maximum[r] = m;
+    memory_.maximum[r] = maximum;
     memory_.delta[r] = delta;
   }
   /// factor · dY of a row, to its place in the panels. Returns Σ dY · O; where O is 0, dY may hold

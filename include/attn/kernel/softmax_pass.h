@@ -149,7 +149,7 @@ class SoftmaxPass {
     for (int i = 0; i < count_; ++i) {
       Scalar* s = block_ + i * row_stride_;
       for (Index j = length; j < end; ++j) s[j] = hidden_score<Scalar>();
-      hide(s, block, end, {0, 0, first_ + i, first_ + i, first_ + i + offset_, scores_.cols});
+      hide(s, block, length, {0, 0, first_ + i, first_ + i, first_ + i + offset_, scores_.cols});
       auto largest = S::set(no_maximum<Scalar>());
       for (Index j = 0; j < end; j += S::width) largest = S::max(S::load(s + j), largest);
       S::store(lane_max_ + i * S::width, largest);
@@ -157,9 +157,10 @@ class SoftmaxPass {
     return end;
   }
 
-  void hide(Scalar* s, Index block, Index end, const QueryRow& row) const {
+  /// Of the keys that are there: a mask knows no others.
+  void hide(Scalar* s, Index block, Index length, const QueryRow& row) const {
     if constexpr (!std::is_same_v<Mask, detail::SeeAll>) {
-      for (Index j = 0; j < end; j += S::width) {
+      for (Index j = 0; j < length; j += S::width) {
         S::store(s + j, S::select(mask_.template lanes<S>(row, block + j), S::load(s + j),
                                   S::set(hidden_score<Scalar>())));
       }

@@ -54,8 +54,8 @@ void differentiate_queries(const mpi::Dealt& dealt, const DealtShape& shape, con
   const Asked asked(options...);
   RowExchange exchange(dealt, shape.whole.kv_heads, given.key, given.value);
   const DealtSource source(exchange, shape.whole);
-  const auto key = of_own_rows<OnlyChecked>(gradients.key, shape.own),
-             value = of_own_rows<OnlyChecked>(gradients.value, shape.own);
+  const auto key = of_own_rows<OnlyChecked>(gradients.key, shape.own);
+  const auto value = of_own_rows<OnlyChecked>(gradients.value, shape.own);
   const BackwardCall call(shape.local, place(given.query, true, shape.local.queries), source, asked,
                           given.output_gradient, state,
                           operand_gradients(gradients.query, key, value, gradients.accumulates));
@@ -91,8 +91,8 @@ void differentiate_keys(const mpi::Dealt& dealt, const DealtShape& shape, const 
   const OwnKeysSource source(dealt, whole.kv_heads, given.key, given.value);
   const std::vector<kernel::KeyRun> runs = own_key_runs(dealt);
   const GatheredState<Scalar> gathered;
-  const auto key = of_own_rows<OfOwnRows>(gradients.key, shape.own),
-             value = of_own_rows<OfOwnRows>(gradients.value, shape.own);
+  const auto key = of_own_rows<OfOwnRows>(gradients.key, shape.own);
+  const auto value = of_own_rows<OfOwnRows>(gradients.value, shape.own);
   const BackwardCall call(whole, exchange.template operand<0>().nothing(), source, asked,
                           exchange.template operand<1>().nothing(), gathered,
                           operand_gradients(kAbsent, key, value, gradients.accumulates,

@@ -101,8 +101,9 @@ struct WholeDropout : Option {
   explicit WholeDropout(const Option& option) : Option(option) {}
   template <class Scalar, class Shape>
   auto bind(const Shape& shape) const {
-    using Bound = decltype(Option::template bind<Scalar>(shape));
-    return WholeBoundDropout<Bound>(Option::template bind<Scalar>(shape));
+    const Option& option = *this;
+    using Bound = decltype(option.template bind<Scalar>(shape));
+    return WholeBoundDropout<Bound>(option.template bind<Scalar>(shape));
   }
 };
 

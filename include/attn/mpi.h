@@ -21,7 +21,9 @@
 // attention(Q, K, V, options…) in one process to the bit, on any number of ranks.
 #pragma once
 
+#include "gradient.h"
 #include "mpi/deal.h"
+#include "mpi/dealt_backward.h"
 #include "mpi/dealt_call.h"
 #include "mpi/key_value_cache.h"
 #include "mpi/ranks.h"
@@ -51,9 +53,9 @@ inline detail::ExchangedHeads exchanged_heads() { return {}; }
 ///            this rank's rows of each
 /// Options    those of attention(), of the whole sequence: what is a list by token or a matrix of
 ///            pairs (segments(), keep(), hide(), block_sparse()) is that of all its tokens. Rows
-///            that are read or written beside Y are this rank's: residual(X), save_logsumexp(l), …
-///            Beside them exchanged_heads(). Not bias(), sequences(), sequence_length(),
-///            save_weights(), save_scores() and save_state()
+///            that are read or written beside Y are this rank's: residual(X), save_logsumexp(l),
+///            save_state(state), … Beside them exchanged_heads(), which keeps no state. Not bias(),
+///            sequences(), sequence_length(), save_weights() and save_scores()
 /// Requires   the same options on all ranks; shapes as attention()'s (std::invalid_argument on a
 ///            rank where they are not, RankFailed with its text on the others; outputs are then
 ///            untouched)
@@ -75,6 +77,45 @@ template <class Query, class Key, class Value, class... Options>
   return detail::with_opened(
       [&](auto&... opened) {
         return detail::attend_dealt_opened<Scalar, Query, Key, Value>(dealt, Q, K, V, opened...);
+      },
+      options...);
+}
+
+/// attention_backward(Q, K, V, dY, state, options…) of a sequence whose rows are dealt to ranks:
+/// called by all of them, each with its own rows.
+///
+/// Shapes     Q, K, V and dY [rows(), …] as of mpi::attention(), and each gradient as what it
+///            belongs to: this rank's rows of each. `state`: of this rank's forward call
+/// Options    those of the forward call, and dquery(dQ), dkey(dK), dvalue(dV), dlogsumexp(l) of this
+///            rank's rows; accumulate(). Not the gradients that are sums over the rows of all
+///            ranks: dalibi(), dsink(), dscale(), dscore(), dbias(); not exchanged_heads()
+/// Requires   as attention_backward(), and the same options on all ranks: also which gradients are
+///            asked for (std::invalid_argument on a rank where something does not fit, RankFailed
+///            with its text on the others; outputs are then untouched)
+/// Semantics  as attention_backward(): the same bits, whatever the number of ranks and the length
+///            of blocks. Two passes: dq of this rank's queries over all keys; dk and dv of its keys
+///            over all rows. No rank adds to what another has. A failure is heard by all, as in
+///            mpi::attention(); dQ may be written where the second pass fails
+/// Cost       14 flops · pairs · d of its rows where one process takes 10 (dQ alone 6, dK and dV
+///            alone 8); it receives what its own rows see of K and V, and of Q, dY and three numbers
+///            a row and head what sees its keys, a key/value head and the query heads on it at a
+///            time. Memory 2 · L · (d_k + d_v) scalars for the first pass, then 2 · L · H / H_kv ·
+///            (d_k + d_v + 3), and attention_backward()'s scratch for a sequence of L tokens
+/// Reference  MPI over rows as in mpi::attention(). No ring: the order of its sums depends on P
+template <class Query, class Key, class Value, class OutputGradient, class Scalar, class... Options>
+void attention_backward(const Dealt& dealt, Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,
+                        const AttentionState<Scalar>& state, Options&&... options) {
+  detail::GivenMatrices<Key, Value>::template check_types<Query>();
+  detail::check_dealt_operands<Query, Key, Value, OutputGradient>();
+  static_assert(
+      std::is_same_v<Scalar,
+                     compute_t<typename detail::operand_traits<detail::bare_t<Query>>::Scalar>>,
+      "attn::mpi::attention_backward: the state has another scalar than the call computes in: "
+      "AttentionState<float> for float, half and bfloat16");
+  detail::with_opened(
+      [&](auto&... opened) {
+        detail::differentiate_dealt<Scalar, Query, Key, Value, OutputGradient>(
+            dealt, Q, K, V, dY, detail::StateOf::store(state), opened...);
       },
       options...);
 }

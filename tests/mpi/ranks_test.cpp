@@ -171,7 +171,7 @@ TEST(Deal, RefusesInWords) {
 }
 
 // Under a window a rank is sent what its rows see; what nobody here sees is not touched.
-TEST(KeyExchange, FetchesTheBlocksThatRowsSee) {
+TEST(RowExchange, FetchesTheBlocksThatRowsSee) {
   using Matrix = support::DynamicMatrix<float>;
   const auto ranks = all_ranks();
   const auto dealt = ranks.deal(96, mpi::block(4));
@@ -181,12 +181,12 @@ TEST(KeyExchange, FetchesTheBlocksThatRowsSee) {
     return attn::TensorView<const float>{
         m.data(), 1, heads, m.rows(), m.cols() / heads, 0, m.cols() / heads, m.cols(), 1};
   };
-  attn::detail::KeyExchange<float, float> exchange(dealt, view(k, 2), view(v, 2));
+  attn::detail::RowExchange<float, float> exchange(dealt, 2, view(k, 2), view(v, 2));
   attn::detail::CallShape whole;
   whole.queries = whole.keys = {1, 96, nullptr};
   const auto window =
       attn::causal() && attn::window(5, 0);  // a block sees itself and two before it
-  attn::detail::see_blocks(exchange, whole, window.bind(whole), 0);
+  attn::detail::see_keys(exchange, whole, window.bind(whole), 0);
   exchange.announce();
   exchange.start(0);
   for (Index head = 0; head < 2; ++head) {
@@ -197,9 +197,9 @@ TEST(KeyExchange, FetchesTheBlocksThatRowsSee) {
       for (const Index own : dealt.own()) seen = seen || (own - 2 <= b && b <= own);
       for (Index token = dealt.begin(b); token < dealt.begin(b) + 4; ++token) {
         for (Index c = 0; c < 3; ++c)
-          EXPECT_EQ(exchange.key().token(head, token)[c], seen ? K(token, head * 3 + c) : 0.f);
+          EXPECT_EQ(exchange.operand<0>().token(head, token)[c], seen ? K(token, head * 3 + c) : 0.f);
         for (Index c = 0; c < 5; ++c)
-          EXPECT_EQ(exchange.value().token(head, token)[c], seen ? V(token, head * 5 + c) : 0.f);
+          EXPECT_EQ(exchange.operand<1>().token(head, token)[c], seen ? V(token, head * 5 + c) : 0.f);
       }
     }
   }

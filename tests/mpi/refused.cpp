@@ -4,7 +4,7 @@
 // expect: one sequence is dealt: documents packed in it are told apart by segments\(ids\)
 // expect: bias\(B\) is a matrix of all pairs, of which each rank would need other rows: write score\(f\)
 // expect: save_weights\(\) and save_scores\(\) are matrices of all pairs: over ranks save_logsumexp\(\)
-// expect: query, key and value are this rank's rows: Eigen matrices or heads\(X, n\) of them
+// expect: query, key, value and output gradient are this rank's rows: Eigen matrices or heads\(X, n\) of them
 // expect: exchanged_heads twice in one call
 // expect: the parts of the keys are the cache's own: leave out split_keys\(\)
 // expect: a call on a mpi::KeyValueCache finishes its rows: leave out save_partial\(\)

@@ -116,12 +116,17 @@ struct NothingFirst {
 
 /// How a call goes through its key/value heads: all in one round. meet() comes where nothing can be
 /// refused any more and nothing is written yet; each() calls f with the heads of one round after
-/// the other.
+/// the other; finish() ends sums over all rows of a backward pass.
 struct HeadsAtOnce {
+  Index heads_at_once(const CallShape& shape) const { return shape.kv_heads; }
   void meet() const {}
   template <class Problem, class F>
   void each(Problem& problem, const F& f) const {
     f(kernel::HeadRange{0, problem.shape.kv_heads});
+  }
+  template <class ScoreGradients>
+  void finish(const ScoreGradients& scores, const CallShape& shape) const {
+    scores.finish(shape);
   }
 };
 

@@ -92,6 +92,7 @@ struct OperandGradients {
   const Key& key;
   const Value& value;
   bool accumulates;
+  kernel::WrittenKeys keys{};
 
   /// f(gradient) of those that are there.
   template <class F>
@@ -106,8 +107,9 @@ struct OperandGradients {
 };
 template <class Query, class Key, class Value>
 OperandGradients<Query, Key, Value> operand_gradients(const Query& query, const Key& key,
-                                                      const Value& value, bool accumulates) {
-  return {query, key, value, accumulates};
+                                                      const Value& value, bool accumulates,
+                                                      const kernel::WrittenKeys& keys = {}) {
+  return {query, key, value, accumulates, keys};
 }
 /// As the options of a call say.
 template <class Asked>
@@ -126,14 +128,17 @@ auto prepare_gradient(const CallShape& shape, const Gradient& gradient) {
   }
 }
 
-/// A call of the backward pass on operands whose shape is known.
-template <class Scalar, class Query, class Source, class Asked, class OutputGradient,
+/// A call of the backward pass on operands whose shape is known. `State`: a StateStore, or what
+/// stands for one.
+template <class Query, class Source, class Asked, class OutputGradient, class State,
           class Gradients>
 class BackwardCall {
+  using Scalar = compute_t<std::remove_const_t<Query>>;
+
  public:
   BackwardCall(const CallShape& shape, const Operand<Query>& query, const Source& source,
                const Asked& asked, const Operand<OutputGradient>& output_gradient,
-               const StateStore<Scalar>& state, const Gradients& gradients)
+               const State& state, const Gradients& gradients)
       : shape_(shape),
         query_(query),
         source_(source),
@@ -148,9 +153,11 @@ class BackwardCall {
   }
 
   /// `own`: scratch of the caller's object, or null; first(): what is done once nothing can be
-  /// refused any more, before an operand is read.
-  template <class Executor, class First = NothingFirst>
-  void run(Workspace<Scalar>* own, const Executor& executor, const First& first = {}) const {
+  /// refused any more, before an operand is read; `rounds`: HeadsAtOnce, or another way through
+  /// the heads.
+  template <class Executor, class First = NothingFirst, class Rounds = HeadsAtOnce>
+  void run(Workspace<Scalar>* own, const Executor& executor, const First& first = {},
+           const Rounds& rounds = {}) const {
     auto query = prepare_gradient(shape_, gradients_.query);
     auto key = prepare_gradient(shape_, gradients_.key);
     auto value = prepare_gradient(shape_, gradients_.value);
@@ -159,16 +166,21 @@ class BackwardCall {
     auto problem = problem_of(scored, query.to, key.to, value.to, scores.targets());
 
     const int workers = Executor::kAlone ? 1 : useful_workers<Scalar>(executor.workers(), shape_);
-    const auto size = kernel::BackwardSize<Scalar>::of(shape_, workers, wanted(problem));
+    const auto size = kernel::BackwardSize<Scalar>::of(
+        shape_, workers, wanted(problem, rounds.heads_at_once(shape_)));
     const Index all = size.total(), angles = angles_of(bound_.rotation);
     Workspace<Scalar> brought;
     Scalar* const memory = workspace_of(own != nullptr ? own : &brought, asked_)
                                .reserve(all + angles + problem.scores.scratch(shape_));
+    rounds.meet();
     commit(query, key, value, scores);
     first();
     problem.scores.place(shape_, memory + all + angles);
     scored.rotation = fill_angles(bound_.rotation, memory + all);
-    kernel::backward(problem, size, memory, executor);
+    rounds.each(problem, [&](const kernel::HeadRange& heads) {
+      kernel::backward(problem, size, memory, executor, heads);
+    });
+    rounds.finish(problem.scores, shape_);
   }
 
  private:
@@ -179,8 +191,11 @@ class BackwardCall {
   static constexpr bool kAsks = Asked::template has<Kind>();
 
   template <class Problem>
-  kernel::Wanted wanted(const Problem& problem) const {
+  kernel::Wanted wanted(const Problem& problem, Index heads) const {
     kernel::Wanted wanted;
+    wanted.keys =
+        is_there_v<typename Problem::KeyGradient> || is_there_v<typename Problem::ValueGradient>;
+    wanted.heads = heads;
     wanted.slopes = kernel::AddScoreGradients<Problem>::kKept;
     wanted.partial_rows = problem.scores.partial_rows(shape_.heads / shape_.kv_heads);
     wanted.rotates = kAsks<RotaryOption>;
@@ -204,12 +219,13 @@ class BackwardCall {
     asked_.each([&](const auto& option) { option.visit_memory(keep_apart); });
   }
   template <class Scored, class QueryGradient, class KeyGradient, class ValueGradient, class Scores>
-  auto problem_of(const Scored& scored, const QueryGradient& query, const KeyGradient& key,
+  auto problem_of(Scored& scored, const QueryGradient& query, const KeyGradient& key,
                   const ValueGradient& value, const Scores& scores) const {
     kernel::BackwardProblem<Scored, Operand<OutputGradient>, LogSumExp, QueryGradient, KeyGradient,
                             ValueGradient, Scores>
         problem{scored, state_.rows(), output_gradient_, logsumexp_gradient_, query, key,
                 value,  scores};
+    problem.keys = gradients_.keys;
     problem.accumulates = gradients_.accumulates;
     return problem;
   }
@@ -219,7 +235,7 @@ class BackwardCall {
   const Source& source_;
   const Asked& asked_;
   Operand<OutputGradient> output_gradient_;
-  const StateStore<Scalar>& state_;
+  const State& state_;
   Gradients gradients_;
   BoundOptions<Scalar, Source, Asked> bound_;
   LogSumExp logsumexp_gradient_;

@@ -11,6 +11,24 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
+/// Keys [begin, end) of a sequence whose gradients are written, from a row of theirs on.
+struct KeyRun {
+  Index begin, end, row;
+};
+/// Of all keys of each sequence, or of some runs of one sequence's: of the others no row sees any.
+struct WrittenKeys {
+  const KeyRun* runs = nullptr;
+  Index count = 0;
+
+  bool all() const { return runs == nullptr; }
+  /// f(run) of a sequence of so many keys.
+  template <class F>
+  void each_run(Index keys, const F& f) const {
+    if (all()) return f(KeyRun{0, keys, 0});
+    for (Index n = 0; n < count; ++n) f(runs[n]);
+  }
+};
+
 /// Everything one backward pass computes from and to. Each gradient is an Operand like what it
 /// belongs to, or Absent: it is then not computed.
 template <class Scored_, class OutputGradient_, class LogSumExpGradient_, class QueryGradient_,
@@ -25,7 +43,7 @@ struct BackwardProblem {
   using ValueGradient = ValueGradient_;
   using ScoreGradients = ScoreGradients_;
 
-  const Scored&
+  Scored&
       scored;  ///< a Problem: shape, operands, scale, mask, modifiers, rotation; the rest Absent
   StateRows<const Scalar> state;
   OutputGradient output_gradient;  ///< ∂loss/∂Y, an operand
@@ -34,8 +52,10 @@ struct BackwardProblem {
   QueryGradient query;
   KeyGradient key;
   ValueGradient value;
-  ScoreGradients scores{};   ///< gradients of what modifies scores
+  ScoreGradients scores{};  ///< gradients of what modifies scores
+  WrittenKeys keys{};
   bool accumulates = false;  ///< gradients are added to what stands there
+  const detail::CallShape& shape = scored.shape;
 };
 
 }  // namespace kernel

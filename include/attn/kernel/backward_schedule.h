@@ -23,6 +23,7 @@ class SharedKeySums {
   KeySums<Scalar> of_head(Index head) const { return at(size_.workers + head); }
   /// Zeros for so many keys.
   void clear(const KeySums<Scalar>& sums, Index keys) const {
+    if (!size_.wanted.keys) return;
     const Index whole = round_up(keys, TileSize<Scalar>::panel);
     std::fill_n(sums.key, whole * size_.key_features(), Scalar(0));
     std::fill_n(sums.value, whole * size_.value_features(), Scalar(0));
@@ -35,7 +36,8 @@ class SharedKeySums {
   Scalar* const memory_;
 };
 
-// WHAT     all chunks of the problem, up to `workers` at a time, then the gradients of the keys
+// WHAT     all chunks of some key/value heads, up to `workers` at a time, then the gradients of their
+//          keys
 // PICTURE  a worker draws the next chunk:   first of its sequence and head: the worker's sums are set to 0
 //                                           then it adds, block after block, in its turn
 //                                           last: it waits for the others, and writes dk and dv
@@ -51,24 +53,25 @@ class BackwardSchedule {
                                 detail::is_there_v<typename Problem::ValueGradient>;
 
  public:
-  BackwardSchedule(const Problem& problem, const BackwardSize<Scalar>& size, Scalar* memory)
+  BackwardSchedule(const Problem& problem, const BackwardSize<Scalar>& size, Scalar* memory,
+                   const HeadRange& heads)
       : problem_(problem),
         shape_(problem.scored.shape),
         size_(size),
         memory_(memory),
+        heads_(heads),
         sums_(size, memory + size.workers * size.worker()) {}
 
   void operator()(const Executor& executor) {
     if (shape_.shared_keys) {
-      for (Index head = 0; head < shape_.kv_heads; ++head)
+      for (Index head = heads_.begin; head < heads_.end; ++head)
         sums_.clear(sums_.of_head(head), size_.keys);
     }
     const int busy = Executor::kAlone ? 1
                                       : with_pieces(size_.workers,
-                                                    chunks_of(shape_, size_.rows, shape_.kv_heads));
+                                                    chunks_of(shape_, size_.rows, heads_.count()));
     executor.run(busy, [&](int worker) { work(worker); });
     if constexpr (kKeys) write_left();
-    problem_.scores.finish(shape_);
   }
 
  private:
@@ -81,11 +84,12 @@ class BackwardSchedule {
     ScratchWalk<Scalar> walk(memory_ + worker * size_.worker());
     const BackwardScratch<Scalar> scratch(size_, walk);
     BackwardPass<Problem> pass(problem_, scratch);
-    ChunkWalk chunks(shape_, size_.rows, shape_.kv_heads);
+    ChunkWalk chunks(shape_, size_.rows, heads_.count());
     Together own;  // those that share the worker's sums
     for (Index number = drawn_++; chunks.seek(number); number = drawn_++) {
       Turn turn(turns_, number, worker);
-      const Chunk chunk = chunks.chunk();
+      Chunk chunk = chunks.chunk();
+      chunk.kv_head += heads_.begin;
       if (shape_.shared_keys) {
         pass(chunk, sums_.of_head(chunk.kv_head), turn, 0);
         continue;
@@ -118,14 +122,14 @@ class BackwardSchedule {
     Scalar* const row = BackwardScratch<Scalar>(size_, walk).rows.row;
     const WriteGradient<Problem> write{problem_};
     if (shape_.shared_keys) {
-      for (Index head = 0; head < shape_.kv_heads; ++head)
+      for (Index head = heads_.begin; head < heads_.end; ++head)
         write.keys(0, head, sums_.of_head(head), row);
       return;
     }
     for (Index b = 0; b < shape_.sequences(); ++b) {
       if (shape_.queries.length(b) > 0) continue;
       sums_.clear(sums_.of_worker(0), shape_.key_length(b));
-      for (Index head = 0; head < shape_.kv_heads; ++head)
+      for (Index head = heads_.begin; head < heads_.end; ++head)
         write.keys(b, head, sums_.of_worker(0), row);
     }
   }
@@ -134,16 +138,19 @@ class BackwardSchedule {
   const detail::CallShape& shape_;
   const BackwardSize<Scalar>& size_;
   Scalar* const memory_;
+  const HeadRange heads_;
   const SharedKeySums<Scalar> sums_;
   Turns_ turns_;
   std::conditional_t<Executor::kAlone, Index, std::atomic<Index>> drawn_{0};
 };
 
-/// Computes the gradients that the problem asks for; `memory` holds size.total() scalars.
+/// Computes the gradients that the problem asks for, of some of its key/value heads; `memory` holds
+/// size.total() scalars. (Those of what modifies scores have theirs once all heads are done:
+/// ScoreGradients::finish.)
 template <class Problem, class Executor>
 void backward(const Problem& problem, const BackwardSize<typename Problem::Scalar>& size,
-              typename Problem::Scalar* memory, const Executor& executor) {
-  BackwardSchedule<Problem, Executor>(problem, size, memory)(executor);
+              typename Problem::Scalar* memory, const Executor& executor, const HeadRange& heads) {
+  BackwardSchedule<Problem, Executor>(problem, size, memory, heads)(executor);
 }
 
 }  // namespace kernel

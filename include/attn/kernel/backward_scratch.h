@@ -14,9 +14,11 @@ namespace kernel {
 
 /// What a call asks for, as far as its scratch depends on it.
 struct Wanted {
+  bool keys = false;       ///< gradients of keys or values
   bool rotates = false;    ///< queries and keys are turned
   int slopes = 0;          ///< of modifiers, that are kept for each pair
   Index partial_rows = 0;  ///< of sums for the gradient of a bias
+  Index heads = 1;         ///< key/value heads that chunks are drawn of at a time
 };
 
 /// Hands out memory part after part, each on a cache line; without memory, counts.
@@ -57,14 +59,14 @@ struct BackwardSize {
   static BackwardSize of(const detail::CallShape& shape, int workers, const Wanted& wanted) {
     const Index group = shape.heads / shape.kv_heads, longest = shape.keys.longest(),
                 block = Size::key_block(shape.key_dim, shape.value_dim);
-    const Index most = chunk_rows(shape, workers),
+    const Index most = chunk_rows(shape, workers, wanted.heads),
                 all = round_up(std::max<Index>(shape.queries.longest() * group, 1), Size::rows);
     return {std::min(most, all),
             round_up(std::min(longest, block), Size::panel),
             round_up(longest, Size::panel),
             shape.key_dim,
             shape.value_dim,
-            shape.shared_keys ? shape.kv_heads : 0,
+            shape.shared_keys && wanted.keys ? shape.kv_heads : 0,
             workers,
             wanted};
   }
@@ -77,6 +79,7 @@ struct BackwardSize {
   }
 
   Index sums() const {
+    if (!wanted.keys) return 0;
     return whole_lines(keys * key_features()) + whole_lines(keys * value_features());
   }
   KeySums<Scalar> sums_in(Scalar* memory) const {
@@ -90,10 +93,10 @@ struct BackwardSize {
   /// Where sequences and heads are enough for all workers, chunks are as large as scratch allows:
   /// they share no sums. Else there are eight for each worker; one that has to wait for its turn
   /// lags behind by a block of keys.
-  static Index chunk_rows(const detail::CallShape& shape, int workers) {
-    const Index units = shape.sequences() * shape.kv_heads;
+  static Index chunk_rows(const detail::CallShape& shape, int workers, Index heads) {
+    const Index units = shape.sequences() * heads;
     if (units >= 4 * Index(workers)) return Size::max_gradient_chunk;
-    const Index all = shape.queries.total() * shape.heads, pieces = 8 * Index(workers),
+    const Index all = shape.queries.total() * shape.group() * heads, pieces = 8 * Index(workers),
                 share = round_up((all + pieces - 1) / pieces, Size::gradient_rows);
     return std::clamp<Index>(share, 2 * Size::gradient_rows, Size::max_gradient_chunk);
   }

@@ -63,6 +63,27 @@ ATTN_INLINE void unpack_rows(const typename S::Scalar* strip, Index rows, Index 
   }
 }
 
+/// sum += dY · O of some features; where O is 0, dY may hold anything.
+template <class S>
+ATTN_INLINE typename S::Packet add_product_with_output(const typename S::Packet& gradient,
+                                                       const typename S::Packet& output,
+                                                       const typename S::Packet& sum) {
+  const auto zero = S::set(typename S::Scalar(0));
+  return S::fmadd(S::select(S::equal(output, zero), zero, gradient), output, sum);
+}
+/// dY · O of a row, as GradientRows sums it.
+template <class S, class T>
+typename S::Scalar product_with_output(const T* gradient, Index stride,
+                                       const typename S::Scalar* output, Index features) {
+  auto sum = S::set(typename S::Scalar(0));
+  for (Index c = 0; c < features; c += S::width) {
+    sum = add_product_with_output<S>(
+        detail::load_strided<S>(gradient + c * stride, stride, features - c),
+        detail::load_strided<S>(output + c, 1, features - c), sum);
+  }
+  return S::reduce_add(sum);
+}
+
 // WHAT     of each row        g = dY / l            (0 where l = 0)        as strips, for dp = g · vᵀ, and as panels of features, for dv += eᵀ · g
 //                             q̂ = scale · q                                as panels of features, for dk += dsᵀ · q̂; out of the packed strips
 //                             m, δ = (dY · O − d(log-sum-exp)) / l
@@ -177,7 +198,7 @@ class GradientRows {
         // (A stride of 0 repeats the one number behind the last feature too; there the output is
         // 0.)
         const auto o = detail::load_strided<S>(output + c, 1, features - c);
-        sum = S::fmadd(S::select(S::equal(o, zero), zero, g), o, sum);
+        sum = add_product_with_output<S>(g, o, sum);
         if (features - c < S::width) g = S::select(S::first_lanes(features - c), g, zero);
         g = S::mul(g, S::set(factor));
         check.see(g);

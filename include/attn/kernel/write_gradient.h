@@ -45,30 +45,36 @@ class WriteGradient {
   }
   /// Of the keys and values of a sequence and head.
   void keys(Index sequence, Index head, const KeySums<Scalar>& sums, Scalar* scratch) const {
+    problem_.keys.each_run(problem_.shape.key_length(sequence),
+                           [&](const KeyRun& run) { keys(run, sequence, head, sums, scratch); });
+  }
+
+ private:
+  void keys(const KeyRun& run, Index sequence, Index head, const KeySums<Scalar>& sums,
+            Scalar* scratch) const {
     const auto& scored = problem_.scored;
     const detail::CallShape& shape = scored.shape;
-    const Index keys = shape.key_length(sequence), panel = TileSize<Scalar>::panel;
+    const Index panel = TileSize<Scalar>::panel, to = run.row - run.begin;
     if constexpr (detail::is_there_v<typename Problem::KeyGradient>) {
       const Index first_token = shape.keys.begin(shape.shared_keys ? 0 : sequence);
-      for (Index j = 0; j < keys; ++j) {
+      for (Index j = run.begin; j < run.end; ++j) {
         const Scalar* from = sums.key + j * round_up(shape.key_dim, panel);
         if constexpr (kRotates) {
           rotate_row_back<S>(scored.rotation, scored.rotation.key.of(first_token + j, j), from,
                              shape.key_dim, scratch);
           from = scratch;
         }
-        write(problem_.key, problem_.key.row(sequence, head, j), shape.key_dim, from, Scalar(1));
+        write(problem_.key, problem_.key.row(sequence, head, j + to), shape.key_dim, from,
+              Scalar(1));
       }
     }
     if constexpr (detail::is_there_v<typename Problem::ValueGradient>) {
-      for (Index j = 0; j < keys; ++j) {
-        write(problem_.value, problem_.value.row(sequence, head, j), shape.value_dim,
+      for (Index j = run.begin; j < run.end; ++j) {
+        write(problem_.value, problem_.value.row(sequence, head, j + to), shape.value_dim,
               sums.value + j * round_up(shape.value_dim, panel), Scalar(1));
       }
     }
   }
-
- private:
   Scalar product_with_query(const QueryRow& row, const Scalar* from) const {
     const auto& query = problem_.scored.query;
     const auto* const q = query.row(row.sequence, row.head, row.row);

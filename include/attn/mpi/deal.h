@@ -57,6 +57,7 @@ class Dealt {
   Index blocks() const { return tokens_ / block_ + (tokens_ % block_ != 0); }  ///< of all ranks
   Index begin(Index k) const { return k * block_; }  ///< the first token of block k
   Index length(Index k) const { return std::min(block_, tokens_ - begin(k)); }
+  Index block_of(Index token) const { return token / block_; }
   int owner(Index k) const {
     const Index ranks = ranks_.size(), place = k % ranks;
     return int(k / ranks % 2 == 0 ? place : ranks - 1 - place);

@@ -3,15 +3,12 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
-#include <exception>
-#include <tuple>
 #include <utility>
 
 #include "../call/attention_call.h"
 #include "dealt_shape.h"
 #include "exchanged_call.h"
-#include "key_exchange.h"
-#include "meeting.h"
+#include "gathered_rounds.h"
 #include "whole_sequence.h"
 
 namespace attn {
@@ -32,8 +29,10 @@ constexpr void check_dealt_options() {
   static_assert(!given_v<WeightsOption, Options...> && !given_v<ScoresOption, Options...>,
                 "attn::mpi::attention: save_weights() and save_scores() are matrices of all pairs: "
                 "over ranks save_logsumexp(), save_max_logit() and save_entropy() are saved");
-  static_assert(!given_v<StateOption, Options...> && !given_v<LayerStateOption, Options...>,
-                "attn::mpi::attention: save_state() is for attention_backward() in one process");
+  static_assert(
+      !given_v<StateOption, Options...> || !given_v<ExchangedHeadsOption, Options...>,
+      "attn::mpi::attention: save_state() keeps this rank's rows, which under "
+      "exchanged_heads() are other ranks': leave out one of them (the bits are the same)");
   static_assert(
       !given_v<AllKeysOption, Options...> && !given_v<CacheSequencesOption, Options...>,
       "attn::mpi::attention: all_keys() and cache_sequences() are for calls on a KeyValueCache");
@@ -42,7 +41,7 @@ template <class... Operands>
 constexpr void check_dealt_operands() {
   static_assert(
       (!is_tensor_view_v<Operands> && ...),
-      "attn::mpi::attention: query, key and value are this rank's rows: Eigen matrices or "
+      "attn::mpi: query, key, value and output gradient are this rank's rows: Eigen matrices or "
       "heads(X, n) of them");
 }
 
@@ -50,7 +49,7 @@ constexpr void check_dealt_operands() {
 template <class Key, class Value>
 class DealtSource {
  public:
-  DealtSource(const KeyExchange<Key, Value>& exchange, const CallShape& whole)
+  DealtSource(const RowExchange<Key, Value>& exchange, const CallShape& whole)
       : exchange_(exchange), whole_(whole) {}
 
   template <class Asked>
@@ -72,87 +71,50 @@ class DealtSource {
     }
     return FullRotation<Scalar, Angles, Offset>(shape, option, offset);
   }
-  auto key(const CallShape&) const { return exchange_.key().gathered(0, whole_.keys.total()); }
-  auto value(const CallShape&) const { return exchange_.value().gathered(0, whole_.keys.total()); }
+  auto key(const CallShape&) const { return exchange_.template operand<0>().nothing(); }
+  auto value(const CallShape&) const { return exchange_.template operand<1>().nothing(); }
   /// (What is gathered is the call's own.)
   template <class Visit>
   void visit_memory(const CallShape&, const Visit& visit) const {
-    visit("key", exchange_.key().rows());
-    visit("value", exchange_.value().rows());
+    visit("key", exchange_.template operand<0>().rows());
+    visit("value", exchange_.template operand<1>().rows());
   }
   Index scratch_keys(const CallShape& shape) const { return shape.keys.longest(); }
 
  private:
-  const KeyExchange<Key, Value>& exchange_;
+  const RowExchange<Key, Value>& exchange_;
   const CallShape& whole_;
 };
 
-/// Notes which blocks some row of this rank sees.
+/// Notes whose keys some row of this rank sees.
 template <class Exchange, class Mask>
-void see_blocks(Exchange& exchange, const CallShape& whole, const Mask& mask, Index offset) {
+void see_keys(Exchange& exchange, const CallShape& whole, const Mask& mask, Index offset) {
   const mpi::Dealt& dealt = exchange.dealt();
   for (const Index own : dealt.own()) {
-    const QueryRows rows{
-        0, 0,      whole.heads,   dealt.begin(own), dealt.begin(own) + dealt.length(own),
-        0, offset, dealt.tokens()};
-    const KeyRange keys = intersect(mask.keys(rows), {0, dealt.tokens()});
-    for (Index k = 0; k < dealt.blocks(); ++k) {
-      const KeyRange block{dealt.begin(k), dealt.begin(k) + dealt.length(k)};
-      if (cover(mask, rows, intersect(keys, block)) != Cover::none) exchange.see(k);
-    }
+    const QueryRows rows = rows_of_block(dealt, whole, own, offset);
+    for (Index k = 0; k < dealt.blocks(); ++k)
+      if (sees_block(dealt, mask, rows, k)) exchange.see(k);
   }
 }
-
-/// The rounds of a call (attend.h), one for each key/value head. All ranks meet before the first
-/// and behind the last one; one that fails between goes on with the messages that others wait for.
-template <class Exchange>
-class GatheredRounds {
- public:
-  GatheredRounds(Exchange& exchange, Meeting& meeting) : exchange_(exchange), meeting_(meeting) {}
-
-  void meet() const { meeting_.hold(); }
-  template <class Problem, class F>
-  void each(Problem& problem, const F& f) const {
-    const Index heads = problem.shape.kv_heads, tokens = exchange_.dealt().tokens();
-    std::exception_ptr failure;
-    exchange_.announce();
-    exchange_.start(0);
-    for (Index head = 0; head < heads; ++head) {
-      exchange_.finish();
-      if (head + 1 < heads) exchange_.start(head + 1);
-      if (failure) continue;
-      problem.key = exchange_.key().gathered(head, tokens);
-      problem.value = exchange_.value().gathered(head, tokens);
-      try {
-        f(kernel::HeadRange{head, head + 1});
-      } catch (...) {
-        failure = std::current_exception();
-      }
-    }
-    meeting_.hold(failure);
-  }
-
- private:
-  Exchange& exchange_;
-  Meeting& meeting_;
-};
 
 /// A call whose options are known: checked, met by all ranks, computed.
 template <class Scalar, class Query, class Key, class Value, class... Options>
 void attend_gathered(const mpi::Dealt& dealt, const DealtShape& shape,
                      const TensorView<const Query>& Q, const TensorView<const Key>& K,
                      const TensorView<const Value>& V, Meeting& meeting, Options&&... options) {
-  using Exchange = KeyExchange<Key, Value>;
   const Asked asked(options...);
-  Exchange exchange(dealt, K, V);
+  RowExchange<Key, Value> exchange(dealt, shape.whole.kv_heads, K, V);
   const DealtSource source(exchange, shape.whole);
-  see_blocks(exchange, shape.whole, bind_masks(shape.whole, asked),
-             query_offset_of(shape.whole, 0, asked));
+  see_keys(exchange, shape.whole, bind_masks(shape.whole, asked),
+           query_offset_of(shape.whole, 0, asked));
   const auto residual = bind<ResidualOption, Scalar>(shape.local, asked);
   Workspace<Scalar> workspace;
   attend<DynamicSizes>(&workspace, shape.local, place(Q, true, shape.local.queries), source, asked,
                        asked.template get<IntoOption>(), residual, NothingFirst(),
-                       GatheredRounds<Exchange>(exchange, meeting));
+                       GatheredRounds(exchange, meeting, [&](auto& problem, Index round) {
+                         problem.key = exchange.template gathered<0>(round);
+                         problem.value = exchange.template gathered<1>(round);
+                       }));
 }
 
 /// The same on operands as they are given.

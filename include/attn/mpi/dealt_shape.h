@@ -9,16 +9,16 @@ namespace attn {
 inline namespace ATTN_ABI {
 namespace detail {
 
-/// The shapes of a call: of this rank's rows, each block a sequence over all keys, and of the whole
-/// sequence, which options speak of.
+/// The shapes of a call: of this rank's rows, each block a sequence over all keys; of the whole
+/// sequence, which options speak of; and of this rank's rows as they are given.
 struct DealtShape {
   IndexList offsets;
-  CallShape whole, local;
+  CallShape whole, local, own;
 
   DealtShape(const mpi::Dealt& dealt, const CallShape& given) : offsets(dealt.offsets()) {
     check_rows(given, "query", given.queries.total(), dealt.rows());
     check_rows(given, "key", given.keys.total(), dealt.rows());
-    whole = local = given;
+    whole = local = own = given;
     whole.queries = whole.keys = {1, dealt.tokens(), nullptr};
     local.queries = {Index(dealt.own().size()), 0, &offsets};
     local.keys = whole.keys;

@@ -68,6 +68,12 @@ struct WholeRule : Rule {
                                             Index key, const typename S::Mask& seen) const {
     return Rule::template apply_seen<S>(s, of_one_sequence(row), key, seen);
   }
+  template <class S>
+  ATTN_INLINE typename S::Packet apply_with_slope(const typename S::Packet& s, const QueryRow& row,
+                                                  Index key, const typename S::Mask& seen,
+                                                  typename S::Packet& slope) const {
+    return Rule::template apply_with_slope<S>(s, of_one_sequence(row), key, seen, slope);
+  }
 };
 template <class Option>
 struct WholeScore : option_base {
@@ -89,13 +95,13 @@ struct WholeBoundDropout : Bound {
   using Bound::of;
   auto of(const QueryRow& row) const { return Bound::of(of_one_sequence(row)); }
 };
+/// (It is one still, to whoever compares a call with another: call_digest.h.)
 template <class Option>
-struct WholeDropout : option_base {
-  using Kind = DropoutOption;
-  const Option& option;
-  explicit WholeDropout(const Option& o) : option(o) {}
+struct WholeDropout : Option {
+  explicit WholeDropout(const Option& option) : Option(option) {}
   template <class Scalar, class Shape>
   auto bind(const Shape& shape) const {
+    const Option& option = *this;
     using Bound = decltype(option.template bind<Scalar>(shape));
     return WholeBoundDropout<Bound>(option.template bind<Scalar>(shape));
   }

@@ -191,8 +191,14 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
     accumulate(set(a), b, c);
   }
   static ATTN_INLINE Packet abs(Packet a) { return Eigen::internal::pabs(a); }
-  static ATTN_INLINE Packet max(Packet a, Packet b) { return Eigen::internal::pmax(a, b); }
-  static ATTN_INLINE Packet min(Packet a, Packet b) { return Eigen::internal::pmin(a, b); }
+  static ATTN_INLINE Packet max(Packet a, Packet b) {
+    if constexpr (kMaxKeepsFirst) return Eigen::internal::pmax(a, b);
+    return where_less(a, b, b, a);
+  }
+  static ATTN_INLINE Packet min(Packet a, Packet b) {
+    if constexpr (kMaxKeepsFirst) return Eigen::internal::pmin(a, b);
+    return where_less(b, a, b, a);
+  }
 
   static ATTN_INLINE Mask less(Packet a, Packet b) { return Eigen::internal::pcmp_lt(a, b); }
   static ATTN_INLINE Mask less_equal(Packet a, Packet b) { return Eigen::internal::pcmp_le(a, b); }

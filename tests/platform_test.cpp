@@ -64,7 +64,7 @@ TEST(Build, HasTheVersionAsThreeNumbers) {
 }
 
 TEST(Build, HasNativeBfloat16OnlyWithItsInstruction) {
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) && defined(EIGEN_VECTORIZE_AVX512)
   EXPECT_TRUE(attn::has_native_bfloat16);
 #else
   EXPECT_FALSE(attn::has_native_bfloat16);

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <cfloat>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -13,6 +14,9 @@ template <class Scalar>
 const Scalar kInfinity = std::numeric_limits<Scalar>::infinity();
 template <class Scalar>
 const Scalar kNaN = std::numeric_limits<Scalar>::quiet_NaN();
+
+/// Whether each operation rounds to its type. x87 keeps more digits until it stores a number: the promise of bits leaves it out.
+inline constexpr bool kRoundsEachStep = FLT_EVAL_METHOD != 2;
 
 inline float from_bits(std::uint32_t bits) {
   float x;

@@ -256,6 +256,14 @@ inline constexpr bool kExactDivision = false;
 inline constexpr bool kExactDivision = true;
 #endif
 
+/// Eigen's maximum and minimum of two packets are the first one where either is NaN, as x86's
+/// instructions have it. NEON's give the NaN.
+#if defined(EIGEN_VECTORIZE_SSE)
+inline constexpr bool kMaxKeepsFirst = true;
+#else
+inline constexpr bool kMaxKeepsFirst = false;
+#endif
+
 /// -ffast-math: the compiler would reassociate the rounding trick of exp away unless a barrier
 /// stops it.
 #if defined(__FAST_MATH__) || (defined(_M_FP_FAST) && _M_FP_FAST)

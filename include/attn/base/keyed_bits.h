@@ -111,11 +111,12 @@ class KeyedBits {
   /// as integers where the compiler has vectors of them, else as a mask.
   template <class S, std::size_t C, class F>
   ATTN_INLINE void each(std::uint32_t least, Index n, const F& f) const {
-    constexpr int kPackets = int(C), kHalf = 16 / S::width;
+    constexpr int kPackets = int(C);
     if constexpr (S::width == 1) {
       for (int v = 0; v < kPackets; ++v) f(v, (*this)(n + v) >= least);
     } else {
 #if ATTN_VECTOR_TYPES
+      constexpr int kHalf = 16 / S::width;
       const int limit = static_cast<int>((least ^ 0x8000u) << 16);
       if constexpr (kPackets % (2 * kHalf) == 0) {
         for (int group = 0; group < kPackets; group += 2 * kHalf) {

@@ -42,8 +42,7 @@ inline constexpr bool has_packets_v =
 /// Vector registers of the target; sizes the register tile.
 inline constexpr int kVectorRegisters = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS;
 
-/// a == b, through the standard library, so that programs that ask for -Wfloat-equal stay silent:
-/// here it is meant.
+/// a == b, as it is meant: through the standard library, so that -Wfloat-equal stays silent.
 template <class Scalar>
 ATTN_INLINE bool equal(const Scalar& a, const Scalar& b) {
   return std::equal_to<Scalar>()(a, b);
@@ -191,8 +190,12 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
     accumulate(set(a), b, c);
   }
   static ATTN_INLINE Packet abs(Packet a) { return Eigen::internal::pabs(a); }
-  static ATTN_INLINE Packet max(Packet a, Packet b) { return Eigen::internal::pmax(a, b); }
-  static ATTN_INLINE Packet min(Packet a, Packet b) { return Eigen::internal::pmin(a, b); }
+  static ATTN_INLINE Packet max(Packet a, Packet b) {
+    return kMaxKeepsFirst ? Eigen::internal::pmax(a, b) : where_less(a, b, b, a);
+  }
+  static ATTN_INLINE Packet min(Packet a, Packet b) {
+    return kMaxKeepsFirst ? Eigen::internal::pmin(a, b) : where_less(b, a, b, a);
+  }
 
   static ATTN_INLINE Mask less(Packet a, Packet b) { return Eigen::internal::pcmp_lt(a, b); }
   static ATTN_INLINE Mask less_equal(Packet a, Packet b) { return Eigen::internal::pcmp_le(a, b); }
@@ -328,8 +331,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
 #endif
   }
 
-  /// Parts of an exponent that power_of_two() below knows: 2^(n/parts), or 1 where the target looks
-  /// nothing up.
+  /// Parts of an exponent that power_of_two() below knows: 2^(n/parts); 1 without tables.
   static constexpr int exponent_parts = has_look_up_v<Scalar, width> ? width : 1;
 #if ATTN_VECTOR_TYPES
   /// The same for n counting parts of an exponent, and as many of the bias: the bits, shifted into
@@ -374,8 +376,7 @@ struct Simd<Scalar_, std::enable_if_t<has_packets_v<Scalar_>>> {
   }
 };
 
-/// Whether x is finite, by its bits: a comparison with infinity would be folded away by
-/// -ffast-math.
+/// Whether x is finite, by its bits: -ffast-math would fold a comparison with infinity away.
 template <class Scalar>
 ATTN_INLINE bool is_finite(const Scalar& x) {
   if constexpr (std::is_same_v<Scalar, float>) {

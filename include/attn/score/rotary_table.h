@@ -76,7 +76,8 @@ struct AnglesOfBase {
   template <class Visit>
   void visit_memory(const Visit&) const {}
   void check_position(const char* function, const char* name, Index position) const {
-    if (position < -kMostPosition || position > kMostPosition) {
+    const long long wide = position;  // an Index of 32 bits cannot be beyond
+    if (wide < -kMostPosition || wide > kMostPosition) {
       fail(text(function, ": rotary: ", name, " position ", position, " is beyond the ",
                 kMostPosition, " that a double counts to, either way"));
     }

@@ -214,6 +214,24 @@ TEST(Failures, OfABackwardPassAreHeardByAll) {
   }
 }
 
+TEST(Failures, OfCallsThatDifferAreRefusedOnAll) {
+  if (ranks().size() == 1) return;
+  Case c;
+  support::DynamicMatrix<float> dq, dk;
+  EXPECT_EQ(support::error_of([&] {
+              if (ranks().rank() == 1) {
+                c.differentiate(attn::dquery(dq));
+              } else {
+                c.differentiate(attn::dquery(dq), attn::dkey(dk));
+              }
+            }),
+            "attn::mpi::attention_backward: dkey() or dvalue(): 0 on one rank, 1 on another; needs "
+            "the same on all");
+  EXPECT_EQ(dq.size() + dk.size(), 0);  // untouched
+  c.differentiate(attn::dquery(dq), attn::dkey(dk));
+  EXPECT_EQ(dk.rows(), c.dealt.rows());
+}
+
 // One matrix cannot be two gradients, though two passes write them.
 TEST(Failures, OfOutputsThatAreOne) {
   Case c;

@@ -132,6 +132,13 @@ void differentiate_dealt(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Ou
     const auto value = read_only(v.view(function, "value"));
     const DealtShape shape(dealt, call_shape(function, {query.extent(), true}, {key.extent(), true},
                                              {value.extent(), true}, Batch()));
+    shape.compared(dealt, meeting.alike(function))
+        .add("dquery()", given_v<QueryGradientOption, Options...>)
+        .add("dkey() or dvalue()",
+             given_v<KeyGradientOption, Options...> || given_v<ValueGradientOption, Options...>)
+        .add("bytes of a query's scalar", Index(sizeof(*query.data)))
+        .add("bytes of a key's scalar", Index(sizeof(*key.data)))
+        .add("bytes of a value's scalar", Index(sizeof(*value.data)));
     const Asked<Options...> asked(options...);
     const auto& executor = executor_of(function, asked);
     check_backward_amounts(shape.whole, executor.workers());

@@ -133,13 +133,7 @@ void attend_dealt(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Options&.
     const TensorView<const ValueScalar> value = read_only(v.view(function, "value"));
     const DealtShape shape(dealt, call_shape(function, {query.extent(), true}, {key.extent(), true},
                                              {value.extent(), true}, Batch()));
-    meeting.alike(function)
-        .add("tokens", dealt.tokens())
-        .add("tokens of a block", dealt.block())
-        .add("query heads", shape.whole.heads)
-        .add("key/value heads", shape.whole.kv_heads)
-        .add("features of keys", shape.whole.key_dim)
-        .add("features of values", shape.whole.value_dim)
+    shape.compared(dealt, meeting.alike(function))
         .add("bytes of a key's scalar", Index(sizeof(KeyScalar)))
         .add("bytes of a value's scalar", Index(sizeof(ValueScalar)))
         .add("exchanged_heads()", given_v<ExchangedHeadsOption, Options...>);

@@ -26,6 +26,16 @@ struct DealtShape {
   }
   DealtShape(const DealtShape&) = delete;  // refers to its own offsets
 
+  /// What ranks have to call with alike, so that none waits for messages that never come.
+  Alike& compared(const mpi::Dealt& dealt, Alike& alike) const {
+    return alike.add("tokens", dealt.tokens())
+        .add("tokens of a block", dealt.block())
+        .add("query heads", whole.heads)
+        .add("key/value heads", whole.kv_heads)
+        .add("features of keys", whole.key_dim)
+        .add("features of values", whole.value_dim);
+  }
+
  private:
   static void check_rows(const CallShape& shape, const char* name, Index has, Index needs) {
     if (has != needs) {

@@ -86,8 +86,8 @@ template <class Query, class Key, class Value, class... Options>
 ///
 /// Shapes     Q, K, V and dY [rows(), …] as of mpi::attention(), and each gradient as what it
 ///            belongs to: this rank's rows of each. `state`: of this rank's forward call
-/// Options    those of the forward call, and dquery(dQ), dkey(dK), dvalue(dV), dlogsumexp(l) of this
-///            rank's rows; accumulate(). Not the gradients that are sums over the rows of all
+/// Options    those of the forward call, and dquery(dQ), dkey(dK), dvalue(dV), dlogsumexp(l) of
+///            this rank's rows; accumulate(). Not the gradients that are sums over the rows of all
 ///            ranks: dalibi(), dsink(), dscale(), dscore(), dbias(); not exchanged_heads()
 /// Requires   as attention_backward(), and the same options on all ranks: also which gradients are
 ///            asked for (std::invalid_argument on a rank where something does not fit, RankFailed
@@ -97,8 +97,8 @@ template <class Query, class Key, class Value, class... Options>
 ///            over all rows. No rank adds to what another has. A failure is heard by all, as in
 ///            mpi::attention(); dQ may be written where the second pass fails
 /// Cost       14 flops · pairs · d of its rows where one process takes 10 (dQ alone 6, dK and dV
-///            alone 8); it receives what its own rows see of K and V, and of Q, dY and three numbers
-///            a row and head what sees its keys, a key/value head and the query heads on it at a
+///            alone 8); it receives what its own rows see of K and V, and of Q, dY and three
+///            numbers a row and head what sees its keys, a key/value head and the query heads on it at a
 ///            time. Memory 2 · L · (d_k + d_v) scalars for the first pass, then 2 · L · H / H_kv ·
 ///            (d_k + d_v + 3), and attention_backward()'s scratch for a sequence of L tokens
 /// Reference  MPI over rows as in mpi::attention(). No ring: the order of its sums depends on P

@@ -36,8 +36,8 @@ class SharedKeySums {
   Scalar* const memory_;
 };
 
-// WHAT     all chunks of some key/value heads, up to `workers` at a time, then the gradients of their
-//          keys
+// WHAT     all chunks of some key/value heads, up to `workers` at a time, then the gradients of
+//          their keys
 // PICTURE  a worker draws the next chunk:   first of its sequence and head: the worker's sums are set to 0
 //                                           then it adds, block after block, in its turn
 //                                           last: it waits for the others, and writes dk and dv

@@ -20,7 +20,8 @@ namespace kernel {
 //          as the pass. Its sums come by the way, and show a call that is not the forward one
 // NUMERICS those of one build differ by the order of sums alone. ε · |m|: what another library's
 //          log-sum-exp is rounded by
-// EDGES    left out: rows that see no key (l = 0), or a NaN or infinity; a pass over some of the keys
+// EDGES    left out: rows that see no key (l = 0), or a NaN or infinity; a pass over some of the
+//          keys
 template <class Problem, class Checks = detail::debug_checks_t>
 class WeightCheck {
   using Scalar = typename Problem::Scalar;

@@ -98,9 +98,9 @@ template <class Query, class Key, class Value, class... Options>
 ///            mpi::attention(); dQ may be written where the second pass fails
 /// Cost       14 flops · pairs · d of its rows where one process takes 10 (dQ alone 6, dK and dV
 ///            alone 8); it receives what its own rows see of K and V, and of Q, dY and three
-///            numbers a row and head what sees its keys, a key/value head and the query heads on it at a
-///            time. Memory 2 · L · (d_k + d_v) scalars for the first pass, then 2 · L · H / H_kv ·
-///            (d_k + d_v + 3), and attention_backward()'s scratch for a sequence of L tokens
+///            numbers a row and head what sees its keys, a key/value head and the query heads on it
+///            at a time. Memory 2 · L · (d_k + d_v) scalars for the first pass, then 2 · L · H /
+///            H_kv · (d_k + d_v + 3), and attention_backward()'s scratch for a sequence of L tokens
 /// Reference  MPI over rows as in mpi::attention(). No ring: the order of its sums depends on P
 template <class Query, class Key, class Value, class OutputGradient, class Scalar, class... Options>
 void attention_backward(const Dealt& dealt, Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,

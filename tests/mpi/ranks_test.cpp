@@ -197,9 +197,11 @@ TEST(RowExchange, FetchesTheBlocksThatRowsSee) {
       for (const Index own : dealt.own()) seen = seen || (own - 2 <= b && b <= own);
       for (Index token = dealt.begin(b); token < dealt.begin(b) + 4; ++token) {
         for (Index c = 0; c < 3; ++c)
-          EXPECT_EQ(exchange.operand<0>().token(head, token)[c], seen ? K(token, head * 3 + c) : 0.f);
+          EXPECT_EQ(exchange.operand<0>().token(head, token)[c],
+                    seen ? K(token, head * 3 + c) : 0.f);
         for (Index c = 0; c < 5; ++c)
-          EXPECT_EQ(exchange.operand<1>().token(head, token)[c], seen ? V(token, head * 5 + c) : 0.f);
+          EXPECT_EQ(exchange.operand<1>().token(head, token)[c],
+                    seen ? V(token, head * 5 + c) : 0.f);
       }
     }
   }

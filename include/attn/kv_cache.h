@@ -42,7 +42,8 @@ inline detail::AllKeys all_keys() { return {}; }
 /// list[b] for sequence b; others are left alone. A call may name one several times, append() may
 /// not.
 ///
-/// Requires   an entry for each sequence of the call; 0 ≤ list[b] < sequences    (std::invalid_argument otherwise)
+/// Requires   an entry for each sequence of the call; 0 ≤ list[b] < sequences
+///            (std::invalid_argument otherwise)
 /// Semantics  an lvalue container of integers is referred to; a temporary or a braced list is
 ///            copied
 template <class List = std::initializer_list<Index>>
@@ -55,14 +56,14 @@ detail::CacheSequences cache_sequences(List&& list) {
 /// Keys and values of sequences that grow, in the engine's own panels: attention packs nothing but
 /// the newest of them.
 ///
-/// \tparam Storage  float, double, any other raw real number; half and bfloat16 (computed in
-///                  float); std::int8_t: a scale for the keys and one for the values of each token
-///                  and head, computed in float
+/// \tparam Storage  float, double, any other real scalar that is trivially copyable; half and
+///                  bfloat16 (computed in float); std::int8_t: a scale for the keys and one for the
+///                  values of each token and head, computed in float
 /// Shapes     of a token: keys H_kv × d_k, values H_kv × d_v; heads side by side as in heads(K,
 ///            H_kv), which may be left out
 /// Semantics  a regular value: a copy has memory of its own, and what is assigned to leaves the
 ///            caller's memory, or stays as it was where memory runs out. Const calls (attention)
-///            may share it among threads; append() and the other changes want it alone
+///            may share it among threads; append() and the other changes need it to themselves
 /// Cost       memory is taken once, at construction: sequences · H_kv · capacity · (d_k + d_v)
 ///            numbers, rounded up to blocks of 256 tokens at most, and less than a panel of keys
 ///            more. Nothing allocates afterwards
@@ -70,8 +71,7 @@ detail::CacheSequences cache_sequences(List&& list) {
 ///            follows its largest number, so one loud channel costs all others: keys of mean 40 in
 ///            one channel and ±1 in the rest, usual in real models, cost 5 to 8 % of the output.
 ///            Store those in half or bfloat16, or take the mean off before (without rotary() a
-///            vector added to all keys
-///            changes no weight)                                             (tests/kv_cache_storage_test.cpp)
+///            vector added to all keys changes no weight) (tests/kv_cache_storage_test.cpp)
 /// Reference  Shazeer 2019 (arXiv:1911.02150); Xiao et al. 2023 (arXiv:2309.17453) for ring and
 ///            pinned.
 template <class Storage>
@@ -95,6 +95,7 @@ class KeyValueCache {
   KeyValueCache(const KeyValueCacheOptions& options, void* memory, std::size_t bytes)
       : store_(make(options, memory, bytes)) {}
 
+  /// Bytes that a cache of these sizes takes: what the constructor above is to be given.
   static std::size_t bytes_needed(const KeyValueCacheOptions& options) {
     return std::size_t(lines(layout_of(options)) + 1) * sizeof(kernel::CacheLine);
   }
@@ -106,8 +107,9 @@ class KeyValueCache {
   /// Options    sequences(), sequence_length(): how rows fall into sequences; cache_sequences();
   ///            rotary(): keys are turned at their positions in the sequence (or .positions()), and
   ///            then queries have to be as well
-  /// Requires   those shapes; room(sequence) for the tokens; rotary() always or never in a sequence   (std::invalid_argument
-  ///            otherwise; the cache is then as it was)
+  /// Requires   those shapes; room(sequence) for the tokens; rotary() always or never in a sequence
+  ///            (std::invalid_argument otherwise; the cache is then as it was)
+  /// Cost       each number converted and written once, into the panels
   template <class Key, class Value, class... Options>
   void append(Key&& K, Value&& V, const Options&... options) {
     detail::append_given<Storage>(store_, std::forward<Key>(K), std::forward<Value>(V), options...);
@@ -139,6 +141,7 @@ class KeyValueCache {
 
   /// Makes sequence `to` what `from` is now: beam search, prompts that begin alike.
   ///
+  /// Requires   sequences of the cache (std::invalid_argument otherwise)
   /// Cost       the tokens that `from` holds, copied
   void copy(Index from, Index to) {
     const kernel::CacheSequence& source = state("copy", from);
@@ -267,12 +270,13 @@ struct SharedCache {
 
 /// attention() over a cache's keys and values; see the head of this file for which keys a row sees.
 ///
-/// Shapes     Q [rows, H·d_k], or heads(Q, H); the cache's keys H_kv·d_k, values H_kv·d_v  →  [rows, H·d_v]
+/// Shapes     Q [rows, H·d_k], or heads(Q, H); the cache's keys H_kv·d_k, values H_kv·d_v
+///            →  [rows, H·d_v]
 /// Options    those of attention(Q, K, V, …) but the query's offset; all_keys(), cache_sequences();
 ///            a batch as rows of queries
 /// Requires   as many query sequences as the cache has, or cache_sequences(); no more rows than a
-///            sequence has tokens; rotary() on
-///            queries exactly where the keys were appended with it              (std::invalid_argument otherwise)
+///            sequence has tokens; rotary() on queries exactly where the keys were appended with it
+///            (std::invalid_argument otherwise; outputs are then untouched)
 /// Semantics  masks, biases and saved outputs count keys by their positions in the sequence, as for
 ///            the whole K and V
 /// Cost       as attention(); no keys or values are packed but those of the newest panel

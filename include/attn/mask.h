@@ -18,6 +18,10 @@
 // sees the same offset. It is named once: causal_from(offset), causal(align::…), or the option
 // query_offset(offset). Several mask options of one call are joined by "and". A hidden pair
 // contributes nothing, whatever its key and value hold; a row with no key left gives zeros.
+//
+// Cost: a mask bounds the loops. Blocks of keys that no row of a strip sees are neither computed
+// nor read; where all rows see all keys of a block, none of the mask's code runs
+// (tests/mask_work_test.cpp).
 #pragma once
 
 #include "mask/block_sparse.h"
@@ -38,16 +42,19 @@ struct CausalMaker {
 };
 }  // namespace detail
 
-/// causal(): a query sees the keys up to its own position. Needs Lq = Lk, or the offset named
-/// elsewhere in the call.
+/// causal(): a query sees the keys up to its own position.
 /// causal(alignment): with the query rows aligned by name where Lq ≠ Lk, align::upper_left or
 /// align::lower_right.
+///
+/// Requires   Lq = Lk in every sequence, an alignment, or the offset named elsewhere in the call
+///            (std::invalid_argument from the call otherwise)
 inline constexpr detail::CausalMaker causal{};
 /// Causal with query row i at position i + offset.
 inline detail::CausalFrom causal_from(Index offset) {
   return detail::CausalFrom(detail::IndexList(offset));
 }
-/// Causal with an offset for each sequence of the batch.
+/// Causal with an offset for each sequence of the batch (std::invalid_argument from the call where
+/// there are not as many).
 template <class Offsets = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Offsets>>, int> = 0>
 detail::CausalFrom causal_from(Offsets&& offsets) {
@@ -75,11 +82,19 @@ detail::QueryOffset query_offset(Offsets&& offsets) {
 
 /// A query at position p sees the keys p − left ≤ j ≤ p + right, ends included; −1 = unbounded, and
 /// so is a side that reaches beyond all positions (more than a quarter of the largest Index).
+///
+/// Requires   left, right ≥ −1 (std::invalid_argument from the call otherwise)
+/// Reference  Beltagy et al. 2020, Longformer (arXiv:2004.05150)
 inline detail::Window window(Index left, Index right) { return {left, right}; }
 
-/// Attends where B is true. B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one
-/// for each head; a single row serves all queries, a single column (for each head) all keys; a
-/// strided view [sequence or 1, head or 1, query or 1, key or 1].
+/// Attends where B is true.
+///
+/// Shapes     B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one for each head;
+///            a single row serves all queries, a single column (for each head) all keys; a strided
+///            view [sequence or 1, head or 1, query or 1, key or 1]
+/// Requires   one of those shapes (std::invalid_argument from the call otherwise)
+/// Semantics  an lvalue is referred to, an expression evaluated and owned
+/// Cost       B is read for each pair of a panel that it decides, nothing is copied
 template <class Matrix>
 auto keep(Matrix&& B) {
   static_assert(
@@ -102,6 +117,9 @@ auto hide(Matrix&& B) {
 
 /// Sequence b has lengths[b] keys; what lies behind them is padding. One entry serves all
 /// sequences.
+///
+/// Requires   an entry for each sequence, or one; 0 ≤ lengths[b] ≤ Lk (std::invalid_argument from
+///            the call otherwise)
 template <class Lengths = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Lengths>>, int> = 0>
 detail::KeyBounds key_lengths(Lengths&& lengths) {
@@ -111,6 +129,9 @@ detail::KeyBounds key_lengths(Lengths&& lengths) {
 }
 inline detail::KeyBounds key_lengths(Index length) { return key_lengths({length}); }
 /// Sequence b sees its keys begin[b] ≤ j < end[b]: left padding, right padding or both.
+///
+/// Requires   entries as for key_lengths(), 0 ≤ begin[b] ≤ end[b] ≤ Lk (std::invalid_argument from
+///            the call otherwise)
 template <class Begin = std::initializer_list<Index>, class End = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Begin>> &&
                                !std::is_integral_v<detail::bare_t<End>>,
@@ -125,8 +146,11 @@ detail::KeyBounds key_range(Begin&& begin, End&& end) {
 inline detail::KeyBounds key_range(Index begin, Index end) { return key_range({begin}, {end}); }
 
 /// All see the first n keys, and behind them each query the keys up to its own position: a prompt
-/// read both ways, its continuation causal (Raffel et al. 2020, arXiv:1910.10683). One n, or one
-/// for each sequence. Needs Lq = Lk, or an offset named elsewhere in the call; 0 ≤ n ≤ Lk.
+/// read both ways, its continuation causal. One n, or one for each sequence.
+///
+/// Requires   0 ≤ n ≤ Lk; Lq = Lk, or an offset named elsewhere in the call (std::invalid_argument
+///            from the call otherwise)
+/// Reference  Raffel et al. 2020 (arXiv:1910.10683)
 template <class Lengths = std::initializer_list<Index>,
           std::enable_if_t<!std::is_integral_v<detail::bare_t<Lengths>>, int> = 0>
 detail::PrefixLm prefix_lm(Lengths&& lengths) {
@@ -142,7 +166,7 @@ inline detail::PrefixLm prefix_lm(Index length) { return prefix_lm({length}); }
 ///
 /// Shapes     one id for each token, the sequences' stacked as their rows are; or those of the
 ///            longest sequence, for all
-/// Requires   as many ids as that                            (std::invalid_argument from the call that uses it, otherwise)
+/// Requires   as many ids as that (std::invalid_argument from the call that uses it, otherwise)
 template <class Ids = std::initializer_list<Index>>
 detail::Segments segments(Ids&& ids) {
   detail::Segments mask;
@@ -168,8 +192,8 @@ detail::Segments segments(Ids&& query_ids, KeyIds&& key_ids) {
 /// Shapes     one parent for each token of the tree, for all sequences; or for each query row, the
 ///            sequences' stacked
 /// Requires   parents stand before their children: −1 ≤ parents[t] < t; no more tokens than query
-///            rows; Lq = Lk, or the offset
-///            named elsewhere in the call: query_offset(keys before the first query)   (std::invalid_argument otherwise)
+///            rows; Lq = Lk, or the offset named elsewhere in the call: query_offset(keys before
+///            the first query) (std::invalid_argument from the call otherwise)
 template <class Parents = std::initializer_list<Index>>
 detail::Tree tree(Parents&& parents) {
   detail::Tree mask;
@@ -183,7 +207,8 @@ detail::Tree tree(Parents&& parents) {
 /// Shapes     B: ⌈Lq / block⌉ × ⌈Lk / block⌉ of the longest sequences, for all of them, or one
 ///            below the other; heads(B, H): one for each head; a strided view [sequence or 1, head
 ///            or 1, query blocks, key blocks]
-/// Requires   block ≥ 1, and those shapes                    (std::invalid_argument from the call that uses it, otherwise)
+/// Requires   block ≥ 1, and those shapes
+///            (std::invalid_argument from the call that uses it, otherwise)
 template <class Matrix>
 auto block_sparse(Matrix&& B, Index block) {
   static_assert(detail::is_bool_table<Matrix>(),

@@ -29,9 +29,10 @@ inline namespace ATTN_ABI {
 /// \tparam DModel, Heads  compile-time sizes: everything lies in the object, and calls whose rows
 ///                        are bounded by their types use no heap while their scratch is within
 ///                        EIGEN_STACK_ALLOCATION_LIMIT
-/// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]  Xv [Lk, value_features]  →  [Lq, output_features];
-///            any Eigen type and order, or strided views of one head (lbhd(p, L, B, 1, E) is
-///            PyTorch's default). Xkv serves as both
+/// Shapes     mha(X), mha(Xq, Xkv), mha(Xq, Xk, Xv):  Xq [Lq, d_model]  Xk [Lk, key_features]
+///            Xv [Lk, value_features]  →  [Lq, output_features]; any Eigen type and order, or
+///            strided views of one head (lbhd(p, L, B, 1, E) is PyTorch's default). Xkv serves as
+///            both
 /// Options    those of attention(), which see the H heads of the call; residual() adds the query
 ///            input, residual(X) another matrix like the output; into(Y)
 /// Requires   the layer's widths, and what attention() requires (std::invalid_argument that names
@@ -42,7 +43,7 @@ inline namespace ATTN_ABI {
 ///            use(workspace) and may be shared by threads that bring one each. Y may be any of the
 ///            inputs
 /// Cost       sizeof(Scalar) bytes a weight, columns padded to panels (32 floats with AVX-512);
-///            2·L·K·N flops a projection and attention's; scratch O(L · features); with into(Y),
+///            2·L·in·out flops a projection and attention's; scratch O(L · features); with into(Y),
 ///            none is allocated from the second call of the same sizes on, or from the first after
 ///            reserve()
 /// Accuracy   on unit-scale weights, biases and inputs float within 1e-6, double within 1e-14 of
@@ -156,8 +157,7 @@ class MultiHeadAttention {
   ///            sequence_length(), cache_sequences() say whose tokens they are; rotary() turns keys
   ///            on their way in; residual() as for the layer
   /// Requires   a cache of the layer's kv_heads, key_dim and value_dim, room for the tokens, and
-  ///            all that append() and attention()
-  ///            require                                        (std::invalid_argument otherwise)
+  ///            all that append() and attention() require (std::invalid_argument otherwise)
   /// Semantics  where something is refused or thrown, the cache and the output are as before (of a
   ///            ring: what the window needs is)
   /// Cost       one reading of the weights and the cache; no allocation from the second call of as

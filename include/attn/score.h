@@ -30,17 +30,22 @@ auto scale(Number value) {
 /// Scores are squashed into (−cap, cap) by cap·tanh(s / cap), cap > 0 (Gemma 2, arXiv:2408.00118).
 ///
 /// Requires   in the scalar of the call: cap and 1/cap finite, and cap so small that s / cap keeps
-///            what it is worth: at most
-///            ε / the least normal number, 1e31 in float     (std::invalid_argument from the call that uses it, otherwise)
+///            its digits: at most ε / the least normal number, 1e31 in float (std::invalid_argument
+///            from the call that uses it, otherwise)
+/// Cost       a tanh for each pair: a call of 1024 × 1024 pairs with d = 64 takes 1.2 times as long
 template <class Number>
 auto softcap(Number cap) {
   return detail::Softcap<detail::owned_number_t<Number>>(std::move(cap));
 }
 
-/// B is added to the scores; −∞ hides a pair. B: Lq × Lk for all sequences, or their rows stacked;
-/// heads(B, H): one for each head; a single row serves all queries, a single column (for each head)
-/// all keys; a strided view [sequence or 1, head or 1, query or 1, key or 1] broadcasts over any of
-/// them.
+/// B is added to the scores; −∞ hides a pair.
+///
+/// Shapes     B: Lq × Lk for all sequences, or their rows stacked; heads(B, H): one for each head;
+///            a single row serves all queries, a single column (for each head) all keys; a strided
+///            view [sequence or 1, head or 1, query or 1, key or 1] broadcasts over any of them
+/// Requires   one of those shapes (std::invalid_argument from the call otherwise)
+/// Semantics  an lvalue is referred to, an expression evaluated and owned
+/// Cost       an addition for each pair, and B read once for each head and sequence
 template <class Matrix>
 auto bias(Matrix&& B) {
   static_assert(detail::is_score_shaped_v<Matrix>,
@@ -56,7 +61,8 @@ auto bias(Matrix&& B) {
 /// query and key; under a causal mask that is the paper's penalty for what lies back.
 ///
 /// Shapes     slopes: any vector, one number for each query head (or one for all); a single number
-/// Requires   as many slopes as heads, or one; finite       (std::invalid_argument from the call that uses it, otherwise)
+/// Requires   as many slopes as heads, or one; finite
+///            (std::invalid_argument from the call that uses it, otherwise)
 /// Semantics  an lvalue vector is referred to, anything else owned. Distances are exact below 2²⁴
 ///            in float
 /// Cost       one multiply-add for each pair, in the pass over the scores that all modifiers share

@@ -135,7 +135,8 @@ inline detail::ColumnWise colwise() { return {}; }
 
 /// Normalises scores so that each row (each column with colwise()) sums to one.
 ///
-/// Shapes     S [L, N]  →  P [L, N]; any Eigen type, storage order, strides; half and bfloat16 are computed in float
+/// Shapes     S [L, N]  →  P [L, N]; any Eigen type, storage order, strides; half and bfloat16 are
+///            computed in float
 /// Options    into(P) (then nothing is returned; P may be S itself: in place), colwise(), and for
 ///            rows any mask: causal(), keep(B), …
 /// Requires   P's shape                                     (std::invalid_argument otherwise)
@@ -145,6 +146,7 @@ inline detail::ColumnWise colwise() { return {}; }
 ///            scratch: 32 KiB of stack
 /// Accuracy   relative error ≤ (8 + √(N / lanes)) ε for scores within ±5 (tests/softmax_test.cpp);
 ///            beyond, rounding s − m adds at most ½ ulp of it
+/// Reference  Milakov & Gimelshein 2018 (arXiv:1805.02867)
 using Softmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::weights>;
 /// The logarithm of softmax, without taking exp back; −∞ for hidden scores. Otherwise as Softmax.
 using LogSoftmax = detail::SoftmaxFunctor<kernel::SoftmaxResult::log_weights>;
@@ -265,7 +267,8 @@ void merge_into(const Asked& asked, const MatrixView<A>& a, const MatrixView<LA>
 ///
 /// Shapes     O_a, O_b [Lq, H·d_v]  l_a, l_b [Lq, H] (from save_logsumexp)  →  O [Lq, H·d_v]
 /// Options    into(O) (O may be O_a or O_b), save_logsumexp(l) (l may be l_a or l_b)
-/// Requires   equal shapes, columns of O a multiple of those of l       (std::invalid_argument otherwise)
+/// Requires   equal shapes, columns of O a multiple of those of l
+///            (std::invalid_argument otherwise)
 /// Semantics  a row that saw no key on one side takes the other's, whatever it holds itself; on
 ///            neither, zeros and −∞
 /// Cost       two exp a row and head, two multiplications an element

@@ -99,6 +99,8 @@ void measure_tiny(benchmark::State& state) {
 }
 
 const bool registered = [] {
+  add_row("latency/dynamic_1x1",
+          [](auto& state) { measure_head<Eigen::Dynamic, Eigen::Dynamic>(state, 1, 1); });
   add_row("latency/fixed_8x8", [](auto& state) { measure_head<8, 8>(state, 8, 8); });
   add_row("latency/dynamic_8x8",
           [](auto& state) { measure_head<Eigen::Dynamic, Eigen::Dynamic>(state, 8, 8); });

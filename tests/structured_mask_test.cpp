@@ -62,7 +62,12 @@ TEST(MaskPictures, AreTheReadmes) {
   coarse << 1, 0, 1, 1;
   Eigen::Matrix<bool, 4, 4> B;
   B << 1, 0, 0, 1, 0, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0;
+  EXPECT_EQ(picture(4, any(attn::causal())), "#... ##.. ###. ####");
+  EXPECT_EQ(picture(4, any(attn::window(1, 0))), "#... ##.. .##. ..##");
+  EXPECT_EQ(picture(4, any(attn::window(1, 1))), "##.. ###. .### ..##");
   EXPECT_EQ(picture(4, any(attn::prefix_lm(2))), "##.. ##.. ###. ####");
+  EXPECT_EQ(picture(4, any(attn::key_lengths(3))), "###. ###. ###. ###.");
+  EXPECT_EQ(picture(4, any(attn::key_range(1, 4))), ".### .### .### .###");
   EXPECT_EQ(picture(4, any(attn::segments({7, 7, 9, 9}))), "##.. ##.. ..## ..##");
   EXPECT_EQ(picture(4, any(attn::segments({7, 9, 7, 9}))), "#.#. .#.# #.#. .#.#");
   EXPECT_EQ(picture(4, any(attn::tree({-1, 0, 0, 1}))), "#... ##.. #.#. ##.#");
@@ -75,7 +80,10 @@ TEST(MaskPictures, AreTheReadmes) {
   EXPECT_EQ(picture(4, any(attn::causal() && attn::window(1, -1))), "#... ##.. .##. ..##");
   EXPECT_EQ(picture(4, any(attn::window(0, 0) || attn::key_lengths(1))), "#... ##.. #.#. #..#");
   EXPECT_EQ(picture(4, any(attn::causal() && !attn::window(0, 0))), ".... #... ##.. ###.");
+  EXPECT_EQ(picture(2, attn::causal(align::upper_left)), "#... ##..");
   EXPECT_EQ(picture(2, attn::causal(align::lower_right)), "###. ####");
+  EXPECT_EQ(picture(2, attn::causal_from(0)), "#... ##..");
+  EXPECT_EQ(picture(2, attn::causal_from(2)), "###. ####");
 }
 
 // ---- segments -------------------------------------------------------------------------------

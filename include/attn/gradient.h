@@ -81,7 +81,8 @@ auto dlogsumexp(Matrix&& l) {
 /// Cost       10 flops · visible pairs · d (of the 5 products dV alone takes 2, dQ or dK alone 3);
 ///            scratch O((rows of a chunk + Lk) · d) for each worker, here allocated for the call
 /// Accuracy   for operands in [−1, 1] and the default scale, of gradients whose largest element is
-///            g: float within 1e-6 · (1 + g), double within 1e-14 · (1 + g) (tests/gradient_test.cpp)
+///            g: float within 1e-6 · (1 + g), double within 1e-14 · (1 + g)
+///            (tests/gradient_test.cpp)
 /// Reference  Dao 2023, FlashAttention-2 (arXiv:2307.08691), §3.1.2
 template <class Query, class Key, class Value, class OutputGradient, class Scalar, class... Options>
 void attention_backward(Query&& Q, Key&& K, Value&& V, OutputGradient&& dY,

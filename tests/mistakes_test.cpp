@@ -48,7 +48,7 @@ TEST(Mistakes, HeadsThatDoNotDivide) {
               "d_model is 16, needs a multiple of the 3 heads, or key_dim(n)");
 }
 
-// A matrix that is square the wrong way round cannot be told: the head of attention.h says which way is right.
+// Where there are as many queries as keys nothing shows it: the head of attention.h says which way is right.
 TEST(Mistakes, TokensInColumns) {
   const Operands o;
   const MatrixXf Q = o.Q.transpose(), K = o.K.transpose(), V = o.V.transpose();

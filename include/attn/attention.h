@@ -18,7 +18,8 @@
 //   every path. A hidden pair contributes nothing, whatever its key and value hold. NaN in a
 //   visible query, key or value gives NaN in the rows that see it, and only there. A score of −∞ is
 //   hidden.
-//   A row that sees one key returns that value row exactly (rounded under native_bfloat16()).
+//   A row that sees one key returns that value row exactly, where the call has no sink(),
+//   dropout() or residual() (rounded under native_bfloat16()).
 //   half and bfloat16 are storage types, for each operand separately, computed in float (but for
 //   native_bfloat16()); every other scalar computes in itself.
 //
@@ -63,8 +64,9 @@ inline namespace ATTN_ABI {
 ///            overlapping K, V or part of Q is refused.
 ///            Where memory runs out all outputs are as before; where a functor or pool throws they
 ///            have their sizes, not their values
-/// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch O(L·d), here
-///            allocated for the call
+/// Cost       4·pairs·d flops for the pairs inside the mask's ranges; scratch for a chunk of rows
+///            and a block of keys a worker, whatever Lq and Lk are (rotary() adds its angles,
+///            split_keys() its parts), here allocated for the call
 /// Accuracy   max |error| ≤ 2 × that of the textbook formula, as a matrix product in the same
 ///            scalar (tests/attention_test.cpp)
 /// Reference  Vaswani et al. 2017 (arXiv:1706.03762); Milakov & Gimelshein 2018 (arXiv:1805.02867);
@@ -110,13 +112,18 @@ class ScaledDotProductAttention {
  public:
   using Compute = compute_t<Scalar>;
 
+  // Functors first, as in attention(): what is wrong in them is said in the first lines.
   template <class Query, class Key, class... Rest>
   [[nodiscard]] auto operator()(Query&& Q, Key&& K, Rest&&... rest) {
+    static_assert(detail::check_functors_v<decltype(detail::result_on_lanes<Compute>(
+                      std::declval<Rest&>()))...>);
     return call(&workspace_, std::forward<Query>(Q), std::forward<Key>(K),
                 std::forward<Rest>(rest)...);
   }
   template <class Query, class Key, class... Rest>
   [[nodiscard]] auto operator()(Query&& Q, Key&& K, Rest&&... rest) const {
+    static_assert(detail::check_functors_v<decltype(detail::result_on_lanes<Compute>(
+                      std::declval<Rest&>()))...>);
     check_lent<Rest...>();
     return call(nullptr, std::forward<Query>(Q), std::forward<Key>(K), std::forward<Rest>(rest)...);
   }
@@ -132,13 +139,15 @@ class ScaledDotProductAttention {
   /// Makes room for calls up to these sizes, so that even the first one allocates nothing.
   /// (backward() allocates nothing from its second call on.)
   ///
-  /// Requires   heads a multiple of kv_heads, workers ≥ 1                          (std::invalid_argument otherwise)
+  /// Requires   heads a multiple of kv_heads, workers ≥ 1
+  ///            (std::invalid_argument otherwise)
   void reserve(const AttentionShape& shape) { workspace_.reserve(scratch_scalars(shape)); }
 
   /// Scalars of scratch that a call of these sizes takes, by one worker or by up to as many as the
   /// shape names.
   ///
-  /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1, workers ≥ 1         (std::invalid_argument otherwise)
+  /// Requires   sizes ≥ 0, heads a multiple of kv_heads ≥ 1, workers ≥ 1
+  ///            (std::invalid_argument otherwise)
   static Index scratch_scalars(const AttentionShape& shape) {
     AttentionShape s = shape;
     s.workers = detail::bounded_workers(s.workers);

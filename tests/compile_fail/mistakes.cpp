@@ -15,6 +15,7 @@
 // expect 10: a matrix of bool among the options: write keep\(B\) \(attend where true\) or hide\(B\) \(attend where false\)
 // expect 11: integer matrices have no softmax: cast<float>\(\) them first
 // expect 12: query, key, value and output must compute in one scalar: cast one of them
+// expect 13: functions of std:: take one number, not lanes: write exp, tanh, abs, min, max without std::
 #include <attn/attn.h>
 
 #include <vector>
@@ -82,5 +83,11 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y,
   Y = attn::attention(Q, D, D);
 #else
   Y = attn::attention(Q, D.cast<float>(), D.cast<float>());
+#endif
+  attn::ScaledDotProductAttention<float> sdpa;
+#if CASE == 13
+  Y = sdpa(Q, K, V, attn::score([](auto s, auto) { return std::exp(s); }));
+#else
+  Y = sdpa(Q, K, V, attn::score([](auto s, auto) { return exp(s); }));
 #endif
 }

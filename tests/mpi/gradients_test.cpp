@@ -263,8 +263,11 @@ TEST(Failures, OfCallsThatDifferAreRefusedOnAll) {
   EXPECT_EQ(support::error_of([&] {
               const support::DynamicMatrix<Eigen::bfloat16> narrow = c.dy.cast<Eigen::bfloat16>();
               const auto differentiate = [&](const auto& dy) {
-                attn::mpi::attention_backward(c.dealt, attn::heads(c.q, 4), attn::heads(c.k, 2),
-                                              attn::heads(c.v, 2), dy, c.state, attn::dkey(dk));
+                c.with_score([&](const auto& score) {
+                  attn::mpi::attention_backward(c.dealt, attn::heads(c.q, 4), attn::heads(c.k, 2),
+                                                attn::heads(c.v, 2), dy, c.state, score,
+                                                attn::dkey(dk));
+                });
               };
               if (ranks().rank() == 1) {
                 differentiate(narrow);

@@ -1,6 +1,7 @@
 // tests/mpi/exchanged_heads_test.cpp: ranks that exchange rows for heads: the same bits, the same refusals.
 // SPDX-License-Identifier: MIT
 #include "dealt_case.h"
+#include "support/error_of.h"
 
 namespace {
 
@@ -91,6 +92,42 @@ TEST(ExchangedHeads, FailTogether) {
   }
   EXPECT_EQ(exchange(right, -1, y), "");
   EXPECT_EQ(y.rows(), right.dealt(ranks()).rows());
+}
+
+// Ranks would wait for rows that nobody sends.
+TEST(ExchangedHeads, OfCallsThatDifferAreRefusedOnAll) {
+  if (ranks().size() == 1) return;
+  const Index n = ranks().size();
+  const DealtCase c{40, 2 * n, n, 8, 8, 0};
+  const auto dealt = c.dealt(ranks());
+  const support::DealtOperands<float> all(c);
+  const Matrix q = dealt.local(all.query), k = dealt.local(all.key), v = dealt.local(all.value);
+  const support::DynamicMatrix<Eigen::bfloat16> narrow = q.cast<Eigen::bfloat16>();
+  Matrix y, numbers;
+  const auto attend = [&](const auto& query, auto&&... options) {
+    attn::mpi::attention(dealt, attn::heads(query, c.heads), attn::heads(k, c.kv_heads),
+                         attn::heads(v, c.kv_heads), attn::mpi::exchanged_heads(), attn::into(y),
+                         options...);
+  };
+  const auto expect_refused = [&](const std::string& what, const auto& other) {
+    EXPECT_EQ(support::error_of([&] {
+                if (ranks().rank() == 1) {
+                  other();
+                } else {
+                  attend(q);
+                }
+              }),
+              "attn::mpi::attention: " + what + " on another; needs the same on all");
+    EXPECT_EQ(y.size() + numbers.size(), 0);  // untouched
+  };
+  expect_refused("save_logsumexp(): 0 on one rank, 1",
+                 [&] { attend(q, attn::save_logsumexp(numbers)); });
+  expect_refused("save_max_logit(): 0 on one rank, 1",
+                 [&] { attend(q, attn::save_max_logit(numbers)); });
+  expect_refused("save_entropy(): 0 on one rank, 1",
+                 [&] { attend(q, attn::save_entropy(numbers)); });
+  expect_refused("residual(): 0 on one rank, 1", [&] { attend(q, attn::residual(q)); });
+  expect_refused("bytes of a query's scalar: 2 on one rank, 4", [&] { attend(narrow); });
 }
 
 }  // namespace

@@ -4,6 +4,8 @@
 #include <attn/dropout.h>
 #include <attn/rotary.h>
 
+#include <set>
+
 #include "dealt_case.h"
 #include "support/error_of.h"
 
@@ -68,6 +70,11 @@ std::vector<float> numbers_by_head(Index heads, float first, float step) {
 TEST(SameGradients, WithoutAMask) {
   for (const DealtCase& c : dealt_cases()) expect_same_gradients<float>(c);
 }
+// A panel of keys begins and ends in blocks of other ranks.
+TEST(SameGradients, OfManyBlocksInAPanel) {
+  expect_same_gradients<float>(DealtCase{300, 2, 1, 8, 8, 3});
+  expect_same_gradients<float>(DealtCase{300, 2, 1, 8, 8, 3}, attn::causal());
+}
 TEST(SameGradients, UnderMasks) {
   for (const DealtCase& c : dealt_cases()) {
     std::vector<Index> ids;
@@ -113,7 +120,8 @@ struct Case {
   attn::mpi::Dealt dealt = sizes.dealt(ranks());
   support::DynamicMatrix<float> q, k, v, dy, y;
   attn::AttentionState<float> state;
-  Index fuse = -1;  ///< the score functor throws at this call, if any
+  Index fuse = -1;                ///< the score functor throws at this call, if any
+  std::set<Index> queries, keys;  ///< that it was asked for
 
   Case() {
     const support::DealtOperands<float> all(sizes);
@@ -127,8 +135,10 @@ struct Case {
   template <class F>
   void with_score(const F& f) {
     f(attn::score(
-        [this](float s, attn::At) {
+        [this](float s, attn::At at) {
           if (fuse >= 0 && fuse-- == 0) throw std::runtime_error("thrown on purpose");
+          queries.insert(at.query);
+          keys.insert(at.key);
           return s + 0.01f;
         },
         [](float, attn::At) { return 1.f; }));
@@ -158,6 +168,29 @@ TEST(SameGradients, ApartAndAdded) {
   EXPECT_TRUE(same_bits(dq_alone, (dq + dq).eval()));
   EXPECT_TRUE(same_bits(dk_alone, (dk + dk).eval()));
   EXPECT_TRUE(same_bits(dv_alone, (dv + dv).eval()));
+}
+
+// The pass over queries has this rank's rows of the pairs, the pass over keys its columns.
+TEST(SameGradients, OfPairsOfThisRankAlone) {
+  Case c;
+  std::set<Index> own, all;
+  for (Index token = 0; token < c.sizes.tokens; ++token) {
+    all.insert(token);
+    if (c.dealt.owner(c.dealt.block_of(token)) == ranks().rank()) own.insert(token);
+  }
+  ASSERT_FALSE(own.empty());
+  const auto asked_by = [&](auto&& output) {
+    c.queries.clear();
+    c.keys.clear();
+    c.differentiate(output);
+  };
+  support::DynamicMatrix<float> dx;
+  asked_by(attn::dquery(dx));
+  EXPECT_EQ(c.queries, own);
+  EXPECT_EQ(c.keys, all);
+  asked_by(attn::dkey(dx));
+  EXPECT_EQ(c.queries, all);
+  EXPECT_EQ(c.keys, own);
 }
 
 /// All ranks throw, the failing one in these words; nothing is written, and the next call is right.
@@ -227,6 +260,23 @@ TEST(Failures, OfCallsThatDifferAreRefusedOnAll) {
             }),
             "attn::mpi::attention_backward: dkey() or dvalue(): 0 on one rank, 1 on another; needs "
             "the same on all");
+  EXPECT_EQ(support::error_of([&] {
+              const support::DynamicMatrix<Eigen::bfloat16> narrow = c.dy.cast<Eigen::bfloat16>();
+              const auto differentiate = [&](const auto& dy) {
+                c.with_score([&](const auto& score) {
+                  attn::mpi::attention_backward(c.dealt, attn::heads(c.q, 4), attn::heads(c.k, 2),
+                                                attn::heads(c.v, 2), dy, c.state, score,
+                                                attn::dkey(dk));
+                });
+              };
+              if (ranks().rank() == 1) {
+                differentiate(narrow);
+              } else {
+                differentiate(c.dy);
+              }
+            }),
+            "attn::mpi::attention_backward: bytes of an output gradient's scalar: 2 on one rank, 4 "
+            "on another; needs the same on all");
   EXPECT_EQ(dq.size() + dk.size(), 0);  // untouched
   c.differentiate(attn::dquery(dq), attn::dkey(dk));
   EXPECT_EQ(dk.rows(), c.dealt.rows());

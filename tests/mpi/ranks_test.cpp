@@ -4,11 +4,24 @@
 #include <attn/mpi.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
 #include "support/error_of.h"
 #include "support/random.h"
+
+namespace {
+
+int most_waited_for = 0;
+
+}  // namespace
+
+/// MPI's own, seen on its way.
+extern "C" int MPI_Waitall(int count, MPI_Request* requests, MPI_Status* statuses) {
+  most_waited_for = std::max(most_waited_for, count);
+  return PMPI_Waitall(count, requests, statuses);
+}
 
 namespace {
 
@@ -145,6 +158,12 @@ TEST(Deal, RefusesInWords) {
             "attn::mpi::Ranks::deal: tokens is -1, needs at least 0");
   EXPECT_EQ(support::error_of([&] { ranks.deal(5, mpi::block(0)); }),
             "attn::mpi::Ranks::deal: block is 0, needs at least 1");
+  if (sizeof(Index) == 8) {
+    const Index most = std::numeric_limits<int>::max();
+    EXPECT_EQ(support::error_of([&] { ranks.deal(2 * most + 1, mpi::block(2)); }),
+              "attn::mpi::Ranks::deal: 4294967295 tokens are 2147483648 blocks of 2, needs at most "
+              "2147483647: longer ones, block(n)");
+  }
   const auto dealt = ranks.deal(10);
   EXPECT_EQ(support::error_of([&] { dealt.local(support::numbers(9, 2)); }),
             "attn::mpi::Dealt::local: the matrix has 9 rows, needs 10 (one for each token)");
@@ -226,6 +245,20 @@ TEST(RowMessages, PassCountsBeyondTheLimit) {
       EXPECT_EQ(got.back(), -1.f);
     }
   }
+}
+TEST(RowMessages, AreWaitedForInCountsOfTheLimit) {
+  const auto ranks = all_ranks();
+  std::vector<float> sent(23), got(23);
+  std::iota(sent.begin(), sent.end(), 100.f * float(ranks.rank()));
+  attn::detail::RowMessages messages(ranks.comm(), 7);
+  for (int tag = 0; tag < 23; ++tag) {
+    messages.receive(&got[std::size_t(tag)], 1, ranks.rank(), tag);
+    messages.send(&sent[std::size_t(tag)], 1, ranks.rank(), tag);
+  }
+  most_waited_for = 0;
+  messages.wait();
+  EXPECT_EQ(most_waited_for, 7);
+  EXPECT_EQ(got, sent);
 }
 
 }  // namespace

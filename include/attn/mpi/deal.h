@@ -7,6 +7,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <limits>
 #include <vector>
 
 #include "../base/check.h"
@@ -36,12 +37,14 @@ inline Block block(Index n) { return {n}; }
 ///            by nothing. A rank may have no rows
 class Dealt {
  public:
-  /// Requires   tokens ≥ 0, block ≥ 1   (std::invalid_argument otherwise)
+  /// Requires   tokens ≥ 0, block ≥ 1, no more blocks than an int counts: ranks tell each other
+  ///            which they see   (std::invalid_argument otherwise)
   Dealt(const Ranks& ranks, Index tokens, Index block) : ranks_(ranks), tokens_(tokens) {
     detail::check_size("attn::mpi::Ranks::deal", "tokens", tokens, 0);
     detail::check_size("attn::mpi::Ranks::deal", "block", block, 1);
     block_ =
         std::min(block, std::max<Index>(tokens, 1));  // what is longer is the same, and adds up
+    check_blocks();
     offsets_.push_back(0);
     for (Index k = 0; k < blocks(); ++k) {
       if (owner(k) != ranks.rank()) continue;
@@ -135,6 +138,14 @@ class Dealt {
   using AllRows = Eigen::Matrix<typename Matrix::Scalar, Eigen::Dynamic, Eigen::Dynamic,
                                 Matrix::IsRowMajor ? Eigen::RowMajor : Eigen::ColMajor>;
 
+  void check_blocks() const {
+    constexpr Index most = std::numeric_limits<int>::max();
+    if (blocks() > most) {
+      detail::fail(detail::text("attn::mpi::Ranks::deal: ", tokens_, " tokens are ", blocks(),
+                                " blocks of ", block_, ", needs at most ", most,
+                                ": longer ones, block(n)"));
+    }
+  }
   void check_gather(Index has, int root) const {
     using detail::fail, detail::text;
     if (root < 0 || root >= ranks_.size()) {

@@ -138,7 +138,9 @@ void differentiate_dealt(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Ou
              given_v<KeyGradientOption, Options...> || given_v<ValueGradientOption, Options...>)
         .add("bytes of a query's scalar", Index(sizeof(*query.data)))
         .add("bytes of a key's scalar", Index(sizeof(*key.data)))
-        .add("bytes of a value's scalar", Index(sizeof(*value.data)));
+        .add("bytes of a value's scalar", Index(sizeof(*value.data)))
+        .add("bytes of an output gradient's scalar",
+             Index(sizeof(typename operand_traits<bare_t<OutputGradient>>::Scalar)));
     const Asked<Options...> asked(options...);
     const auto& executor = executor_of(function, asked);
     check_backward_amounts(shape.whole, executor.workers());

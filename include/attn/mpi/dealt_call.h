@@ -45,6 +45,18 @@ constexpr void check_dealt_operands() {
       "heads(X, n) of them");
 }
 
+/// What else ranks have to call with alike, where they exchange rows for heads: all that travels.
+template <class Query, class... Options>
+void compare_exchanged(Alike& alike) {
+  constexpr bool exchanged = given_v<ExchangedHeadsOption, Options...>;
+  alike.add("exchanged_heads()", exchanged)
+      .add("bytes of a query's scalar", exchanged ? Index(sizeof(Query)) : 0)
+      .add("residual()", exchanged && given_v<ResidualOption, Options...>)
+      .add("save_logsumexp()", exchanged && given_v<kernel::LogSumExpOfRow, Options...>)
+      .add("save_max_logit()", exchanged && given_v<kernel::MaxLogitOfRow, Options...>)
+      .add("save_entropy()", exchanged && given_v<kernel::EntropyOfRow, Options...>);
+}
+
 /// Keys and values that come from all ranks, as the source of a call (matrix_source.h).
 template <class Key, class Value>
 class DealtSource {
@@ -133,10 +145,10 @@ void attend_dealt(const mpi::Dealt& dealt, Query& Q, Key& K, Value& V, Options&.
     const TensorView<const ValueScalar> value = read_only(v.view(function, "value"));
     const DealtShape shape(dealt, call_shape(function, {query.extent(), true}, {key.extent(), true},
                                              {value.extent(), true}, Batch()));
-    shape.compared(dealt, meeting.alike(function))
-        .add("bytes of a key's scalar", Index(sizeof(KeyScalar)))
-        .add("bytes of a value's scalar", Index(sizeof(ValueScalar)))
-        .add("exchanged_heads()", given_v<ExchangedHeadsOption, Options...>);
+    compare_exchanged<QueryScalar, Options...>(
+        shape.compared(dealt, meeting.alike(function))
+            .add("bytes of a key's scalar", Index(sizeof(KeyScalar)))
+            .add("bytes of a value's scalar", Index(sizeof(ValueScalar))));
     if constexpr (given_v<ExchangedHeadsOption, Options...>) {
       attend_exchanged<Scalar>(dealt, shape, query, key, value, meeting, options...);
     } else {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: MIT
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <limits>
 #include <vector>
@@ -57,7 +58,9 @@ class RowMessages {
     MPI_Irecv(to, message.count, message.type, rank, tag, comm_, &next());
   }
   void wait() {
-    MPI_Waitall(int(requests_.size()), requests_.data(), MPI_STATUSES_IGNORE);
+    const Index all = Index(requests_.size());
+    for (Index n = 0; n < all; n += most_)
+      MPI_Waitall(int(std::min(most_, all - n)), requests_.data() + n, MPI_STATUSES_IGNORE);
     requests_.clear();
   }
 

@@ -36,6 +36,36 @@ TEST(LinearBits, ARowIsTheSameInEveryBatch) {
   }
 }
 
+template <class T>
+struct LinearStored : testing::Test {};
+using Storages = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
+TYPED_TEST_SUITE(LinearStored, Storages);
+
+/// Panels of weights go by in groups, features in runs: neither shows in the bits.
+TYPED_TEST(LinearStored, AColumnIsTheSameInEveryLayer) {
+  using T = TypeParam;
+  using Values = support::DynamicMatrix<T>;
+  constexpr Index kPanel = attn::kernel::TileSize<attn::compute_t<T>>::panel;
+  const Index columns = 9 * kPanel + 3;
+  for (const Index inputs : {1, 64, 70, 200}) {
+    auto wide = random_linear<T>(LinearOptions(inputs, columns).bias());
+    const Values W = wide.weights().kernel(), b = wide.weights().bias();
+    for (const Index rows : {1, 3, 12, 13, 97}) {
+      const auto X = uniform<T>(rows, inputs, 1);
+      const Values all = wide(X);
+      for (const Index begin : {Index(0), Index(1), kPanel, 3 * kPanel + 2, 8 * kPanel}) {
+        for (const Index count : {Index(1), kPanel, 4 * kPanel, columns - begin}) {
+          const Index n = std::min(count, columns - begin);
+          Linear<T> part(LinearOptions(inputs, n).bias());
+          part.set(W.middleCols(begin, n), b.middleCols(begin, n));
+          EXPECT_TRUE(same_bits(Values(part(X)), Values(all.middleCols(begin, n))))
+              << rows << " x " << inputs << ", columns " << begin << " + " << n;
+        }
+      }
+    }
+  }
+}
+
 TEST(LinearBits, FixedSizesChangeNone) {
   Linear<float, 24, 40> fixed(LinearOptions(24, 40).bias());
   auto linear = random_linear<float>(LinearOptions(24, 40).bias());

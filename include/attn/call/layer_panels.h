@@ -4,7 +4,7 @@
 #pragma once
 
 #include "../base/aligned_buffer.h"
-#include "../kernel/projection.h"
+#include "../kernel/panel_weights.h"
 #include "../multi_head_weights.h"
 
 namespace attn {

@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../kernel/projection.h"
+#include "../kernel/projection_sinks.h"
 #include "../multi_head_options.h"
 #include "attention_shape.h"
 #include "options.h"

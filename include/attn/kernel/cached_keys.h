@@ -9,7 +9,7 @@
 #include "chunks.h"
 #include "pack.h"
 #include "problem.h"
-#include "stored_panels.h"
+#include "stored_keys.h"
 #include "visit.h"
 
 namespace attn {

@@ -16,7 +16,7 @@ namespace kernel {
 // WHAT     the scores of dot_products.h and the sums of weighted_sum.h, with the same bits, of at
 //          most TileSize::in_place_rows rows: panels are worth their stores and loads only where
 //          several strips share them. How keys and values lie an operand says, StoredKeys and
-//          StoredValues (stored_panels.h) or ValuesInPlace (in_place.h; its keys go their own way,
+//          StoredValues (stored_keys.h) or ValuesInPlace (in_place.h; its keys go their own way,
 //          keys_in_place.h):
 //            packets(R), rest(R)      packets of keys (of features) at a time; where fewer are left
 //            least(C)                 keys (features) from which on C packets are worth it

@@ -5,6 +5,7 @@
 
 #include "drawn_pieces.h"
 #include "projection.h"
+#include "projection_sinks.h"
 
 namespace attn {
 inline namespace ATTN_ABI {

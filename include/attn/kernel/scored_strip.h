@@ -24,7 +24,7 @@ namespace kernel {
 // PICTURE  for each sequence, key/value head and chunk:      enter
 //            for each block that the mask lets some row see: each_block: covered? open k, v
 //              for each strip that sees some of it:          score
-//                s = scale · q · kᵀ                            dot_products.h (keys_in_place.h, stored_panels.h)
+//                s = scale · q · kᵀ                            dot_products.h (keys_in_place.h, stored_keys.h)
 //                s = modify(s), hide(s)                        modify.h, where not known to be full
 // WHY      queries are packed a strip at a time, just before its first scores: the rows of the next
 //          one, asked for here, arrive while this one is computed (enc128, whose operands come from

@@ -1,17 +1,19 @@
-// attn/kernel/stored_panels.h: panels as a cache stores them, as few rows attend them (decoding).
+// attn/kernel/stored_panels.h: the product of few rows and panels that come from memory, in whatever
+// scalar they are stored.
 // SPDX-License-Identifier: MIT
 #pragma once
 
 #include <algorithm>
 
-#include "few_rows.h"
+#include "register_tile.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 namespace kernel {
 
-// WHAT     the operands of few_rows.h where keys and values lie in panels of half, bfloat16, int8
-//          or the scalar itself: widened in registers on the way
+// WHAT     acc[i][u·C + v] += Σ_t a(i, t) · b_u[t, v] for U panels of half, bfloat16, int8 or the
+//          scalar itself, widened in registers on the way: a cache's keys and values (stored_keys.h),
+//          weights (projection.h)
 // PICTURE  one row is two chains a panel, four cycles a step: U panels side by side give U times
 //          the chains. What is asked for meanwhile lies in four streams, whatever U:
 //            U = 1   panel 0 1 2 3 of a block go by one after the other, and meanwhile a quarter
@@ -23,17 +25,17 @@ namespace kernel {
 //          in registers: strides that are constants save nothing. 2.6 instructions a line with
 //          one of them asking for each, 2.1 with half of them)
 // TRAFFIC  while a block goes by, the one that is read next is asked for: a block of the head, or
-//          the next head's
-// EDGES    as in dot_products.h and weighted_sum.h
+//          the next head's; the next run of four panels of weights
+// EDGES    none: panels and runs of steps are whole
 
 /// Panels of a block, `apart` numbers from one to the next; `next`: the block that is read next,
-/// whose panels lie alike.
+/// whose panels lie alike. Each is `length` steps long.
 template <class S, class T>
 struct StoredPanels {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
   const T *data, *next;
-  Index apart, count;
+  Index apart, count, length;
 
   static constexpr int rows = Size::in_place_rows;
   /// Packets of whole panels for r rows.
@@ -63,18 +65,29 @@ struct StoredPanels {
       ahead.template ask<kLines>();
       ATTN_UNROLL
       for (int step = 0; step < Size::depth; ++step) {
-        typename S::Packet x[R];
-        ATTN_UNROLL
-        for (int i = 0; i < int(R); ++i) x[i] = S::set(a(i, step));
-        ATTN_UNROLL
-        for (int u = 0; u < U; ++u) {
+        const auto column = [&](int n) {
+          return detail::load_converted<S>(b + n / kPackets * apart + step * Size::panel +
+                                           n % kPackets * S::width);
+        };
+        if constexpr (R > C) {  // what is fewer is kept in registers
+          typename S::Packet y[C];
           ATTN_UNROLL
-          for (int v = 0; v < kPackets; ++v) {
-            const auto column =
-                detail::load_converted<S>(b + u * apart + step * Size::panel + v * S::width);
+          for (int n = 0; n < int(C); ++n) y[n] = column(n);
+          ATTN_UNROLL
+          for (int i = 0; i < int(R); ++i) {
+            const typename S::Packet x = S::set(a(i, step));
             ATTN_UNROLL
-            for (int i = 0; i < int(R); ++i)
-              acc[i][u * kPackets + v] = S::fmadd(x[i], column, acc[i][u * kPackets + v]);
+            for (int n = 0; n < int(C); ++n) acc[i][n] = S::fmadd(x, y[n], acc[i][n]);
+          }
+        } else {
+          typename S::Packet x[R];
+          ATTN_UNROLL
+          for (int i = 0; i < int(R); ++i) x[i] = S::set(a(i, step));
+          ATTN_UNROLL
+          for (int n = 0; n < int(C); ++n) {
+            const typename S::Packet y = column(n);
+            ATTN_UNROLL
+            for (int i = 0; i < int(R); ++i) acc[i][n] = S::fmadd(x[i], y, acc[i][n]);
           }
         }
       }
@@ -125,7 +138,7 @@ struct StoredPanels {
       --shift;
       if (panel >= first + (Index(1) << shift)) first += Index(1) << shift;
     }
-    const Index passed = ((panel - first) * (apart / Size::panel) + step * U) >> shift;
+    const Index passed = ((panel - first) * length + step * U) >> shift;
     const T* const from = next + first * apart + passed * Size::panel;
     Lines ahead;
     ATTN_UNROLL
@@ -146,92 +159,6 @@ struct StoredPanels {
     return kNarrow && r == 1 && std::size_t(Size::panel) * sizeof(T) == 64;
   }
 };
-
-/// Keys of a block, `depth` padded features to a panel.
-template <class S, class T>
-struct StoredKeys : StoredPanels<S, T> {
-  using Size = TileSize<typename S::Scalar>;
-  StoredKeys(const T* keys, const T* keys_ahead, Index depth, Index held)
-      : StoredPanels<S, T>{keys, keys_ahead, depth * Size::panel, held / Size::panel} {}
-
-  template <std::size_t R, std::size_t C, class Queries>
-  ATTN_INLINE void add(typename S::Packet (&acc)[R][C], const Queries& q, Index j, Index) const {
-    this->multiply_accumulate(acc, q, j / Size::panel, {0, this->apart / Size::panel});
-  }
-};
-
-/// Values of a block, in panels of features.
-template <class S, class T>
-struct StoredValues : StoredPanels<S, T> {
-  using Size = TileSize<typename S::Scalar>;
-  Index features;
-  StoredValues(const T* values, const T* values_ahead, Index panel_stride, Index value_dim)
-      : StoredPanels<S, T>{values, values_ahead, panel_stride,
-                           (value_dim + Size::panel - 1) / Size::panel},
-        features(value_dim) {}
-
-  Index width() const { return round_up(features, Size::panel); }
-  template <std::size_t R, std::size_t C, class Weights>
-  ATTN_INLINE void add(typename S::Packet (&acc)[R][C], const Weights& p, Index c,
-                       Runs pieces) const {
-    for (int n = 0; n < pieces.count; ++n)
-      this->multiply_accumulate(acc, p, c / Size::panel, pieces.first[n]);
-  }
-};
-
-/// Steps of stored panels, at the same place in panels of factors.
-template <class S, class T, class Element>
-void widen_steps(const T* from, DepthRange steps, Element* to) {
-  using F = Factors<S, Element>;
-  using Size = TileSize<typename S::Scalar>;
-  for (Index t = steps.begin; t < steps.end; t += F::numbers) {
-    for (Index w = 0; w < Size::panel; w += S::width) {
-      typename S::Packet numbers[std::size_t{F::numbers}];
-      ATTN_UNROLL
-      for (Index n = 0; n < F::numbers; ++n)
-        numbers[n] =
-            F::template rounded<T>(detail::load_converted<S>(from + (t + n) * Size::panel + w));
-      F::store(to + t / F::numbers * Size::panel + w, F::interleave(numbers));
-    }
-  }
-}
-
-/// Scores of the keys [begin, end) of a block times the keys' scales, `begin` being the first of a
-/// panel; lane_max follows.
-template <class S>
-void scale_scores(int rows, const typename S::Scalar* scales, Index begin, Index end,
-                  typename S::Scalar* s, typename S::Scalar* lane_max) {
-  using Scalar = typename S::Scalar;
-  using Size = TileSize<Scalar>;
-  const Index whole = end / Size::panel * Size::panel;
-  for (int i = 0; i < rows; ++i) {
-    Scalar* const row = s + i * Size::score_stride;
-    auto largest = S::set(no_maximum<Scalar>());
-    for (Index j = begin; j < end; j += S::width) {
-      const auto scaled = S::mul(S::load(row + j), S::load(scales + j));
-      S::store(row + j, scaled);
-      if (j < whole) largest = S::max(scaled, largest);
-    }
-    if (lane_max == nullptr) continue;
-    S::store(lane_max + i * S::width, S::max(largest, S::load(lane_max + i * S::width)));
-  }
-  if (whole < end) hide_beyond<S>(rows, end, s, lane_max);
-}
-
-/// Weights of the visited keys times the scales of their values. A hidden_weight() stays one.
-template <class S>
-void scale_weights(int rows, const typename S::Scalar* scales, Runs runs, typename S::Scalar* p) {
-  using Scalar = typename S::Scalar;
-  for (int i = 0; i < rows; ++i, p += TileSize<Scalar>::score_stride) {
-    for (int n = 0; n < runs.count; ++n) {
-      for (Index j = runs.first[n].begin; j < runs.first[n].end; j += S::width) {
-        const auto weight = S::load(p + j);
-        const auto hidden = S::less(weight, S::set(Scalar(0)));
-        S::store(p + j, S::select(hidden, weight, S::mul(weight, S::load(scales + j))));
-      }
-    }
-  }
-}
 
 }  // namespace kernel
 }  // namespace ATTN_ABI

@@ -20,24 +20,24 @@ namespace kernel {
 //                   that read them
 // PICTURE  for each piece of rows:                      // up to 96 rows: X's strips stay in L2
 //            pack its strips
-//            for each weight that reads X, for four panels at a time:          // a panel comes from memory once a piece
-//              for each run of 64 features, for each of these panels:          // 8 KiB, in L1 from the first strip on
-//                for each strip: R × C packets, the run in registers, its sum in the tile; meanwhile
-//                the first strip asks for the next run of all four panels
-// TRAFFIC  a run of a strip of X (R·64 scalars, 3 KiB) and its tiles (1.5 KiB, read and written) come
-//          from L2 where a piece has many strips; the run of a panel from L1, but for the first strip:
+//            for each weight that reads X, four panels at a time:      // memory is read once a piece
+//              for each run of 64 features, for each of these panels:  // 8 KiB, in L1
+//                for each strip: R × C packets, the run in registers, its sum in the tile
+//                // the first strip asks for the next run of all four panels meanwhile
+// TRAFFIC  a run of a strip of X (R·64 scalars, 3 KiB) and its tile (1.5 KiB, read and written)
+//          come from L2 where a piece has many strips, the run of a panel from L1 but for the first:
 //          14 packets for 24 multiply-adds
 //          Y is written once, its lines asked for before; act and R take the tile from scratch
 // LIMIT    many rows: the multiply-adds, as in register_tile.h; sums of a run are added to the tile
 //          once in 64 steps; GELU takes 25 of 512 multiply-adds
 //          one strip: memory. Floats, 4096 × 4096 in a row of layers, with 1, 4, 8 and 12 rows 4.2,
-//          4.0, 3.9, 4.3 ms, where reading alone takes 3.9 to 4.3 (Emerald Rapids, g++)
-// WHY      four panels, run by run, and asked for: panel after panel, nothing asked for, these rows
-//          took 5.2, 7.6, 8.7, 9.2 ms: what hardware fetches ahead ends with a page, and multiply-adds
-//          keep what is read next out of the window of instructions under way. And every strip read
-//          the panel from L2 or L3: 512 rows of 4096 × 4096 took 365 ms, now 187; of 512 × 2048 10.2,
-//          now 7.8. (What it costs where all weights lie in L2: one to four rows of 512 × 512 take 13
-//          to 18 µs instead of 11 to 17)
+//          4.0, 3.9 and 4.3 ms, where reading alone takes 3.9 to 4.3 (Emerald Rapids, g++)
+// WHY      four panels, run by run, and asked for: panel after panel with nothing asked for, these
+//          rows took 5.2, 7.6, 8.7 and 9.2 ms: what hardware fetches ahead ends with a page, and
+//          multiply-adds keep what is read next out of the window of instructions under way. And
+//          every strip read the panel from L2 or L3: 512 rows of 4096 × 4096 took 365 ms, now 187,
+//          of 512 × 2048 10.2, now 7.8. (Where all weights lie in L2 it costs one to four rows up to
+//          a third: 13 µs instead of 11 for 512 × 512)
 // EDGES    rows and columns beyond the matrix are zeros that are computed and not written; K beyond
 //          is zero on both sides
 // NUMERICS each element is b plus one chain from +0 for each run of K, in order: the bits know

@@ -1,5 +1,5 @@
-// attn/kernel/stored_panels.h: the product of few rows and panels that come from memory, in whatever
-// scalar they are stored.
+// attn/kernel/stored_panels.h: the product of a strip of rows and panels that come from memory, in
+// whatever scalar they are stored.
 // SPDX-License-Identifier: MIT
 #pragma once
 

@@ -177,7 +177,7 @@ class PieceProjection {
     } else if (end + kTogether <= weights_.panel_count()) {
       next = weights_.panels + end * apart_;
     }
-    const StoredPanels<S, Stored> group{here, next, apart_, end - first, length};
+    const StoredPanels<S, Stored, 1> group{here, next, apart_, end - first, length};
     for (Index panel = first; panel < end; ++panel) {
       const Index from = (panel - first) * apart_;
       Index strip = 0;

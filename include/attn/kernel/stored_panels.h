@@ -30,7 +30,8 @@ namespace kernel {
 
 /// Panels of a block, `apart` numbers from one to the next; `next`: the block that is read next,
 /// whose panels lie alike. Each is `length` steps long.
-template <class S, class T>
+/// \tparam OneOf  of so many lines of floats one is asked for, where one or two rows pass
+template <class S, class T, int OneOf = 2>
 struct StoredPanels {
   using Scalar = typename S::Scalar;
   using Size = TileSize<Scalar>;
@@ -56,7 +57,7 @@ struct StoredPanels {
   ATTN_INLINE void multiply_accumulate(typename S::Packet (&acc)[R][C], Left a, Index panel,
                                        DepthRange steps) const {
     constexpr int kPackets = Size::packets, U = int(C) / kPackets,
-                  kLines = !kNarrow && R <= 2 ? 2 : 1;
+                  kLines = !kNarrow && R <= 2 ? OneOf : 1;
     constexpr Index kGroup = Index(Size::depth) * Size::panel;
     a = a.from(steps.begin);
     const T* b = data + panel * apart + steps.begin * Size::panel;
@@ -108,8 +109,10 @@ struct StoredPanels {
     Index step;
 
     /// One of so many lines of each stream, of those behind a depth step.
-    /// WHY  hardware brings the other line of a pair, and so what is asked for waits for half as
-    ///      much. Of the bandwidth of reading (Zen 4, AVX-512, g++): dec4k 0.91 → 0.96, and in
+    /// WHY  in a cache hardware brings the other line of a pair, and so what is asked for waits for
+    ///      half as much. (Emerald Rapids: dec4k 8.4 to 8.8 ms, and 10 to 11 with each line asked
+    ///      for; of weights, whose panels are pages long, each: linear_decode 0.82 to 0.85, not
+    ///      0.72.) Of the bandwidth of reading (Zen 4, AVX-512, g++): dec4k 0.91 → 0.96, and in
     ///      loops alone with two rows 0.87 → 0.96; with four 0.91 → 0.86
     template <int Lines>
     ATTN_INLINE void ask() {

@@ -30,12 +30,12 @@ Linear linear_of(const DenseWeights& weights) {
   return linear;
 }
 
-/// linear512: 512 x 512 → 2048, GELU.
-void measure_linear(benchmark::State& state) {
-  constexpr Index kRows = 512, kIn = 512, kOut = 2048;
+/// linear512: 512 x 512 → 2048, GELU; linear4096: 512 x 4096 → 4096, GELU.
+void measure_linear(benchmark::State& state, Index in, Index out) {
+  constexpr Index kRows = 512;
   Uniform uniform(3);
-  const DenseWeights weights(kIn, kOut, uniform);
-  RowMatrix<float> x(kRows, kIn), y(kRows, kOut), z(kRows, kOut);
+  const DenseWeights weights(in, out, uniform);
+  RowMatrix<float> x(kRows, in), y(kRows, out), z(kRows, out);
   fill(x, uniform);
   Linear linear = linear_of(weights);
   const auto library = [&] { linear(x, attn::into(y), attn::gelu()); };
@@ -43,20 +43,20 @@ void measure_linear(benchmark::State& state) {
     weights(x, z);
     gelu(z);
   };
-  measure_beside(state, 2. * kRows * kIn * kOut, library, by_hand);
+  measure_beside(state, 2. * kRows * in * out, library, by_hand);
   state.counters["max_err"] = max_error(gelu_reference(linear_reference(weights, x)), y);
 }
 
-/// linear_decode: 1 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of as much memory by as
-/// many threads.
-void measure_decode(benchmark::State& state, int workers) {
+/// linear_decode, linear_decode8: 1 and 8 x 4096 → 4096, over layers in turn so that none is in a cache, each beside a reading of
+/// as much memory by as many threads.
+void measure_decode(benchmark::State& state, Index rows, int workers) {
   constexpr Index kWidth = 4096;
   const std::size_t bytes = std::size_t(kWidth * kWidth) * sizeof(float),
                     count = 4 * last_level_cache_bytes() / bytes + 2;
   Uniform uniform(3);
   const DenseWeights weights(kWidth, kWidth, uniform);
   const std::vector<Linear> layers(count, linear_of(weights));
-  RowMatrix<float> x(1, kWidth), y(1, kWidth), z(1, kWidth);
+  RowMatrix<float> x(rows, kWidth), y(rows, kWidth), z(rows, kWidth);
   fill(x, uniform);
   attn::Workspace<float> workspace;
   std::size_t turn = 0;
@@ -69,11 +69,15 @@ void measure_decode(benchmark::State& state, int workers) {
       layer(x, attn::into(y), attn::use(workspace), threads(workers));
     }
   });
-  Units by_hand([&] { weights(x, z); });
   const std::vector<float> memory(count * std::size_t(kWidth * kWidth), 1.0f);
+  const auto part = [&] { return memory.data() + next() * std::size_t(kWidth * kWidth); };
+  // By hand, too, with weights that are in no cache.
+  Units by_hand([&] {
+    z.noalias() = x * Eigen::Map<const RowMatrix<float>>(part(), kWidth, kWidth);
+    z.rowwise() += weights.bias;
+  });
   const auto read = [&](ReadPattern pattern) {
-    const float* part = memory.data() + next() * std::size_t(kWidth * kWidth);
-    return read_seconds(part, bytes, pattern, workers);
+    return read_seconds(part(), bytes, pattern, workers);
   };
   BesideReading beside(fastest_pattern(read));
   for (auto _ : state) {
@@ -84,7 +88,7 @@ void measure_decode(benchmark::State& state, int workers) {
   }
   auto& counters = state.counters;
   report_times(units.per_call(), counters);
-  counters["GFLOPS"] = 2e-9 * static_cast<double>(kWidth * kWidth) / units.per_call().min();
+  counters["GFLOPS"] = 2e-9 * static_cast<double>(rows * kWidth * kWidth) / units.per_call().min();
   beside.report(counters);
   if (workers == 1) counters["vs_textbook"] = units.per_call().min() / by_hand.per_call().min();
   counters["max_err"] = max_error(linear_reference(weights, x), y);
@@ -188,11 +192,13 @@ void add(const std::string& name, const std::function<void(benchmark::State&)>& 
 }
 
 const bool registered = [] {
-  add("linear512/threads:1", measure_linear);
+  add("linear512/threads:1", [](benchmark::State& state) { measure_linear(state, 512, 2048); });
+  add("linear4096/threads:1", [](benchmark::State& state) { measure_linear(state, 4096, 4096); });
   for (const int workers : {1, 2}) {
     add("linear_decode/threads:" + std::to_string(workers),
-        [workers](benchmark::State& state) { measure_decode(state, workers); });
+        [workers](benchmark::State& state) { measure_decode(state, 1, workers); });
   }
+  add("linear_decode8/threads:1", [](benchmark::State& state) { measure_decode(state, 8, 1); });
   add("block512/threads:1", [](benchmark::State& state) {
     Encoder encoder(1, {512});
     measure_encoder(state, encoder);

@@ -134,9 +134,9 @@ struct TileSize {
   /// WHY  the four projections of mha512 reach 0.95–0.98 of the peak with pieces of 48 to 192 rows
   ///      and one panel at a time (Zen 5, g++ and clang, AVX-512 and AVX2); 256 or 512 rows, or
   ///      blocks of 4 to 48 panels, were up to 0.02 below. 96 rows of 512 features are 192 KiB.
-  ///      Deeper rows are cut so that a piece stays within 2 MiB: every piece reads all weights from
-  ///      memory, its own rows a run at a time. 512 rows of 4096 × 4096 in pieces of 24, 48, 96 and
-  ///      192: 144, 130, 127, 121 ms (Emerald Rapids)
+  ///      Deeper rows are cut so that a piece stays within 2 MiB: every piece reads all weights
+  ///      from memory, its own rows a run at a time. 512 rows of 4096 × 4096 in pieces of 24, 48,
+  ///      96 and 192: 144, 130, 127, 121 ms (Emerald Rapids)
   static constexpr Index max_piece_rows = 96;
   static constexpr Index piece_rows(Index inputs) {
     Index piece = max_piece_rows;

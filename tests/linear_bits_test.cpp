@@ -45,9 +45,11 @@ TYPED_TEST_SUITE(LinearStored, Storages);
 TYPED_TEST(LinearStored, AColumnIsTheSameInEveryLayer) {
   using T = TypeParam;
   using Values = support::DynamicMatrix<T>;
-  constexpr Index kPanel = attn::kernel::TileSize<attn::compute_t<T>>::panel;
-  const Index columns = 9 * kPanel + 3;
-  for (const Index inputs : {1, 64, 70, 200}) {
+  using Size = attn::kernel::TileSize<attn::compute_t<T>>;
+  constexpr Index kPanel = Size::panel, columns = 9 * kPanel + 3;
+  // With so many, what is read next is asked for.
+  constexpr Index kAsking = Size::asked_weights / columns + 30;
+  for (const Index inputs : {Index(1), Index(64), Index(70), kAsking}) {
     auto wide = random_linear<T>(LinearOptions(inputs, columns).bias());
     const Values W = wide.weights().kernel(), b = wide.weights().bias();
     for (const Index rows : {1, 3, 12, 13, 97}) {

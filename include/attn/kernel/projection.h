@@ -209,9 +209,10 @@ class PieceProjection {
   /// A run of a panel, whose next one is asked for.
   void widen(const Stored* from, const Stored* next, Index length) const {
     constexpr Index kLine = std::max<Index>(64 / Index(sizeof(Stored)), S::width);
-    for (Index n = 0; n < length * Size::panel; n += kLine) {
+    const Index count = length * Size::panel;
+    for (Index n = 0; n < count; n += kLine) {
       S::prefetch_far(next + n);
-      for (Index m = n; m < n + kLine; m += S::width)
+      for (Index m = n; m < std::min(n + kLine, count); m += S::width)
         S::store(widened_ + m, detail::load_converted<S>(from + m));
     }
   }

@@ -59,6 +59,15 @@ TEST(Mistakes, TokensInColumns) {
               "where tokens are columns, write Q.transpose(), K.transpose()");
   EXPECT_TRUE(same_bits(attn::attention(Q.transpose(), K.transpose(), V.transpose()),
                         attn::attention(o.Q, o.K, o.V)));
+
+  const char* const says =
+      "has 9 features, the layer takes 6. A row is a token: where tokens are columns, write "
+      "X.transpose()";
+  const MatrixXf X = MatrixXf::Ones(6, 9);
+  attn::MultiHeadAttention<float> mha(attn::MultiHeadOptions(6, 2));
+  expect_says(error_of([&] { (void)mha(X); }), says);
+  attn::Linear<float> linear(attn::LinearOptions(6, 4));
+  expect_says(error_of([&] { (void)linear(X); }), says);
 }
 
 TEST(Mistakes, AMaskOrABiasWithKeysInRows) {

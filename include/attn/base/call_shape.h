@@ -167,6 +167,15 @@ ScoreTable<T> score_table(const CallShape& shape, const char* name, const Tensor
           false};
 }
 
+/// Refuses an input of a layer whose rows have other features than it takes.
+inline void check_features(const char* function, const char* name, const TensorExtent& input,
+                           Eigen::Index features) {
+  if (input.features == features) return;
+  const bool columns = input.sequences == 1 && input.tokens == features;
+  fail(text(function, ": ", name, " has ", input.features, " features, the layer takes ", features,
+            columns ? ". A row is a token: where tokens are columns, write X.transpose()" : ""));
+}
+
 }  // namespace detail
 }  // namespace ATTN_ABI
 }  // namespace attn

@@ -31,10 +31,7 @@ inline void check_input(const char* function, const char* name, const TensorExte
     fail(text(function, ": ", name, " has ", input.heads,
               " heads, needs 1: the layer projects whole rows and splits them itself"));
   }
-  if (input.features != features) {
-    fail(text(function, ": ", name, " has ", input.features, " features, the layer takes ",
-              features));
-  }
+  check_features(function, name, input, features);
 }
 
 /// Rows of heads side by side, in scratch or a state.

@@ -103,10 +103,7 @@ template <class T>
 CallShape linear_shape(const char* function, const LinearOptions& sizes, const TensorView<T>& input,
                        bool stacked) {
   if (input.heads != 1) fail(text(function, ": the input has ", input.heads, " heads, needs 1"));
-  if (input.features != sizes.in_features()) {
-    fail(text(function, ": the input has ", input.features, " features, the layer takes ",
-              sizes.in_features()));
-  }
+  check_features(function, "the input", input.extent(), sizes.in_features());
   CallShape shape;
   shape.function = function;
   shape.key_dim = sizes.in_features();

@@ -43,7 +43,7 @@ void measure_linear(benchmark::State& state, Index in, Index out) {
     weights(x, z);
     gelu(z);
   };
-  measure_beside(state, 2. * kRows * in * out, library, by_hand);
+  measure_beside(state, 2. * static_cast<double>(kRows * in * out), library, by_hand);
   state.counters["max_err"] = max_error(gelu_reference(linear_reference(weights, x)), y);
 }
 

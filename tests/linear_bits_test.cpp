@@ -39,7 +39,7 @@ TEST(LinearBits, ARowIsTheSameInEveryBatch) {
 template <class T>
 struct LinearStored : testing::Test {};
 using Storages = testing::Types<float, double, Eigen::half, Eigen::bfloat16>;
-TYPED_TEST_SUITE(LinearStored, Storages);
+TYPED_TEST_SUITE(LinearStored, Storages, );
 
 /// Panels of weights go by in groups, features in runs: neither shows in the bits.
 TYPED_TEST(LinearStored, AColumnIsTheSameInEveryLayer) {

@@ -41,15 +41,15 @@ struct Unchanged {};
 /// Tiles go to any matrix, rounded to its storage, through an activation. What the residual has in
 /// their place is added before the rounding: NoRows, Rows, or RowsInTurn, whose order is that of
 /// the additions. What enters the activation is kept in rows of its own, if there are some.
-/// WHY  the epilogue takes the tile from L1, not from the accumulators: 24 loads and stores beside
-///      the 24·K multiply-adds of a tile, and one function for each activation, not one for each
-///      height of a strip.
+/// WHY  the epilogue takes the tile from scratch, not from the accumulators: 24 loads and stores
+///      beside the 24·K multiply-adds of a tile, and one function for each activation, not one for
+///      each height of a strip.
 template <class Scalar, class Output, class Residual, class Activation = Unchanged,
           class Kept = NoRows>
 struct MatrixSink {
   using S = detail::Simd<Scalar>;
   using Stored = typename Output::Scalar;
-  Scalar* tiles;  ///< ProjectionScratch::tiles() scalars
+  Scalar* tiles;  ///< ProjectionScratch::tile() scalars
   Output output;
   Residual residual;
   Activation activation = {};

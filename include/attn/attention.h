@@ -34,6 +34,11 @@
 // modifiers, a residual, log-sum-exp and largest logits.
 #pragma once
 
+// First: compilers quote the way to a header before the sentence that stands in it.
+#include "lanes.h"
+#include "output.h"
+#include "call/options.h"
+
 #include "call/attention_call.h"
 #include "call/cache_source.h"
 #include "dropout.h"

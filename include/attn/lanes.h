@@ -83,6 +83,13 @@ class Lanes {
         "were made without it cannot take: begin with the score (auto x = s; x -= ...), "
         "or write one expression");
   }
+  /// As s + table[index] and table(index) make it of an Eigen vector.
+  template <class Derived>
+  Lanes(const Eigen::EigenBase<Derived>&) : packet_(S::set(Scalar(0))) {  // NOLINT
+    static_assert(detail::always_false_v<Derived>,
+                  "attn::score: an index differs from lane to lane: write lookup(table, index), or "
+                  "one_by_one(f) to be called one key at a time");
+  }
   static ATTN_INLINE Lanes of(const Packet& packet) { return Lanes(packet, Tag{}); }
 
   ATTN_INLINE const Packet& packet() const { return packet_; }

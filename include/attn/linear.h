@@ -14,6 +14,7 @@
 // are held once, as the panels that the register tile reads (kernel/projection.h).
 #pragma once
 
+#include "linear_weights.h"
 #include "call/kept_weights.h"
 #include "call/layer_arguments.h"
 #include "call/layer_panels.h"

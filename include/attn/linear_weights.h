@@ -4,7 +4,7 @@
 #pragma once
 
 #include "base/sizes.h"
-#include "base/traits.h"
+#include "base/weight_matrix.h"
 #include "types.h"
 
 namespace attn {
@@ -53,9 +53,10 @@ template <class Storage, int In = Eigen::Dynamic, int Out = Eigen::Dynamic>
 class LinearWeights {
  public:
   using Scalar = Storage;
-  using Kernel =
-      Eigen::Matrix<Storage, In, Out, In == 1 && Out != 1 ? Eigen::RowMajor : Eigen::ColMajor>;
-  using Bias = Eigen::Matrix<Storage, 1, Eigen::Dynamic, Eigen::RowMajor, 1, Out>;
+  using Kernel = detail::WeightMatrix<
+      Eigen::Matrix<Storage, In, Out, In == 1 && Out != 1 ? Eigen::RowMajor : Eigen::ColMajor>>;
+  using Bias =
+      detail::WeightMatrix<Eigen::Matrix<Storage, 1, Eigen::Dynamic, Eigen::RowMajor, 1, Out>>;
 
   /// All zero.
   explicit LinearWeights(const LinearOptions& sizes) {

@@ -13,6 +13,7 @@
 // matrices and packs them before it returns.
 #pragma once
 
+#include "multi_head_weights.h"
 #include "call/kept_weights.h"
 #include "call/layer.h"
 #include "call/layer_arguments.h"

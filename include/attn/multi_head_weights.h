@@ -5,31 +5,13 @@
 
 #include <string>
 
-#include "base/traits.h"
+#include "base/weight_matrix.h"
 #include "multi_head_options.h"
 
 namespace attn {
 inline namespace ATTN_ABI {
 
 namespace detail {
-
-/// A matrix of a layer's weights. Where it is const, as the layer shows it, an assignment is told
-/// how weights are written.
-template <class Base>
-struct WeightMatrix : Base {
-  using Base::Base;
-  template <class Other>
-  WeightMatrix& operator=(const Other& other) {
-    Base::operator=(other);
-    return *this;
-  }
-  template <class Other>
-  void operator=(const Other&) const {
-    static_assert(always_false_v<Other>,
-                  "attn::MultiHeadAttention: weights() are to read: write them by "
-                  "mha.edit([&](auto& w) { w.query = W; }), which packs them anew");
-  }
-};
 
 /// Calls part(name, matrix, rows, cols) for each of the weights, with the shape that the sizes give
 /// it.

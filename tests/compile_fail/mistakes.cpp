@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // The likeliest mistakes that do not compile (README.md, Mistakes; those that do: tests/mistakes_test.cpp). What to write instead
-// stands in the first lines of what compilers say.
+// stands in the first lines of what compilers say, of which the way to a header is part: each call by its own.
 //
 // lines: 8
 // expect 1: functions of std:: take one number, not lanes: write exp, tanh, abs, min, max without std::
@@ -16,7 +16,11 @@
 // expect 11: integer matrices have no softmax: cast<float>\(\) them first
 // expect 12: query, key, value and output must compute in one scalar: cast one of them
 // expect 13: functions of std:: take one number, not lanes: write exp, tanh, abs, min, max without std::
-#include <attn/attn.h>
+// expect 14: weights\(\) are to read: write them by mha.edit
+// expect 15: weights\(\) are to read: .* by linear.edit\(
+#include <attn/attention.h>
+#include <attn/linear.h>
+#include <attn/multi_head_attention.h>
 
 #include <vector>
 
@@ -61,6 +65,8 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y,
 #endif
 #if CASE == 8
   mha.weights().query = Q;
+#elif CASE == 14
+  mha.weights().query.setRandom();
 #else
   mha.edit([&](auto& w) { w.query = Q; });
 #endif
@@ -89,5 +95,11 @@ void call(const MatrixXf& Q, const MatrixXf& K, const MatrixXf& V, MatrixXf& Y,
   Y = sdpa(Q, K, V, attn::score([](auto s, auto) { return std::exp(s); }));
 #else
   Y = sdpa(Q, K, V, attn::score([](auto s, auto) { return exp(s); }));
+#endif
+  attn::Linear<float> linear(attn::LinearOptions(8, 8));
+#if CASE == 15
+  linear.weights().kernel() = Q;
+#else
+  linear.edit([&](auto& w) { w.kernel() = Q; });
 #endif
 }

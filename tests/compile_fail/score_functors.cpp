@@ -19,6 +19,7 @@
 // expect 16: expected a vector, one number for each head
 // expect 17: one key at a time takes the score and where it stands.*write \[\]\(float s, attn::At at\)
 // expect 18: mask: the functor is const, takes where a pair stands.*write \[\]\(attn::At at\)
+// expect 19: an index differs from lane to lane: write lookup\(table, index\)
 #include <attn/attn.h>
 
 #include <vector>
@@ -130,5 +131,10 @@ void call(const MatrixXf& Q, const std::vector<float>& table, const Bools& B) {
   run(attn::mask([](attn::Index key) { return key > 3; }));
 #else
   run(attn::mask([](attn::Index, attn::Index key) { return key > 3; }));
+#endif
+#if CASE == 19
+  run(attn::score([&](auto s, auto at) { return s + Q(at.query, at.key); }));
+#else
+  run(attn::score([&](float s, attn::At at) { return s + Q(at.query, at.key); }));
 #endif
 }

@@ -11,7 +11,7 @@
 #include <unordered_map>
 #include <utility>
 
-#include "heads_at_once.h"
+#include "fastest.h"
 #include "peer.h"
 
 namespace bench {
@@ -270,8 +270,9 @@ class OneDnn : public Peer {
     if (!has_product_shape(task.workload)) return {};
     take_turn();
     const bool adds = added_scores(task).size() != 0;
-    return fastest_attention<Attention<Stored>, Stored>(
-        task, adds ? std::vector<Index>{1} : heads_at_once(task));
+    return fastest_attention<Stored>(
+        task, adds ? std::vector<Index>{1} : heads_at_once(task),
+        [&](Index heads) { return std::make_shared<Attention<Stored>>(task, heads); });
   }
 
   int threads_;

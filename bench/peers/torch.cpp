@@ -13,7 +13,7 @@
 #include <tuple>
 #include <type_traits>
 
-#include "heads_at_once.h"
+#include "fastest.h"
 #include "peer.h"
 
 namespace bench {
@@ -137,7 +137,9 @@ class Torch : public Peer {
   Attend<Stored> attend(const AttentionTask& task) {
     if (!has_product_shape(task.workload)) return {};
     take_turn();
-    return fastest_attention<Attention<Stored>, Stored>(task, heads_at_once(task));
+    return fastest_attention<Stored>(task, heads_at_once(task), [&](Index heads) {
+      return std::make_shared<Attention<Stored>>(task, heads);
+    });
   }
 };
 

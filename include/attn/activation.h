@@ -4,7 +4,7 @@
 //
 //   option         formula                                        accuracy in float and double
 //   relu()         max(x, 0)                                      exact
-//   gelu()         x·Φ(x) = x/2 · (1 + erf(x / √2))               ≤ 7 ulp (double 12), for x ≥ 0 ≤ 4
+//   gelu()         x·Φ(x) = x/2 · (1 + erf(x / √2))               ≤ 8 ulp (double 12), for x ≥ 0 ≤ 4
 //   gelu_tanh()    x/2 · (1 + tanh(√(2/π) (x + 0.044715 x³)))     ≤ 2 ulp for x ≥ 0; on the left absolute error ≤ 6e-8 (1e-16)
 //   silu()         x / (1 + e^−x)                                 ≤ 3.5 ulp, for x ≥ 0 ≤ 1.6
 //   activation(f)  f(x), your own

@@ -164,9 +164,9 @@ struct NormalTailLanes {
 
  private:
   /// e^(−a²/2), a squared in two words: as exact at 13 as at 1.
-  /// WHY  the rest by −½ first: it times an exponential of less than 1e-33, from 12.3 on, would be
-  ///      subnormal, which processors take a hundred cycles or more for: 512 × 2048 numbers, one in
-  ///      fifty of them there, 3.1 ms instead of 0.75 (Emerald Rapids, g++)
+  /// WHY  the rest by −½ first, fused: it times an exponential of less than 1e-33, from 12.3 on,
+  ///      would be subnormal, which processors take a hundred cycles or more for: 512 × 2048
+  ///      numbers, one in fifty of them there, 3.1 ms instead of 0.75 (Emerald Rapids, g++)
   static ATTN_INLINE typename S::Packet gaussian(const typename S::Packet& a) {
     const auto minus_half = S::set(Scalar(-0.5));
     const auto square = S::mul(a, a);

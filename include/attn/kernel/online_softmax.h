@@ -72,8 +72,7 @@ struct OnlineSoftmax {
       const Packet stored = S::loadu(m + i), zero = S::set(Scalar(0)),
                    before = S::select(there, stored, zero),
                    next = S::select(there, S::max(before, largest), zero);
-      if (rescale != nullptr)
-        S::store(rescale + i, detail::exp_nonpositive<S>(S::sub(before, next)));
+      if (rescale != nullptr) S::store(rescale + i, detail::exp_weight<S>(S::sub(before, next)));
       S::storeu(m + i, S::select(there, next, stored));
     }
   }
@@ -184,7 +183,7 @@ struct OnlineSoftmax {
       ATTN_UNROLL
       for (int v = 0; v < C; ++v) {
         const Packet score = S::load(s + r * row_stride + j + (first + v) * S::width);
-        p[r][v] = detail::exp_nonpositive<S>(S::sub(score, m[r]));
+        p[r][v] = detail::exp_weight<S>(S::sub(score, m[r]));
       }
     }
     ATTN_UNROLL

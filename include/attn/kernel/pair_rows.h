@@ -145,7 +145,7 @@ class PairRows {
   static ATTN_INLINE Packet number(const Row& row, const Factors& factors, Index j) {
     const Packet score = S::load(row.scores + j);
     if constexpr (kWeights) {
-      const Packet p = detail::exp_nonpositive<S>(S::sub(score, S::set(factors.maximum)));
+      const Packet p = detail::exp_weight<S>(S::sub(score, S::set(factors.maximum)));
       // Also where the row is NaN, what is hidden weighs nothing.
       const auto hidden = S::less(score, S::set(no_maximum<Scalar>()));
       return S::select(hidden, S::set(Scalar(0)), S::mul(p, S::set(factors.inverse)));

@@ -148,8 +148,8 @@ void SettledRows<Scalar>::add(Index rows, const RowStates<Scalar>& states) const
     if (lane == 0) {
       const auto a = S::load(maximum_ + r), b = S::load(states.maximum + r), largest = S::max(b, a);
       S::store(maxima, largest);
-      S::store(factors[0], detail::exp_nonpositive<S>(S::sub(a, largest)));
-      S::store(factors[1], detail::exp_nonpositive<S>(S::sub(b, largest)));
+      S::store(factors[0], detail::exp_weight<S>(S::sub(a, largest)));
+      S::store(factors[1], detail::exp_weight<S>(S::sub(b, largest)));
     }
     const Scalar &factor_a = factors[0][lane], &factor_b = factors[1][lane];
     const auto a = S::set(factor_a), b = S::set(factor_b), zero = S::set(Scalar(0));

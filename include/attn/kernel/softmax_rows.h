@@ -165,7 +165,7 @@ template <class Scalar>
 const Scalar* SoftmaxRows<Scalar>::advance_with_moments(const Strip& strip, const Scalar* lane_max,
                                                         const Scalar* s, Runs runs) {
   const auto term = [](const typename S::Packet& x) {
-    const auto p = detail::exp_nonpositive<S>(x), zero = S::set(Scalar(0));
+    const auto p = detail::exp_weight<S>(x), zero = S::set(Scalar(0));
     return S::select(S::less(zero, p), S::mul(p, x), zero);
   };
   const RowStates<Scalar> states = states_.from(strip.first);

@@ -121,8 +121,12 @@ TYPED_TEST(Activations, KnowInfinityAndNaN) {
 
 // Processors take a hundred cycles or more for each of them.
 TYPED_TEST(Activations, TakeNoDetourThroughSubnormalNumbers) {
-  if (Simd<TypeParam>::width == 1) GTEST_SKIP() << "one number at a time: the scalar's own erfc";
-  if (!attn::detail::kHardwareFma) GTEST_SKIP() << "without fused steps each product is rounded";
+  using S = Simd<TypeParam>;
+  if constexpr (S::width == 1) {
+    GTEST_SKIP() << "one number at a time: the scalar's own erfc";
+  } else if (!attn::detail::kHardwareFma || S::exponent_parts == 1) {
+    GTEST_SKIP() << "without fused steps, and in an exp without a table, products are rounded";
+  }
   // Where the results are normal numbers or 0.
   const TypeParam last = std::is_same_v<TypeParam, double> ? 37 : 12.7f;
   std::vector<TypeParam> kept;

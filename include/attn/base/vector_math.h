@@ -127,24 +127,28 @@ struct ExpParts {
   }
 };
 
-/// e^x for least ≤ x ≤ 0, +0 below.
+/// e^x for least ≤ x ≤ 0, +0 below. Under -ffast-math, which may count NaN as below, without that
+/// end: subnormal or +0.
 template <class S>
 ATTN_INLINE typename S::Packet exp_from(const typename S::Packet& x, typename S::Scalar least) {
   using Scalar = typename S::Scalar;
-  const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1)), from = S::set(least);
+  const auto zero = S::set(Scalar(0)), one = S::set(Scalar(1)), from = S::set(least),
+             lowest = S::set(ExpConstants<Scalar>::lowest);
+  constexpr int kParts = S::exponent_parts;
   if constexpr (!S::shifts) {  // double where the compiler has no vector types: Eigen's, ≤ 2 ulp
     return S::where_less(x, from, zero, S::eigen_exp(x));
-  } else if constexpr (S::exponent_parts > 1) {
+  } else if constexpr (kParts > 1 && !kFastMath) {
     // What is made of an x below is not looked at: one instruction masks the last step.
-    const ExpParts<S, S::exponent_parts> e(x);
+    const ExpParts<S, kParts> e(x);
     const auto u = S::fmadd(e.q, e.g, one);
     return S::where_less(x, from, zero, S::fmadd(e.power, S::mul(e.g, u), e.power));
   } else {
     // Where x lies below, 2ⁿ is 0 and nothing on the way is subnormal. Elsewhere power·g may be,
     // which tells only where the power itself errs; with the whole of u it would be less exact.
-    const ExpParts<S> e(S::where_less(x, from, S::set(ExpConstants<Scalar>::lowest), x));
+    const ExpParts<S, kParts> e(kFastMath ? S::max(x, lowest) : S::where_less(x, from, lowest, x));
     const auto u = S::fmadd(e.q, e.g, one);
-    return S::fmadd(S::mul(e.power, e.g), u, e.power);
+    return kParts > 1 ? S::fmadd(e.power, S::mul(e.g, u), e.power)
+                      : S::fmadd(S::mul(e.power, e.g), u, e.power);
   }
 }
 template <class S>
